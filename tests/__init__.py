@@ -1,0 +1,1 @@
+"""Tests of Toril, run against a real server."""

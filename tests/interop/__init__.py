@@ -1,0 +1,1 @@
+"""Tests that share one server with BullMQ for Node and for Python."""
