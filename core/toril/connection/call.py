@@ -1,0 +1,62 @@
+"""What an operation asks of the server, described without doing it.
+
+An operation is a `Call` (one script, atomic), a `Read` (plain commands without effects), or a
+`Procedure`: a generator that yields calls and reads and gets their parsed results back. The same
+descriptions are run by the asynchronous and by the synchronous executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Argument: TypeAlias = bytes | str | int | float
+
+
+class Resend(Enum):
+    """What may be done when the connection broke before the reply came."""
+
+    NEVER = "never"
+    """It may have happened; doing it twice does harm. The outcome is indeterminate."""
+    ALWAYS = "always"
+    """Doing it twice is the same as doing it once."""
+    RECORDED = "recorded"
+    """The script keeps a call record, so that a second sending returns the first one's reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script call.
+
+    `script` is a name in the catalogue; `keys[0]` is the queue's own key prefix and decides the
+    slot in a cluster. `parse` turns the raw reply (bytes, integers, lists) into the result and
+    raises the typed error that an error code stands for. `job_ids` are named in an
+    `IndeterminateError`.
+    """
+
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[Argument, ...]
+    parse: Callable[[Any], T]
+    resend: Resend = Resend.NEVER
+    job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """Plain commands without effects, sent in one pipeline; `parse` gets the list of replies.
+
+    All keys of one read are in one slot.
+    """
+
+    commands: tuple[tuple[Argument, ...], ...]
+    parse: Callable[[list[Any]], T]
+
+
+Request: TypeAlias = Call[Any] | Read[Any]
+Procedure: TypeAlias = Generator[Request, Any, T]
+"""A conversation of several calls; `return` gives its result."""

@@ -1,0 +1,49 @@
+"""Job ids made by the client."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LENGTH = 16
+_RANDOM_BITS = 47
+_FIRST_LETTER = 10 * 62 ** (_LENGTH - 1)
+"""Added to every number, so that its first digit is a letter and no id looks like an integer."""
+
+
+class _Ids:
+    """Ids of one process: within a millisecond they count upwards from a random start."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reseed()
+
+    def reseed(self) -> None:
+        self._last_ms = 0
+        self._low = 0
+
+    def new(self) -> str:
+        with self._lock:
+            ms = time.time_ns() // 1_000_000
+            if ms > self._last_ms:
+                self._last_ms = ms
+                # Half of the range, so that counting up does not leave it.
+                self._low = secrets.randbits(_RANDOM_BITS - 1)
+            else:
+                self._low += 1
+            number = _FIRST_LETTER + (self._last_ms << _RANDOM_BITS) + self._low
+        digits = []
+        for _ in range(_LENGTH):
+            number, digit = divmod(number, 62)
+            digits.append(_ALPHABET[digit])
+        return "".join(reversed(digits))
+
+
+_ids = _Ids()
+os.register_at_fork(after_in_child=_ids.reseed)
+
+new_id = _ids.new
+"""A new job id: 16 base-62 characters, the first a letter, ordered by time, no colon."""

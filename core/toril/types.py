@@ -1,0 +1,57 @@
+"""Types that every layer shares."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Json: TypeAlias = (
+    "None | bool | int | float | str | list[Json] | tuple[Json, ...] | dict[str, Json]"
+)
+"""A value that can be written as JSON text."""
+
+JsonObject: TypeAlias = dict[str, Json]
+
+Outcome = Literal["completed", "failed"]
+"""How a job ended."""
+
+State = Literal[
+    "waiting",
+    "active",
+    "delayed",
+    "prioritized",
+    "waiting-children",
+    "completed",
+    "failed",
+    "unknown",
+]
+"""Where a job is. The names are BullMQ's; `unknown` means: in no set of its queue."""
+
+STATES: tuple[State, ...] = (
+    "waiting",
+    "active",
+    "delayed",
+    "prioritized",
+    "waiting-children",
+    "completed",
+    "failed",
+)
+"""The states a job can be listed by, in the order in which tools show them."""
+
+ChildFailurePolicy = Literal["wait", "fail", "ignore", "continue", "remove"]
+"""What a parent does when a child fails for good.
+
+- `wait`: the parent waits until the child is retried, unlinked or removed (BullMQ's default);
+- `fail`: the parent fails too (`failParentOnFailure`);
+- `continue`: the parent runs at once, even with other children open (`continueParentOnFailure`);
+- `ignore`: the parent runs once the others are done and can read the failure
+  (`ignoreDependencyOnFailure`);
+- `remove`: the parent runs once the others are done, and the child leaves no trace in it
+  (`removeDependencyOnFailure`).
+"""
+
+FinishCause = Literal["processor", "stalled", "child", "deferred", "operator", "foreign"]
+"""Who ended an attempt: the handler; the stalled check; a failed child; a failure that somebody
+else decided and this worker carried out; a person or program; another library's worker."""
+
+RemovalCause = Literal["operator", "rule", "drain", "clean", "obliterate", "parent"]
+"""Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule."""
