@@ -1,0 +1,1 @@
+"""The server-side scripts of Toril and the catalogue that composes them."""
