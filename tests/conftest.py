@@ -8,6 +8,7 @@ import pytest
 import redis
 import redis.asyncio
 
+from tests.support.node import Node, install
 from tests.support.server import Server
 
 ServerFactory = Callable[..., Server]
@@ -15,7 +16,7 @@ ServerFactory = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The server of the session. Its data is emptied by `redis_url`; its settings stay as they are."""
+    """The server of the session. `redis_url` empties it; nobody changes its settings."""
     running = Server.start()
     yield running
     running.stop()
@@ -46,7 +47,7 @@ async def raw_async(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 @pytest.fixture
 def fresh_server() -> Iterator[ServerFactory]:
-    """Make servers of the test's own: `fresh_server(maxmemory="4mb", maxmemory_policy="noeviction")`.
+    """Make servers of the test's own: `fresh_server(maxmemory="4mb", appendonly="yes")`.
 
     Underscores in the names of directives become dashes.
     """
@@ -60,3 +61,9 @@ def fresh_server() -> Iterator[ServerFactory]:
     yield make
     for running in started:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def node() -> Node:
+    """Node with the foreign packages; an error, not a skip, if they cannot be had."""
+    return install()
