@@ -258,7 +258,7 @@ class Driver:
         Args:
             queue: Name of the queue.
             opts: BullMQ's worker options (`concurrency`, `lockDuration`, `stalledInterval`,
-        """The tree below a job: `{"queue":…, "name":…, "id":…, "children": […]}`."""
+                `maxStalledCount`, `removeOnComplete`, `removeOnFail`, `limiter`, …).
         """
         return str(await self.call("worker", queue=queue, opts=opts))
 
