@@ -1,0 +1,137 @@
+"""Flows: trees of jobs in which a parent runs when its children are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
+
+from toril.errors import InvalidJob
+from toril.new_job import JobOptions, NewJob, check_options, draft, said_at
+from toril.setting import Said, Setting
+from toril.snapshots import Draft, ParentRef
+from toril.types import ChildFailurePolicy, Json, State
+
+if TYPE_CHECKING:
+    from toril.job import Job
+    from toril.queue import Queue
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Flow:
+    """A job with children, for `App.add_flow`; the children may be in other queues.
+
+    Args:
+        queue: A queue's name, or a `Queue`, which brings its defaults along.
+        name: The job's name.
+        data: The payload, any JSON value.
+        settings: What is said for this one job.
+        children: The jobs that have to be done first.
+        on_child_failure: What this job does when a child fails for good. A child's own
+            `on_failure` goes before it.
+        options: As for `Queue.add`. `parent` only makes sense at the root.
+    """
+
+    queue: str
+    name: str
+    data: Json
+    settings: tuple[Setting, ...]
+    children: tuple[Flow, ...]
+    on_child_failure: ChildFailurePolicy
+    options: JobOptions
+    defaults: Mapping[str, Any]
+
+    def __init__(
+        self,
+        queue: str | Queue,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        children: Sequence[Flow] = (),
+        on_child_failure: ChildFailurePolicy = "wait",
+        **options: Unpack[JobOptions],
+    ) -> None:
+        check_options("Flow", options)
+        for field, value in (
+            ("queue", queue if isinstance(queue, str) else queue.name),
+            ("name", name),
+            ("data", data),
+            ("settings", settings),
+            ("children", tuple(children)),
+            ("on_child_failure", on_child_failure),
+            ("options", options),
+            ("defaults", {} if isinstance(queue, str) else queue.defaults),
+        ):
+            object.__setattr__(self, field, value)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTree:
+    """A flow as it is stored now. `cut` tells that it has more children than were read."""
+
+    job: Job
+    state: State
+    children: tuple[FlowTree, ...] = ()
+    cut: bool = False
+
+    def __iter__(self) -> Iterator[FlowTree]:
+        """This node and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child
+
+
+def queues_of(flow: Flow) -> tuple[str, ...]:
+    """The names of all queues of a flow, the root's first."""
+    names: dict[str, None] = {}
+    nodes = [flow]
+    while nodes:
+        node = nodes.pop()
+        names[node.queue] = None
+        nodes.extend(node.children)
+    return tuple(names)
+
+
+def flow_drafts(
+    flow: Flow, flow_said: tuple[Said[Any], ...], key: Callable[[str], str], now: int
+) -> list[Draft]:
+    """The drafts of all nodes, parents before their children.
+
+    Args:
+        flow: The root.
+        flow_said: What was said for the whole flow.
+        key: Gives the key prefix of a queue, and checks its name.
+        now: Milliseconds since the epoch.
+
+    Raises:
+        InvalidJob: Two nodes of one queue have the same id, or an option cannot be saved.
+    """
+    drafts: list[Draft] = []
+    taken: set[tuple[str, str]] = set()
+    nodes: list[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = [(flow, None, "wait")]
+    while nodes:
+        node, parent, policy = nodes.pop()
+        options = node.options
+        if parent is not None:
+            if options.get("parent") is not None:
+                raise InvalidJob(f"child {node.name!r} of a flow cannot name another parent")
+            options = {**options, "on_failure": options.get("on_failure") or policy}
+        job = NewJob(node.name, node.data, *node.settings, **options)
+        queue_key = key(node.queue)
+        made = draft(
+            queue_key,
+            job,
+            said_at("job", node.settings, "Flow", now) + flow_said,
+            node.defaults,
+            now,
+            parent=parent,
+            has_children=bool(node.children),
+        )
+        if (queue_key, made.id) in taken:
+            raise InvalidJob(f"two jobs of one flow have the id {made.id!r} in {node.queue!r}")
+        taken.add((queue_key, made.id))
+        drafts.append(made)
+        here = ParentRef(queue_key, made.id)
+        nodes.extend((child, here, node.on_child_failure) for child in reversed(node.children))
+    return drafts

@@ -1,0 +1,268 @@
+"""What can be said about a job when it is added."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypedDict, Unpack, cast
+
+from toril.backoff import Backoff
+from toril.duration import milliseconds
+from toril.errors import InvalidJob
+from toril.ids import new_id
+from toril.options import POLICY_OPTION
+from toril.setting import Level, Said, Setting
+from toril.snapshots import Draft, JobRef, ParentRef
+from toril.types import ChildFailurePolicy, Json, JsonObject
+
+HIGHEST_PRIORITY: Final = 2**21 - 1
+
+_KEYS_OF_A_QUEUE: Final = frozenset(
+    (
+        *("wait", "paused", "active", "prioritized", "delayed", "waiting-children"),
+        *("completed", "failed", "id", "pc", "meta", "events", "marker", "stalled"),
+        *("stalled-check", "limiter", "repeat", "priority", "delay", "metrics", "de", "dn"),
+        "toril",
+    )
+)
+"""Ids that would make the job's hash collide with a key of its queue."""
+
+
+class HasRef(Protocol):
+    """A job: a `Job`, a `SyncJob`, or the `ActiveJob` that a handler is running."""
+
+    @property
+    def ref(self) -> JobRef:
+        """Its name."""
+        ...
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of a job, all optional; a value of None counts as not given."""
+
+    id: str | None
+    """An id of your own: adding it again while it exists changes nothing. No colon, no integer."""
+    delay: timedelta | str | datetime | None
+    """How long it has to wait (`"5m"`), or the moment from which it may run."""
+    priority: int | None
+    """1 is the most urgent, 2097151 the least; without one it goes before all that have one."""
+    lifo: bool | None
+    """Run it before the jobs that are already waiting."""
+    attempts: int | None
+    """How many times it may be tried in all."""
+    backoff: Backoff | None
+    """How long it waits before the next attempt."""
+    size_limit: int | None
+    """Refuse it if its data is longer than this many bytes as JSON."""
+    keep_logs: int | None
+    """How many of its log lines are kept."""
+    stack_trace_limit: int | None
+    """How many of its stack traces are kept; 0: none."""
+    timestamp: datetime | None
+    """When it counts as created (default: now)."""
+    parent: HasRef | JobRef | None
+    """A job that shall wait for this one."""
+    on_failure: ChildFailurePolicy | None
+    """What its parent does if it fails for good."""
+
+
+_OPTIONS: Final = tuple(JobOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class NewJob:
+    """A job for `Queue.add_many`; the arguments are those of `Queue.add`."""
+
+    name: str
+    data: Json
+    settings: tuple[Setting, ...]
+    options: JobOptions
+
+    def __init__(
+        self,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[JobOptions],
+    ) -> None:
+        check_options("NewJob", options)
+        for field, value in (
+            ("name", name),
+            ("data", data),
+            ("settings", settings),
+            ("options", options),
+        ):
+            object.__setattr__(self, field, value)
+
+
+def check_options(where: str, options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for an option that does not exist, naming the nearest that does."""
+    for name in options:
+        if name not in _OPTIONS:
+            near = difflib.get_close_matches(name, _OPTIONS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_OPTIONS)}"
+            raise TypeError(f"{where}() has no option {name!r}; {hint}")
+
+
+def said_at(
+    level: Level, settings: Iterable[Setting], source: str, now: int
+) -> tuple[Said[Any], ...]:
+    """`settings` together with where and when they were said.
+
+    Raises:
+        TypeError: Something is not a setting, or there are two of one kind.
+    """
+    said: dict[str, Said[Any]] = {}
+    for setting in settings:
+        if not isinstance(cast(object, setting), Setting):
+            raise TypeError(f"{source}: {setting!r} is not a setting")
+        if setting.name in said:
+            raise TypeError(f"{source}: two settings of kind {type(setting).__name__}; give one")
+        said[setting.name] = Said(setting, level, source, now)
+    return tuple(said.values())
+
+
+def job_id(given: str) -> str:
+    """The id a caller gave, checked.
+
+    Raises:
+        InvalidJob: The id is empty, contains a colon, reads as an integer, or names a key that
+            every queue has.
+    """
+    if not isinstance(cast(object, given), str):
+        raise TypeError(f"a job id is a text, not {given!r}")
+    if not given or ":" in given:
+        raise InvalidJob(f"a job id must not be empty or contain a colon: {given!r}")
+    if str.isdecimal(given.removeprefix("-")) and str(int(given)) == given:
+        raise InvalidJob(f"a job id must not be an integer (counters use those): {given!r}")
+    if given in _KEYS_OF_A_QUEUE:
+        raise InvalidJob(f"{given!r} is a key that every queue has; a job cannot be called that")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob(f"a job id must be valid Unicode: {given!r}") from None
+    return given
+
+
+def draft(
+    queue_key: str,
+    job: NewJob,
+    said: tuple[Said[Any], ...],
+    defaults: Mapping[str, Any],
+    now: int,
+    *,
+    parent: ParentRef | None = None,
+    has_children: bool = False,
+) -> Draft:
+    """The job as plugins and protocol get it: everything checked, options under BullMQ's names.
+
+    Args:
+        queue_key: The queue's key prefix.
+        job: What the caller gave.
+        said: What was said for this job, most specific first.
+        defaults: The queue's options, for those that the job does not give.
+        now: Milliseconds since the epoch.
+        parent: Its parent in a flow.
+        has_children: It is a parent in a flow.
+
+    Raises:
+        TypeError: A value of the wrong type; a number where a duration is wanted.
+        ValueError: A value out of range (`InvalidJob` for what could not be saved).
+    """
+    given = cast("dict[str, Any]", job.options)
+    options = {**defaults, **{key: value for key, value in given.items() if value is not None}}
+    if not isinstance(cast(object, job.name), str):
+        raise TypeError(f"a job's name is a text, not {job.name!r}")
+    parent = parent or _parent(queue_key, options.get("parent"))
+    opts: JsonObject = {"attempts": 1}
+    for option, stored, lowest, highest in _COUNTS:
+        if option in options:
+            opts[stored] = _count(options, option, lowest, highest)
+    if "timestamp" in options:
+        opts["timestamp"] = _moment("timestamp", options["timestamp"])
+    if "delay" in options:
+        opts["delay"] = _delay(options["delay"], cast(int, opts.get("timestamp", now)))
+    if options.get("lifo"):
+        opts["lifo"] = True
+    if "backoff" in options:
+        if not isinstance(options["backoff"], Backoff):
+            raise TypeError(
+                f"backoff is a Backoff, such as Backoff.fixed('5s'), not {options['backoff']!r}"
+            )
+        opts["backoff"] = options["backoff"].encode()
+    if parent is not None:
+        opts["parent"] = {"id": parent.id, "queue": parent.queue_key}
+    policy = options.get("on_failure", "wait")
+    _add_policy(opts, policy, has_parent=parent is not None)
+    if "id" in options:
+        opts["jobId"] = job_id(options["id"])
+    return Draft(
+        queue=queue_key.rpartition(":")[2],
+        id=cast("str | None", opts.get("jobId")) or new_id(),
+        name=job.name,
+        data=job.data,
+        opts=opts,
+        said=said,
+        parent=parent,
+        has_children=has_children,
+    )
+
+
+_COUNTS: Final = (
+    ("attempts", "attempts", 1, None),
+    ("priority", "priority", 0, HIGHEST_PRIORITY),
+    ("size_limit", "sizeLimit", 0, None),
+    ("keep_logs", "keepLogs", 0, None),
+    ("stack_trace_limit", "stackTraceLimit", 0, None),
+)
+
+
+def _count(
+    options: Mapping[str, Any], option: str, lowest: int = 0, highest: int | None = None
+) -> int:
+    value = options[option]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{option} is a whole number, not {value!r}")
+    if value < lowest or (highest is not None and value > highest):
+        bound = f"at least {lowest}" if highest is None else f"between {lowest} and {highest}"
+        raise InvalidJob(f"{option} must be {bound}, not {value}")
+    return value
+
+
+def _moment(option: str, value: Any) -> int:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{option} is a datetime, not {value!r}")
+    if value.tzinfo is None:
+        raise InvalidJob(f"{option} must know its time zone: {value!r}")
+    return round(value.timestamp() * 1000)
+
+
+def _delay(value: timedelta | str | datetime, created: int) -> int:
+    """Milliseconds from the moment the job counts as created."""
+    if isinstance(value, datetime):
+        return max(0, _moment("delay", value) - created)
+    return milliseconds(value)
+
+
+def _parent(queue_key: str, parent: Any) -> ParentRef | None:
+    if parent is None:
+        return None
+    ref = parent if isinstance(parent, JobRef) else getattr(parent, "ref", None)
+    if not isinstance(ref, JobRef):
+        raise TypeError(f"parent is a Job or a JobRef, not {parent!r}")
+    return ParentRef(queue_key.rpartition(":")[0] + ":" + ref.queue, ref.id)
+
+
+def _add_policy(opts: JsonObject, policy: ChildFailurePolicy, *, has_parent: bool) -> None:
+    if policy == "wait":
+        return
+    if policy not in POLICY_OPTION:
+        raise InvalidJob(
+            f"on_failure is one of 'wait', {', '.join(map(repr, POLICY_OPTION))}, not {policy!r}"
+        )
+    if not has_parent:
+        raise InvalidJob("on_failure says what a parent does, and this job has none")
+    opts[POLICY_OPTION[policy]] = True
