@@ -1,0 +1,100 @@
+"""Looking at the children of a job. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from toril.connection.call import Procedure, Read
+from toril.protocol.replies import hash_fields, json_or_text, text
+from toril.types import Json
+
+DependencyKind = Literal["processed", "ignored", "unprocessed", "failed"]
+"""`processed`: completed; `ignored`: failed without failing the parent; `unprocessed`: not ended
+yet, or failed without any policy; `failed`: failed, and so fails the parent."""
+
+DEPENDENCY_KINDS: tuple[DependencyKind, ...] = ("processed", "ignored", "unprocessed", "failed")
+
+# Where each kind is, how it is walked, and how it is counted.
+_WHERE: Final[Mapping[DependencyKind, tuple[str, str, str]]] = {
+    "processed": ("processed", "HSCAN", "HLEN"),
+    "ignored": ("failed", "HSCAN", "HLEN"),
+    "unprocessed": ("dependencies", "SSCAN", "SCARD"),
+    "failed": ("unsuccessful", "ZSCAN", "ZCARD"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyPage:
+    """Some children of one kind.
+
+    `children`: key of the child (`bull:steps:c1`) → its result (processed), its reason (ignored)
+    or None. `cursor` goes on behind them; None at the end. A child may come twice.
+    """
+
+    children: Mapping[str, Json]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """All children of a job by what became of them, under their keys (`bull:steps:c1`)."""
+
+    processed: Mapping[str, Json]
+    """Results of the children that completed."""
+    ignored: Mapping[str, str]
+    """Reasons of the children that failed without failing the parent."""
+    unprocessed: frozenset[str]
+    """Children that have not ended, or failed without any policy."""
+    failed: frozenset[str]
+    """Children whose failure fails the parent."""
+
+
+def dependency_counts(queue: str, id: str) -> Read[dict[DependencyKind, int]]:
+    """How many children of each kind the job has."""
+    commands = tuple(
+        (count, f"{queue}:{id}:{suffix}")
+        for suffix, _, count in (_WHERE[kind] for kind in DEPENDENCY_KINDS)
+    )
+    return Read(commands, lambda replies: dict(zip(DEPENDENCY_KINDS, replies, strict=True)))
+
+
+def dependency_page(
+    queue: str, id: str, kind: DependencyKind, cursor: str = "0", count: int = 200
+) -> Read[DependencyPage]:
+    """About `count` children of one kind, from `cursor` on (`0`: the start)."""
+    suffix, scan, _ = _WHERE[kind]
+
+    def parse(replies: list[Any]) -> DependencyPage:
+        position, found = replies[0]
+        children: dict[str, Json]
+        if kind == "processed":
+            children = {text(key): json_or_text(raw) for key, raw in hash_fields(found).items()}
+        elif kind == "ignored":
+            children = {text(key): text(raw) for key, raw in hash_fields(found).items()}
+        else:
+            keys = found if kind == "unprocessed" else found[::2]
+            children = dict.fromkeys(map(text, keys))
+        following = text(position)
+        return DependencyPage(children, None if following == "0" else following)
+
+    return Read(((scan, f"{queue}:{id}:{suffix}", cursor, "COUNT", count),), parse)
+
+
+def dependencies(queue: str, id: str) -> Procedure[Dependencies]:
+    """All children of the job, read in pages; not one moment's picture if they are many."""
+    found: dict[DependencyKind, dict[str, Json]] = {}
+    for kind in DEPENDENCY_KINDS:
+        children = found[kind] = {}
+        cursor: str | None = "0"
+        while cursor is not None:
+            page: DependencyPage = yield dependency_page(queue, id, kind, cursor)
+            children.update(page.children)
+            cursor = page.cursor
+    return Dependencies(
+        processed=found["processed"],
+        ignored={key: str(reason) for key, reason in found["ignored"].items()},
+        unprocessed=frozenset(found["unprocessed"]),
+        failed=frozenset(found["failed"]),
+    )

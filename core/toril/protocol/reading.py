@@ -1,0 +1,275 @@
+"""Looking at queues and jobs. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+
+from toril.connection.call import Call, Procedure, Read, Resend
+from toril.protocol.replies import hash_fields, json_or_text, text
+from toril.snapshots import FinishedJob, JobSnapshot
+from toril.types import Json, Outcome, State
+
+_LIST_KEYS: Final[Mapping[State, tuple[str, ...]]] = {
+    "active": ("active",),
+    # Jobs left in a 5.x list of a paused queue are waiting too.
+    "waiting": ("wait", "paused"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """A job and the state it was found in."""
+
+    state: State
+    job: JobSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs of one or several states.
+
+    `total` counts the jobs of all the states asked for; `missing` are ids that are listed although
+    their job does not exist.
+    """
+
+    jobs: tuple[ListedJob, ...]
+    total: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedResult:
+    """How a job ended. `outcome` is None while it has not; `exists` False if there is no hash."""
+
+    exists: bool
+    outcome: Outcome | None = None
+    value: Json = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCursor:
+    """A place among the finished jobs of an outcome: behind the job `id` that ended at `score`."""
+
+    score: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPage:
+    """Finished jobs, oldest first. `cursor` goes on behind them; None at the end.
+
+    `missing` are ids that are listed although their job does not exist.
+    """
+
+    jobs: tuple[FinishedJob, ...]
+    cursor: FinishedCursor | None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Some log lines of a job, oldest first, and how many it has."""
+
+    lines: tuple[str, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMeta:
+    """The settings of a queue: BullMQ's own by name, everything as stored in `fields`.
+
+    `concurrency`: jobs running at once in the whole queue; `max` per `duration` (ms): its rate
+    limit. None: not set, or not a number.
+    """
+
+    paused: bool
+    concurrency: int | None
+    max: int | None
+    duration: int | None
+    version: str | None
+    fields: Mapping[str, str]
+
+
+def queue_name(queue: str) -> str:
+    """The plain name of the queue with the key `queue`: `bull:mail` → `mail`."""
+    return queue.rpartition(":")[2]
+
+
+def job(queue: str, id: str) -> Read[JobSnapshot | None]:
+    """The job as it is stored now; None if there is none."""
+
+    def parse(replies: list[Any]) -> JobSnapshot | None:
+        fields = hash_fields(replies[0])
+        return JobSnapshot(queue_name(queue), id, fields) if fields else None
+
+    return Read((("HGETALL", f"{queue}:{id}"),), parse)
+
+
+def state(queue: str, id: str) -> Call[State]:
+    """In which state the job is; `unknown` if it is in none."""
+    return _look(queue, id, (), lambda found: cast(State, text(found[0])))
+
+
+def finished_result(queue: str, id: str) -> Call[FinishedResult]:
+    """Whether the job has ended, and how."""
+
+    def parse(found: Sequence[Any]) -> FinishedResult:
+        where, exists, value, reason = text(found[0]), bool(found[1]), found[2], found[3]
+        if where not in {"completed", "failed"}:
+            return FinishedResult(exists)
+        return FinishedResult(
+            exists,
+            cast(Outcome, where),
+            None if value is None else json_or_text(value),
+            None if reason is None else text(reason),
+        )
+
+    return _look(queue, id, ("returnvalue", "failedReason"), parse)
+
+
+def counts(queue: str, states: Sequence[State]) -> Read[dict[State, int]]:
+    """How many jobs are in each of `states`."""
+    wanted = [(state, key) for state in states for key in _LIST_KEYS.get(state, (state,))]
+
+    def parse(replies: list[Any]) -> dict[State, int]:
+        found = dict.fromkeys(states, 0)
+        for (state, _), count in zip(wanted, replies, strict=True):
+            found[state] += count
+        return found
+
+    commands = tuple(
+        ("LLEN" if state in _LIST_KEYS else "ZCARD", f"{queue}:{key}") for state, key in wanted
+    )
+    return Read(commands, parse)
+
+
+def page(
+    queue: str, states: Sequence[State], start: int, stop: int, *, ascending: bool
+) -> Procedure[Page]:
+    """The jobs in the places `start` to `stop` (inclusive, from 0) of some states.
+
+    The states are read as one row, in the order given. `ascending`: what ran or will run first
+    comes first. Reads at most 100 jobs at a time, so that a long page is not one moment's picture;
+    a job that moved in between is given once.
+    """
+    listed: dict[str, ListedJob] = {}
+    missing: dict[str, None] = {}
+    total, place = 0, start
+    while True:
+        request = {"states": states, "first": place, "last": stop, "ascending": ascending}
+        total, following, jobs, gone = yield Call(
+            "page", (queue,), (msgspec.msgpack.encode(request),), list, Resend.ALWAYS
+        )
+        for where, job_id, fields in jobs:
+            found = JobSnapshot(queue_name(queue), text(job_id), hash_fields(fields))
+            listed.setdefault(found.id, ListedJob(cast(State, text(where)), found))
+        missing.update(dict.fromkeys(map(text, gone)))
+        if following == place or following > min(stop, total - 1):
+            return Page(tuple(listed.values()), total, tuple(missing))
+        place = following
+
+
+def finished_page(
+    queue: str,
+    outcome: Outcome,
+    after: FinishedCursor | None,
+    limit: int,
+    *,
+    before: int | None = None,
+) -> Call[FinishedPage]:
+    """Up to `limit` (at most 100) jobs that ended with `outcome`, in the order they ended.
+
+    Args:
+        queue: The key of the queue.
+        outcome: `completed` or `failed`.
+        after: Go on behind this place, whether or not its job still exists; None: the oldest.
+        limit: At most that many jobs; a page may hold fewer when they are large.
+        before: Only jobs that ended up to this time, in milliseconds since the epoch.
+
+    A job that ends later with an earlier time (another clock) is not seen by a later page.
+    """
+    request = {
+        "outcome": outcome,
+        "score": after.score if after else "",
+        "id": after.id if after else "",
+        "before": "" if before is None else str(before),
+        "limit": min(limit, 100),
+    }
+
+    def parse(reply: Any) -> FinishedPage:
+        jobs: list[FinishedJob] = []
+        missing: list[str] = []
+        for raw_id, _, raw_fields in reply:
+            job_id, fields = text(raw_id), hash_fields(raw_fields)
+            if fields:
+                jobs.append(FinishedJob(queue_name(queue), job_id, fields, outcome, "foreign"))
+            else:
+                missing.append(job_id)
+        cursor = FinishedCursor(text(reply[-1][1]), text(reply[-1][0])) if reply else None
+        return FinishedPage(tuple(jobs), cursor, tuple(missing))
+
+    arguments = (msgspec.msgpack.encode(request),)
+    return Call("finished", (queue,), arguments, parse, Resend.ALWAYS)
+
+
+def logs(queue: str, id: str, start: int, stop: int) -> Read[Logs]:
+    """The log lines in the places `start` to `stop` (inclusive; -1 is the newest)."""
+    key = f"{queue}:{id}:logs"
+    return Read(
+        (("LRANGE", key, start, stop), ("LLEN", key)),
+        lambda replies: Logs(tuple(map(text, replies[0])), replies[1]),
+    )
+
+
+def queues(prefix: str) -> Procedure[list[str]]:
+    """The names of the queues under `prefix` (`bull`), sorted: those that have a `meta` hash.
+
+    Walks the key space in steps of about 1000 keys.
+    """
+    escaped = "".join(f"\\{char}" if char in r"\*?[]" else char for char in prefix)
+    found: set[str] = set()
+    cursor = "0"
+    while True:
+        command = ("SCAN", cursor, "MATCH", f"{escaped}:*:meta", "COUNT", 1000, "TYPE", "hash")
+        position, keys = yield Read((command,), lambda replies: replies[0])
+        for key in map(text, keys):
+            name = key[len(prefix) + 1 : -len(":meta")]
+            # A colon means: a job called "meta", or a longer prefix.
+            if name and ":" not in name:
+                found.add(name)
+        cursor = text(position)
+        if cursor == "0":
+            return sorted(found)
+
+
+def meta(queue: str) -> Read[QueueMeta]:
+    """The settings of the queue."""
+
+    def parse(replies: list[Any]) -> QueueMeta:
+        fields = {text(name): text(value) for name, value in hash_fields(replies[0]).items()}
+
+        def number(name: str) -> int | None:
+            value = fields.get(name, "")
+            return int(value) if value.isdecimal() else None
+
+        return QueueMeta(
+            paused="paused" in fields,
+            concurrency=number("concurrency"),
+            max=number("max"),
+            duration=number("duration"),
+            version=fields.get("version"),
+            fields=fields,
+        )
+
+    return Read((("HGETALL", f"{queue}:meta"),), parse)
+
+
+def _look(queue: str, id: str, fields: Sequence[str], parse: Any) -> Call[Any]:
+    """One job's state, whether its hash exists, and some of its fields, at one moment."""
+    request = msgspec.msgpack.encode({"ids": [id], "fields": fields})
+    return Call("state", (queue,), (request,), lambda reply: parse(reply[0]), Resend.ALWAYS)
