@@ -1,0 +1,254 @@
+"""Composes the scripts: parts put in where they are included, plugins' chunks where they are called.
+
+A script is a file of this package. Three directives, each alone on its line, are carried out here;
+to Lua they are comments:
+
+    --- @include "name"         the part `include/name.lua` stands here, once per script, its own
+                                includes before it
+    --- @when point, point      the lines down to `--- @end` stay only if there is a chunk for one
+    --- @end                    of these points
+
+A script opens with a comment that says what it does and, in sections, its keys, arguments, reply,
+events, and the points of the seam at which it calls chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+POINTS: Final = ("saved", "finished", "finished_batch", "removed")
+"""Where chunks can be called."""
+
+_INCLUDE = re.compile(r'--- @include "([\w-]+)"')
+_WHEN = re.compile(r"--- @when ([\w, ]+)")
+_END = "--- @end"
+_SECTION = re.compile(r"([A-Z][a-z]+):\s+(.*)")
+_PLUGIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+class ScriptError(ValueError):
+    """A script that cannot be composed: an unknown name, a cycle, a broken directive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of Lua that a plugin runs inside core's scripts.
+
+    `source` is the body of `function(ctx)`; `point` one of `POINTS`; `meta` the fields of the
+    queue's meta that it reads.
+    """
+
+    plugin: str
+    point: str
+    source: str
+    meta: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.point not in POINTS:
+            raise ScriptError(
+                f"plugin {self.plugin!r}: there is no point {self.point!r} in the scripts; "
+                f"the points are {', '.join(POINTS)}"
+            )
+        _check_plugin_name(self.plugin)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A composed script: its name, its text, and the SHA-1 by which a server knows it."""
+
+    name: str
+    text: str
+    sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the opening comment of a script says, by section; '' where it says nothing."""
+
+    purpose: str
+    keys: str
+    arguments: str
+    returns: str
+    events: str
+    seam: tuple[str, ...]
+
+
+def names() -> tuple[str, ...]:
+    """The names of all scripts, sorted. `plugin`, the frame of plugins' own scripts, is not one."""
+    found = (entry.name for entry in files(__package__).iterdir())
+    return tuple(
+        sorted(n.removesuffix(".lua") for n in found if n.endswith(".lua") and n != "plugin.lua")
+    )
+
+
+@cache
+def compose(name: str, chunks: tuple[Chunk, ...] = ()) -> Script:
+    """The script `name` with the `chunks` of those points that it has.
+
+    Chunks of one point run in the order given.
+
+    Raises:
+        ScriptError: for a name that is not known and for a broken directive.
+    """
+    if name not in names():
+        raise ScriptError(f"there is no script {name!r}; there are {', '.join(names())}")
+    called = [chunk for chunk in chunks if chunk.point in header(name).seam]
+    return _script(name, _chunk_table(called) + _resolved(name, called))
+
+
+@cache
+def compose_plugin_script(
+    source: str, chunks: tuple[Chunk, ...], plugin: str, name: str = "script"
+) -> Script:
+    """A plugin's own script: `source` is the body of `function(ctx, args)`.
+
+    `chunks` are called for the jobs that it removes. The script's name is
+    `plugin:<plugin>:<name>`.
+
+    Raises:
+        ScriptError: for a plugin name that cannot stand in a key.
+    """
+    _check_plugin_name(plugin)
+    called = [chunk for chunk in chunks if chunk.point in header("plugin").seam]
+    body = f"local PLUGIN, PLUGIN_SCRIPT = '{plugin}', function(ctx, args)\n{source}\nend\n"
+    text = body + _chunk_table(called) + _resolved("plugin", called)
+    return _script(f"plugin:{plugin}:{name}", text)
+
+
+@cache
+def header(name: str) -> Header:
+    """What the opening comment of the script `name` says.
+
+    Raises:
+        ScriptError: if there is no such script.
+    """
+    purpose: list[str] = []
+    sections: dict[str, list[str]] = {}
+    current = purpose
+    for line in _read(f"{name}.lua").splitlines():
+        if not line.startswith("--") or line.startswith("---"):
+            break
+        text = line.removeprefix("--").strip()
+        if section := _SECTION.fullmatch(text):
+            current = sections.setdefault(section[1].lower(), [])
+            text = section[2]
+        current.append(text)
+    said = {section: "\n".join(lines).strip() for section, lines in sections.items()}
+    return Header(
+        purpose="\n".join(purpose).strip(),
+        keys=said.get("keys", ""),
+        arguments=said.get("arguments", ""),
+        returns=said.get("returns", ""),
+        events=said.get("events", ""),
+        seam=tuple(re.findall(r"\w+", said.get("seam", ""))),
+    )
+
+
+def resolve(text: str, points: Iterable[str] = ()) -> str:
+    """`text` with its directives carried out, for chunks at `points`.
+
+    Raises:
+        ScriptError: for an unknown part, parts that include each other, a `@when` without `@end`.
+    """
+    return _Resolver(frozenset(points)).resolve(text, ())
+
+
+def _resolved(name: str, chunks: Sequence[Chunk]) -> str:
+    return resolve(_read(f"{name}.lua"), {chunk.point for chunk in chunks})
+
+
+class _Resolver:
+    def __init__(self, points: frozenset[str]) -> None:
+        self._points = points
+        self._included: set[str] = set()
+
+    def resolve(self, text: str, path: tuple[str, ...]) -> str:
+        lines: list[str] = []
+        kept: bool | None = None  # None: outside of @when
+        for line in text.splitlines():
+            directive = line.strip()
+            if when := _WHEN.fullmatch(directive):
+                if kept is not None:
+                    raise ScriptError(f"@when inside @when ({' > '.join(path)})")
+                kept = self._wanted(when[1])
+            elif directive == _END:
+                if kept is None:
+                    raise ScriptError(f"@end without @when ({' > '.join(path)})")
+                kept = None
+            elif kept is False:
+                continue
+            elif include := _INCLUDE.fullmatch(directive):
+                lines.append(self._part(include[1], path))
+            elif directive.startswith("--- @"):
+                raise ScriptError(f"not a directive: {directive} ({' > '.join(path)})")
+            else:
+                lines.append(line)
+        if kept is not None:
+            raise ScriptError(f"@when without @end ({' > '.join(path)})")
+        return "\n".join(lines) + "\n"
+
+    def _wanted(self, listed: str) -> bool:
+        points = re.findall(r"\w+", listed)
+        if unknown := set(points) - set(POINTS):
+            raise ScriptError(f"@when names unknown points: {', '.join(sorted(unknown))}")
+        return not self._points.isdisjoint(points)
+
+    def _part(self, name: str, path: tuple[str, ...]) -> str:
+        if name in path:
+            raise ScriptError(f"parts include each other: {' > '.join((*path, name))}")
+        if name in self._included:
+            return ""
+        text = self.resolve(_read(f"include/{name}.lua"), (*path, name))
+        self._included.add(name)
+        return text
+
+
+@cache
+def _read(path: str) -> str:
+    file = files(__package__).joinpath(path)
+    if not file.is_file():
+        raise ScriptError(f"there is no file {path!r} among the scripts")
+    return file.read_text("utf-8")
+
+
+def _check_plugin_name(plugin: str) -> None:
+    if not _PLUGIN_NAME.fullmatch(plugin):
+        raise ScriptError(
+            f"a plugin with scripts needs a name of letters, digits, '_', '-' and '.', "
+            f"not {plugin!r}"
+        )
+
+
+def _chunk_table(chunks: Sequence[Chunk]) -> str:
+    """Stands above all else, so that a chunk sees nothing of the script but its arguments."""
+    if not chunks:
+        return ""
+    lines = ["local CHUNKS = {"]
+    for point in POINTS:
+        of_point = [chunk for chunk in chunks if chunk.point == point]
+        if of_point:
+            bodies = "\n".join(
+                f"{{'{chunk.plugin}', function(ctx)\n{chunk.source}\nend}}," for chunk in of_point
+            )
+            lines.append(f"{point} = {{\n{bodies}\n}},")
+    fields = dict.fromkeys(field for chunk in chunks for field in chunk.meta)
+    quoted = ", ".join(f"'{_checked_field(field)}'" for field in fields)
+    lines += ["}", f"local CHUNK_META = {{{quoted}}}", ""]
+    return "\n".join(lines)
+
+
+def _checked_field(field: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", field):
+        raise ScriptError(f"not a field of meta: {field!r}")
+    return field
+
+
+def _script(name: str, text: str) -> Script:
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, text, digest)

@@ -1,0 +1,39 @@
+--- @include "numbers"
+-- The event stream of a queue. Some events trim the stream ("capped"), most do not; which do is
+-- part of BullMQ's format.
+
+local DEFAULT_MAX_EVENTS = 10000
+local max_events_of = {}
+
+-- How many events the stream keeps, read once per call. Written if nobody has said it.
+-- `stored`: the field as read before, if it was; false if it was read and missing.
+local function max_events(Q, stored)
+  local cap = max_events_of[Q]
+  if not cap then
+    if stored == nil then stored = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents') end
+    if not stored then
+      redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', DEFAULT_MAX_EVENTS)
+    end
+    cap = whole(stored or DEFAULT_MAX_EVENTS)
+    if cap <= 0 then cap = DEFAULT_MAX_EVENTS end
+    max_events_of[Q] = cap
+  end
+  return cap
+end
+
+local function emit(Q, event, ...)
+  redis.call('XADD', Q .. ':events', '*', 'event', event, ...)
+end
+
+local function emit_capped(Q, event, ...)
+  redis.call('XADD', Q .. ':events', 'MAXLEN', '~', max_events(Q), '*', 'event', event, ...)
+end
+
+-- Cuts the stream. Allowed on a full server also as a script's first write, and with nothing to
+-- cut: a script that begins with it can do all its writes there.
+local function trim_events(Q)
+  local stored = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents')
+  local cap = whole(stored)
+  redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', cap > 0 and cap or DEFAULT_MAX_EVENTS)
+  max_events(Q, stored)
+end

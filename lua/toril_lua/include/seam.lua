@@ -1,0 +1,87 @@
+--- @include "effects"
+--- @include "events"
+-- Calling the chunks of plugins. CHUNKS[point] = {{plugin, function(ctx)}, ...} and CHUNK_META
+-- (the fields of `meta` that they read) stand above this text, made by the catalogue.
+-- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`.
+
+local MAX_CHUNK_ERRORS = 20
+
+local seam = {queue = nil, plugin = '', now = 0, meta = {}, seen = {}}
+local ctx_functions = {}
+
+function ctx_functions.own(suffix)
+  return seam.queue .. ':toril:' .. seam.plugin .. ':' .. suffix
+end
+
+-- A field of the queue's meta. The declared fields are read together, once per call and queue.
+function ctx_functions.meta(field)
+  local known = seam.meta[seam.queue]
+  if not known then
+    known = {}
+    seam.meta[seam.queue] = known
+    if #CHUNK_META > 0 then
+      local read = redis.call('HMGET', seam.queue .. ':meta', unpack(CHUNK_META))
+      for i, name in ipairs(CHUNK_META) do known[name] = read[i] end
+    end
+  end
+  if known[field] == nil then known[field] = redis.call('HGET', seam.queue .. ':meta', field) end
+  return known[field] or nil
+end
+
+function ctx_functions.set_meta(field, value)
+  local prefix = 'toril.' .. seam.plugin .. '.'
+  if string.sub(field, 1, #prefix) ~= prefix then
+    error('a plugin sets only fields that begin with ' .. prefix)
+  end
+  local text = value
+  if type(value) == 'number' then text = string.format('%.17g', value) end
+  if value == nil then
+    redis.call('HDEL', seam.queue .. ':meta', field)
+  else
+    redis.call('HSET', seam.queue .. ':meta', field, text)
+  end
+  if seam.meta[seam.queue] then seam.meta[seam.queue][field] = text or false end
+end
+
+function ctx_functions.emit(event, fields)
+  if string.sub(event, 1, 6) ~= 'toril:' then error('a plugin\'s events begin with toril:') end
+  local flat = {}
+  for name, value in pairs(fields or {}) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  emit_capped(seam.queue, event, unpack(flat))
+end
+
+function ctx_functions.report(value)
+  reports[#reports + 1] = {seam.plugin, cmsgpack.pack(value)}
+end
+
+local function new_ctx(Q)
+  local ctx = {q = Q, now = seam.now, budget = 0}
+  for name, run in pairs(ctx_functions) do ctx[name] = run end
+  return ctx
+end
+
+local function note_chunk_error(plugin, point, message)
+  if type(message) == 'table' then message = message.err end
+  if #chunk_errors < MAX_CHUNK_ERRORS then
+    chunk_errors[#chunk_errors + 1] = {plugin, point, tostring(message)}
+  end
+end
+
+-- Calls every chunk of a point with `ctx`, each on its own. One may run inside another: a removal
+-- within `finished` calls `removed`. `plans`: what each plugin planned, by its name, or nil.
+local function run_chunks(point, Q, ctx, plans)
+  local outer_queue, outer_plugin = seam.queue, seam.plugin
+  for _, chunk in ipairs(CHUNKS[point] or {}) do
+    local plugin = chunk[1]
+    seam.queue, seam.plugin = Q, plugin
+    seam.seen[plugin] = seam.seen[plugin] or {}
+    ctx.seen = seam.seen[plugin]
+    ctx.plan = plans and plans[plugin]
+    local ok, message = pcall(chunk[2], ctx)
+    if not ok then note_chunk_error(plugin, point, message) end
+  end
+  seam.queue, seam.plugin = outer_queue, outer_plugin
+end
