@@ -1,0 +1,181 @@
+"""Live settings of a queue: what was said for all of its jobs, stored in its `meta` hash.
+
+`toril.said.<setting>` holds, as JSON, one value per live level:
+`{level: {"v": value, "s": source, "t": since, "how": "set" | "declared"}}`. What a plugin's Lua
+reads is its projection, `toril.<setting>.<field>`, written in the same atomic step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+import msgspec
+
+from toril.connection.call import Call, Procedure, Read, Resend
+from toril.errors import ConfigurationError
+from toril.setting import LIVE_LEVELS, Level, Said, Setting
+from toril.types import Json
+
+S = TypeVar("S", bound=Setting)
+
+How = Literal["set", "declared"]
+"""`set`: by a person or program at run time; `declared`: in code, published at start."""
+
+
+class _Entry(TypedDict):
+    v: Json
+    s: str
+    t: int
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange(Generic[S]):
+    """What became of a live value that somebody gave.
+
+    `applied` is False if it stands aside for what `standing` says. `replaced` is the different
+    value that stood there before; on level `worker` that is a disagreement of two workers.
+    """
+
+    applied: bool
+    standing: Said[S] | None
+    replaced: Said[S] | None = None
+
+    @property
+    def disagreement(self) -> Said[S] | None:
+        """The other worker's value, if this one replaced it."""
+        return self.replaced if self.replaced and self.replaced.level == "worker" else None
+
+
+def read_live(queue: str, kind: type[S]) -> Read[tuple[Said[S], ...]]:
+    """The live values of a setting, most specific first.
+
+    Raises `ConfigurationError` if what is stored is not one.
+    """
+
+    def parse(replies: list[Any]) -> tuple[Said[S], ...]:
+        return _said(queue, kind, _stored(queue, kind, replies[0]))
+
+    return Read((("HGET", f"{queue}:meta", _field(kind)),), parse)
+
+
+def set_live(
+    queue: str,
+    kind: type[S],
+    level: Level,
+    value: S | None,
+    *,
+    how: How,
+    source: str,
+    now: int,
+) -> Procedure[SettingChange[S]]:
+    """Say a setting for a whole queue, or with `value` None no longer say it.
+
+    What was declared never replaces, or takes back, what was set; declaring None changes nothing,
+    and declaring what stands already leaves its source and time as they are.
+
+    Args:
+        queue: The key of the queue.
+        kind: The class of the setting.
+        level: `queue`, `worker` or `application`.
+        value: What is said.
+        how: `set` at run time or `declared` in code.
+        source: Who says it, for people to read.
+        now: The time, in milliseconds since the epoch.
+
+    Raises:
+        ConfigurationError: Another level's stored value cannot be read.
+    """
+    if level not in LIVE_LEVELS:
+        raise ConfigurationError(f"{kind.name!r} cannot be said for a queue at level {level!r}")
+    while True:
+        raw: bytes | None = yield _raw(queue, kind)
+        before = _stored(queue, kind, raw)
+        old = before.get(level)
+        after: dict[Level, _Entry] = {
+            name: entry for name, entry in before.items() if name != level
+        }
+        others = _said(queue, kind, after)
+        standing = _tolerant(kind, level, old)
+        if how == "declared" and (value is None or (old is not None and old["how"] == "set")):
+            return SettingChange(applied=False, standing=standing)
+        if value is None:
+            said = others
+        else:
+            # As it will be read back: a tuple, say, comes back as a list.
+            encoded: Json = msgspec.json.decode(msgspec.json.encode(value.encode()))
+            if how == "declared" and old is not None and old["v"] == encoded:
+                return SettingChange(applied=True, standing=standing)
+            after[level] = {"v": encoded, "s": source, "t": now, "how": how}
+            said = _said(queue, kind, after)
+        earlier = _projected(kind, others if standing is None else _ordered((*others, standing)))
+        projection = _projected(kind, said)
+        stored = yield _compare_and_set(
+            queue,
+            field=_field(kind),
+            expected="" if raw is None else raw.decode(),
+            value=msgspec.json.encode(after).decode() if after else "",
+            write=projection,
+            # Only what the earlier projection wrote: a plugin may keep fields of its own there.
+            delete=[field for field in earlier if field not in projection],
+        )
+        if stored:
+            new = next((one for one in said if one.level == level), None)
+            changed = standing is not None and (new is None or new.value != standing.value)
+            return SettingChange(applied=True, standing=new, replaced=standing if changed else None)
+
+
+def _field(kind: type[Setting]) -> str:
+    return f"toril.said.{kind.name}"
+
+
+def _raw(queue: str, kind: type[Setting]) -> Read[bytes | None]:
+    return Read((("HGET", f"{queue}:meta", _field(kind)),), lambda replies: replies[0])
+
+
+def _stored(queue: str, kind: type[Setting], raw: bytes | None) -> dict[Level, _Entry]:
+    if raw is None:
+        return {}
+    try:
+        return msgspec.json.decode(raw, type=dict[Level, _Entry])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"meta field {_field(kind)!r} of queue {queue!r} cannot be read: {error}"
+        ) from error
+
+
+def _said(queue: str, kind: type[S], stored: Mapping[Level, _Entry]) -> tuple[Said[S], ...]:
+    try:
+        return _ordered(_decoded(kind, level, entry) for level, entry in stored.items())
+    except ValueError as error:
+        raise ConfigurationError(
+            f"meta field {_field(kind)!r} of queue {queue!r} cannot be read: {error}"
+        ) from error
+
+
+def _decoded(kind: type[S], level: Level, entry: _Entry) -> Said[S]:
+    return Said(kind.decode(entry["v"]), level, entry["s"], entry["t"])
+
+
+def _tolerant(kind: type[S], level: Level, entry: _Entry | None) -> Said[S] | None:
+    """The value that stood at a level; None also if it is garbled, so that it can be replaced."""
+    try:
+        return None if entry is None else _decoded(kind, level, entry)
+    except ValueError:
+        return None
+
+
+def _ordered(said: Iterable[Said[S]]) -> tuple[Said[S], ...]:
+    return tuple(sorted(said, key=lambda one: LIVE_LEVELS.index(one.level)))
+
+
+def _projected(kind: type[S], said: tuple[Said[S], ...]) -> dict[str, str]:
+    return {f"toril.{kind.name}.{field}": value for field, value in kind.project(said).items()}
+
+
+def _compare_and_set(queue: str, **request: str | Mapping[str, str] | list[str]) -> Call[bool]:
+    # Sent again although it was stored, it finds another value, and is planned anew.
+    arguments = (msgspec.msgpack.encode(request),)
+    return Call("setting", (queue,), arguments, bool, Resend.ALWAYS)
