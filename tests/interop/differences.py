@@ -1,0 +1,63 @@
+"""Where two libraries may leave different traces, each with the reason. There are no others.
+
+A difference is a change of the lines of a dump (see `tests.support.dump`) that makes both sides equal.
+It applies only if a library of the named roles took part, and it applies to both dumps.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One allowed difference.
+
+    Args:
+        reason: Why it is there.
+        roles: The roles of which one must be taken (`python producer`, `toril worker`, …).
+        pattern: What to look for in a line.
+        replacement: What to put there; None drops the line.
+        scenarios: Names of the scenarios that it is confined to; empty: all.
+    """
+
+    reason: str
+    roles: frozenset[str]
+    pattern: str
+    replacement: str | None = None
+    scenarios: frozenset[str] = frozenset()
+
+    def apply(self, lines: list[str]) -> list[str]:
+        if self.replacement is None:
+            return [line for line in lines if not re.search(self.pattern, line)]
+        return [re.sub(self.pattern, self.replacement, line) for line in lines]
+
+
+def roles(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+DIFFERENCES = [
+    Difference(
+        "only Node writes the version and the stream's length when a queue is opened",
+        roles("python producer", "toril producer"),
+        r"^\S+:meta \.(version|opts\.maxLenEvents) =",
+    ),
+    Difference(
+        "Python writes the delay into the options of every job",
+        roles("python producer", "python worker"),
+        r'"delay": 0, |, "delay": 0(?=[,}])',
+        "",
+    ),
+]
+
+
+def without_differences(lines: list[str], scenario: str, taken: frozenset[str]) -> list[str]:
+    """The lines without what may differ when these roles are taken."""
+    for difference in DIFFERENCES:
+        if difference.roles & taken and (
+            not difference.scenarios or scenario in difference.scenarios
+        ):
+            lines = difference.apply(lines)
+    return lines
