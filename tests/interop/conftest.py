@@ -15,7 +15,7 @@ Library = Callable[[str], Driver]
 
 @pytest.fixture(scope="session")
 def library(server: Server, node: Node) -> Iterator[Library]:
-    """Get a library's driver by name: `node`, `node5`, `node5452`, `python`; the same every time."""
+    """Get a library's driver by name (`node`, `node5`, `node5452`, `python`), always the same."""
     makers: dict[str, Callable[[], Driver]] = {
         "node": lambda: node.driver(server.url, "bullmq"),
         "node5": lambda: node.driver(server.url, "bullmq5"),

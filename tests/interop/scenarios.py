@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from tests.support.scenario import (
     Abandon,
@@ -520,7 +520,13 @@ scenario(
         "parents",
         "parent",
         (
-            step("child", "children", "bad", {"do": [["fail", "boom"]]}, {"failParentOnFailure": True}),
+            step(
+                "child",
+                "children",
+                "bad",
+                {"do": [["fail", "boom"]]},
+                {"failParentOnFailure": True},
+            ),
             step("delay", MINUTE),
             *OK,
         ),
@@ -572,9 +578,7 @@ scenario(
     Add("children", "done", (step("return", 9),), {"jobId": "done"}),
     Work("children"),
     Settle({"done": "completed"}),
-    Flow(
-        Node("parents", "parent", VALUES, {}, (Node("children", "done", OK, {"jobId": "done"}),))
-    ),
+    Flow(Node("parents", "parent", VALUES, {}, (Node("children", "done", OK, {"jobId": "done"}),))),
     Dump("added"),
     Work("parents"),
     Settle({"parent": "completed"}),
@@ -586,7 +590,9 @@ scenario(
         Node("parents", "first", VALUES, {}, (Node("children", "shared", OK, {"jobId": "shared"}),))
     ),
     Flow(
-        Node("parents", "second", VALUES, {}, (Node("children", "shared", OK, {"jobId": "shared"}),))
+        Node(
+            "parents", "second", VALUES, {}, (Node("children", "shared", OK, {"jobId": "shared"}),)
+        )
     ),
     Dump("added"),
     Work("children"),
@@ -601,8 +607,8 @@ SOON = {"stalledInterval": 1000}
 
 
 def lock(run: Run) -> None:
-    queue, id = run.find("a")
-    run.client.set(run.key(queue, id, "lock"), "somebody", px=30_000)
+    queue, job = run.find("a")
+    run.client.set(run.key(queue, job, "lock"), "somebody", px=30_000)
 
 
 def checked(run: Run) -> bool:
@@ -1103,15 +1109,16 @@ def ghost(run: Run) -> None:
 
 
 def ghost_seen(run: Run) -> bool:
-    return "ghost" not in cast("list[str]", run.client.lrange(run.key("q", "active"), 0, -1))
+    places = ("active", "wait", "stalled")
+    return not any(run.client.exists(run.key("q", place)) for place in places) and checked(run)
 
 
 scenario(
     "id without a job",
     Surgery(ghost),
-    Add("q", "a", OK),
     Work("q", SOON),
-    Until("the ghost is out of active", ghost_seen),
+    Until("the ghost has been dealt with", ghost_seen),
+    Add("q", "a", OK),
     Settle({"a": "completed"}),
     Dump("completed"),
 )

@@ -39,6 +39,7 @@ async def test_same_traces_as_node(
     scenario: Scenario,
     producer: str,
     worker: str,
+    *,
     library: Library,
     references: dict[str, list[str]],
     raw: redis.Redis,

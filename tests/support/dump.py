@@ -265,6 +265,8 @@ def _job(found: _Database, queue: str, fields: Mapping[str, str]) -> list[str]:
             value = found.text(queue, value)
         elif name == "stacktrace":
             value = _stacks(value)
+        elif name == "delay" and value.isdigit() and -int(value) % GRAIN < 50:
+            value = str(math.ceil(int(value) / GRAIN) * GRAIN)  # "due then", some ms later
         lines.append(f".{name} = {value}")
     return lines
 
