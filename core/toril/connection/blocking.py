@@ -1,0 +1,320 @@
+"""Waiting for the server: the worker's wait for a marker, and reading a stream as it grows.
+
+Each wait has a connection of its own, a time limit that the server keeps, and one a little longer
+that the client keeps, for the case that the connection is dead and nobody says so. A wait is ended
+early by `CLIENT UNBLOCK` and its reply is looked at, never by dropping the connection: what the
+server had already taken from the queue would be lost with it.
+
+A wait raises nothing that passes by itself. It pauses a moment and returns None, as if its time
+had run out, and the next one connects anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from toril.connection.call import Read
+from toril.connection.conversation import pause_before
+from toril.connection.endpoint import Server
+from toril.connection.execute import Executor, SyncExecutor
+from toril.connection.faults import Reaction, error_code, fault_of, hopeless, typed_error
+from toril.connection.sockets import (
+    AsyncConnection,
+    Connection,
+    exchange,
+    exchange_async,
+    new_async_connection,
+    new_connection,
+)
+from toril.connection.steps import Command, Exchange, Forget, NotSent, Refused, ReplyLost, Steps
+from toril.errors import ConfigurationError
+
+MARGIN = 2.0
+"""Seconds that the client waits longer than it asked the server to."""
+SHORTEST_BLOCK = 0.002
+"""Seconds. Older servers take less than a millisecond for 'no limit'."""
+
+_log = logging.getLogger("toril.connection")
+
+
+def worker_client_name(prefix: str, queue: str, worker: str | None = None) -> str:
+    """The name that BullMQ's dashboards look for on the connection of a worker that waits."""
+    name = f"{prefix}:{b64encode(queue.encode()).decode()}"
+    return f"{name}:w:{worker}" if worker else name
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A member of the queue's marker set, taken from it: there is work now, or at a time.
+
+    `member` is `0` (work now) or `1` (a delayed job); `score` the time when it falls due, in
+    milliseconds since the epoch; 0 for now.
+    """
+
+    member: str
+    score: float
+
+
+class _Trouble(Exception):
+    """A wait that came to nothing; `server` is the one to forget."""
+
+    def __init__(self, reason: str, server: Server | None) -> None:
+        super().__init__(reason)
+        self.server = server
+
+
+def _trouble(error: Exception, server: Server | None, where: str) -> Exception:
+    """What to make of an error in a wait: `_Trouble` if it passes, else what the caller gets."""
+    cause = error.error if isinstance(error, Refused) else error
+    if isinstance(error, NotSent) and (hint := hopeless(error.__cause__)):
+        return ConfigurationError(f"{where}: {error} ({hint})")
+    if isinstance(cause, RedisError) and error_code(cause):
+        if fault_of(cause).reaction is Reaction.RAISE:
+            return typed_error(cause, where)
+        return _Trouble(str(cause), server)
+    return _Trouble(str(cause) or type(cause).__name__, server)
+
+
+class _Blocking:
+    """One connection that commands may block on, one at a time."""
+
+    def __init__(self, executor: Executor, key: str, client_name: str | None) -> None:
+        self._executor = executor
+        self._key = key
+        self._client_name = client_name
+        self._pid = os.getpid()
+        self._connection: AsyncConnection | None = None
+        self._server: Server | None = None
+        self._client_id = 0
+        self._asking = False
+        self._woken = asyncio.Event()
+        self._failures = 0
+
+    async def _ask(self, command: Command, block: float) -> Any:
+        """The reply to `command`, or None: time-out, woken, or trouble (after a pause)."""
+        try:
+            if self._woken.is_set():
+                return None
+            try:
+                reply = await self._reply(command, block)
+            except _Trouble as trouble:
+                await self._recover(trouble)
+                return None
+            self._failures = 0
+            return reply
+        finally:
+            self._woken.clear()
+
+    async def _reply(self, command: Command, block: float) -> Any:
+        where = str(self._executor.endpoint)
+        try:
+            connection = await self._connected()
+            if self._woken.is_set():
+                return None
+            self._asking = True
+            try:
+                (reply,) = await exchange_async(connection, (command,), block + MARGIN)
+            except BaseException:
+                await self._drop()
+                raise
+            finally:
+                self._asking = False
+        except TimeoutError:
+            raise _Trouble(f"no reply within {block + MARGIN:g} s", self._server) from None
+        except (NotSent, ReplyLost, Refused, RedisError, OSError) as error:
+            raise _trouble(error, self._server, where) from error
+        if isinstance(reply, RedisError):
+            await self._drop()
+            raise _trouble(reply, self._server, where) from reply
+        return reply
+
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is not None and self._pid == os.getpid():
+            return self._connection
+        self._pid = os.getpid()
+        self._server = await self._executor.drive(self._executor.route.locate(self._key))
+        connection = new_async_connection(self._server, self._client_name)
+        try:
+            await connection.connect()
+            (client_id,) = await exchange_async(
+                connection, (("CLIENT", "ID"),), self._server.access.connect_timeout
+            )
+        except (RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            raise NotSent(str(error), self._server) from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._client_id = client_id if isinstance(client_id, int) else 0
+        self._connection = connection
+        return connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def _recover(self, trouble: _Trouble) -> None:
+        self._failures += 1
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        _log.log(level, "%s: waiting was interrupted: %s", self._executor.endpoint, trouble)
+        await self._drop()
+        await self._executor.drive(_leave(self._executor, trouble.server))
+        try:
+            async with asyncio.timeout(pause_before(self._failures)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def wake(self) -> None:
+        """End the wait under way, or the next one if there is none, and return at once.
+
+        The wait then returns what the server had for it, or None.
+        """
+        self._woken.set()
+        while self._asking and self._server is not None and self._client_id:
+            command = ("CLIENT", "UNBLOCK", self._client_id)
+            try:
+                (reply,) = await self._executor.drive(_send(self._server, command))
+            except (NotSent, ReplyLost):
+                return  # the wait finds that out by itself
+            if isinstance(reply, RedisError):
+                _log.warning("%s: a wait cannot be ended early: %s", self._executor.endpoint, reply)
+                return
+            if reply:
+                return
+            await asyncio.sleep(0.002)  # the server has not read the command yet
+
+    async def aclose(self) -> None:
+        """Close the connection. A wait under way is to be ended with `wake` first."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._pid == os.getpid():
+            await connection.disconnect()
+
+
+class MarkerWait(_Blocking):
+    """Waits until a queue has work, as BullMQ's workers do: by taking its marker.
+
+    Args:
+        executor: Finds the server and wakes the wait.
+        queue: The queue's key prefix (`bull:mail`).
+        client_name: The connection's name; see `worker_client_name`.
+    """
+
+    def __init__(self, executor: Executor, queue: str, *, client_name: str | None = None) -> None:
+        super().__init__(executor, f"{queue}:marker", client_name)
+
+    async def wait(self, timeout: float) -> Marker | None:
+        """The marker, or None after `timeout` seconds, after `wake`, and after any trouble.
+
+        Whoever gets None is to fetch once: there is work that has no marker. Whoever gets a
+        marker and does not fetch is to `put_back` it.
+
+        Raises:
+            ConfigurationError, ServerError: the server refuses, and will go on refusing.
+        """
+        block = max(timeout, SHORTEST_BLOCK)
+        reply = await self._ask(("BZPOPMIN", self._key, f"{block:.3f}"), block)
+        if reply is None:
+            return None
+        _, member, score = reply
+        return Marker(member.decode(), float(score))
+
+    async def put_back(self, marker: Marker) -> None:
+        """Leave a marker that was taken to the next worker."""
+        command = ("ZADD", self._key, f"{marker.score:.0f}", marker.member)
+        await self._executor.run(Read((command,), lambda replies: replies[0]))
+
+
+class StreamRead(_Blocking):
+    """Waits for entries of streams. `key` is one of them; in a cluster all are in its slot."""
+
+    def __init__(self, executor: Executor, key: str, *, client_name: str | None = None) -> None:
+        super().__init__(executor, key, client_name)
+
+    async def read(self, command: Command, block: float) -> Any:
+        """The reply to an XREAD that blocks for `block` seconds, or None as for `MarkerWait`.
+
+        Raises:
+            ConfigurationError, ServerError: the server refuses, and will go on refusing.
+        """
+        return await self._ask(command, block)
+
+
+class SyncStreamRead:
+    """Waits for entries of streams in the calling thread; one thread at a time."""
+
+    def __init__(self, executor: SyncExecutor, key: str, *, client_name: str | None = None) -> None:
+        self._executor = executor
+        self._key = key
+        self._client_name = client_name
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
+        self._server: Server | None = None
+        self._limit = 0.0
+        self._failures = 0
+
+    def read(self, command: Command, block: float) -> Any:
+        """The reply to an XREAD that blocks for `block` seconds, or None.
+
+        Raises:
+            ConfigurationError, ServerError: the server refuses, and will go on refusing.
+        """
+        try:
+            connection = self._connected(block + MARGIN)
+            (reply,) = exchange(connection, (command,))
+        except (NotSent, ReplyLost, Refused, RedisError, OSError) as error:
+            return self._recover(error)
+        if isinstance(reply, RedisError):
+            return self._recover(reply)
+        self._failures = 0
+        return reply
+
+    def _connected(self, limit: float) -> Connection:
+        if self._connection is not None and self._pid == os.getpid() and limit <= self._limit:
+            return self._connection
+        self.close()
+        self._pid = os.getpid()
+        self._server = self._executor.drive(self._executor.route.locate(self._key))
+        connection = new_connection(self._server, self._client_name, limit)
+        try:
+            connection.connect()
+        except (RedisError, OSError) as error:
+            raise NotSent(str(error), self._server) from error
+        self._connection, self._limit = connection, limit
+        return connection
+
+    def _recover(self, error: Exception) -> None:
+        self.close()
+        problem = _trouble(error, self._server, str(self._executor.endpoint))
+        if not isinstance(problem, _Trouble):
+            raise problem from error
+        self._failures += 1
+        _log.debug("%s: waiting was interrupted: %s", self._executor.endpoint, problem)
+        self._executor.drive(_leave(self._executor, problem.server))
+        time.sleep(pause_before(self._failures))
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._pid == os.getpid():
+            connection.disconnect()
+
+
+def _leave(executor: Executor | SyncExecutor, server: Server | None) -> Steps[None]:
+    executor.route.forget()
+    if server is not None:
+        yield Forget(server)
+
+
+def _send(server: Server, command: Command) -> Steps[list[Any]]:
+    replies: list[Any] = yield Exchange(server, (command,))
+    return replies

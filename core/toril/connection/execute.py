@@ -1,0 +1,295 @@
+"""Carrying out requests: an asynchronous and a synchronous driver of the same conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from typing import Any, TypeVar, overload
+
+from redis.exceptions import RedisError
+
+from toril.connection.call import Call, Read, Request
+from toril.connection.conversation import PRODUCER, Patience, converse
+from toril.connection.endpoint import Endpoint, Server
+from toril.connection.route import Route, route_for
+from toril.connection.scripts import ScriptSet
+from toril.connection.sockets import (
+    AsyncConnection,
+    Connection,
+    exchange,
+    exchange_async,
+    is_fresh,
+    is_fresh_async,
+    new_async_connection,
+    new_connection,
+)
+from toril.connection.steps import (
+    Exchange,
+    Forget,
+    InThread,
+    NotSent,
+    Pause,
+    ReplyLost,
+    Step,
+    Steps,
+)
+
+T = TypeVar("T")
+
+MAX_CONNECTIONS = 16
+"""Requests under way at once in one executor; more wait for their turn."""
+
+_inherited: list[object] = []
+"""Connections that a forked child got from its parent. They are kept, never closed: closing one
+would take it out of the poll set that the child still shares with the parent."""
+
+
+class Executor:
+    """Carries out requests on an asyncio loop.
+
+    Opens connections when they are needed; after a fork, or on another loop, opens its own.
+
+    Args:
+        endpoint: The server.
+        scripts: The scripts that calls name.
+        patience: How long to go on trying when the server cannot be had.
+        client_name: The name of the connections in the server's client list.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        scripts: ScriptSet,
+        *,
+        patience: Patience = PRODUCER,
+        client_name: str | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.route: Route = route_for(endpoint)
+        self._scripts = scripts
+        self._patience = patience
+        self._client_name = client_name
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._idle: dict[Server, list[AsyncConnection]] = {}
+        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    @overload
+    async def run(self, request: Call[T], patience: Patience | None = None) -> T: ...
+    @overload
+    async def run(self, request: Read[T], patience: Patience | None = None) -> T: ...
+    async def run(self, request: Request, patience: Patience | None = None) -> Any:
+        """Carry out `request` and return its result.
+
+        Raises:
+            ServerUnavailable: the server could not be had in time, and nothing was done.
+            IndeterminateError: a reply was lost, and the outcome is not known.
+            ServerFull: the server's memory is full.
+            ConfigurationError: login, rights or version do not do.
+            ServerError: another refusal.
+        """
+        return await self.drive(
+            converse(self.route, self._scripts, request, patience or self._patience)
+        )
+
+    async def drive(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a conversation and return its result."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._do(step)
+                except (NotSent, ReplyLost) as problem:
+                    step = steps.throw(problem)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()
+
+    async def _do(self, step: Step) -> Any:
+        match step:
+            case Exchange(server, _):
+                async with self._turn():
+                    return await self._exchange(server, step)
+            case Pause(seconds):
+                await asyncio.sleep(seconds)
+            case Forget(server):
+                for connection in self._idle.pop(server, ()):
+                    await connection.disconnect(nowait=True)
+            case InThread(function):
+                return await asyncio.to_thread(function)
+        return None
+
+    def _turn(self) -> asyncio.Semaphore:
+        owner = (os.getpid(), asyncio.get_running_loop())
+        if owner != self._owner:
+            if self._owner is not None:
+                if self._owner[0] != owner[0]:
+                    _inherited.append((self._idle, self._owner))
+                self.route.forget()
+            self._owner = owner
+            self._idle = {}
+            self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+        return self._turns
+
+    async def _exchange(self, server: Server, step: Exchange) -> list[Any]:
+        connection = await self._connected(server)
+        whole = False
+        try:
+            replies = await exchange_async(connection, step.commands, server.access.reply_timeout)
+            whole = True
+        except TimeoutError as error:
+            raise ReplyLost(
+                f"no reply from {server} within {server.access.reply_timeout:g} s", server
+            ) from error
+        except (RedisError, OSError) as error:
+            raise ReplyLost(str(error), server) from error
+        finally:
+            if whole and connection.is_connected:
+                self._idle.setdefault(server, []).append(connection)
+            else:
+                await connection.disconnect(nowait=True)
+        return replies
+
+    async def _connected(self, server: Server) -> AsyncConnection:
+        idle = self._idle.get(server)
+        while idle:
+            connection = idle.pop()
+            if await is_fresh_async(connection):
+                return connection
+            await connection.disconnect(nowait=True)
+        connection = new_async_connection(server, self._client_name)
+        try:
+            await connection.connect()
+        except (RedisError, OSError) as error:
+            raise NotSent(str(error), server) from error
+        return connection
+
+    async def aclose(self) -> None:
+        """Close the connections. The executor can be used again; it then opens new ones."""
+        if self._owner is not None and self._owner[0] == os.getpid():
+            idle, self._idle = self._idle, {}
+            for connections in idle.values():
+                for connection in connections:
+                    await connection.disconnect()
+        await asyncio.to_thread(self.route.close)
+
+
+class SyncExecutor:
+    """Carries out requests in the calling thread. Safe to use from several threads.
+
+    The arguments are those of `Executor`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        scripts: ScriptSet,
+        *,
+        patience: Patience = PRODUCER,
+        client_name: str | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.route: Route = route_for(endpoint)
+        self._scripts = scripts
+        self._patience = patience
+        self._client_name = client_name
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: dict[Server, list[Connection]] = {}
+        self._turns = threading.Semaphore(MAX_CONNECTIONS)
+
+    @overload
+    def run(self, request: Call[T], patience: Patience | None = None) -> T: ...
+    @overload
+    def run(self, request: Read[T], patience: Patience | None = None) -> T: ...
+    def run(self, request: Request, patience: Patience | None = None) -> Any:
+        """Carry out `request` and return its result. Raises what `Executor.run` raises."""
+        return self.drive(converse(self.route, self._scripts, request, patience or self._patience))
+
+    def drive(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a conversation and return its result."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._do(step)
+                except (NotSent, ReplyLost) as problem:
+                    step = steps.throw(problem)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            steps.close()
+
+    def _do(self, step: Step) -> Any:
+        match step:
+            case Exchange(server, _):
+                if os.getpid() != self._pid:
+                    _inherited.append(self._idle)
+                    self.route.forget()
+                    self._start()
+                with self._turns:
+                    return self._exchange(server, step)
+            case Pause(seconds):
+                time.sleep(seconds)
+            case Forget(server):
+                with self._lock:
+                    connections = self._idle.pop(server, [])
+                for connection in connections:
+                    connection.disconnect()
+            case InThread(function):
+                return function()
+        return None
+
+    def _exchange(self, server: Server, step: Exchange) -> list[Any]:
+        connection = self._connected(server)
+        whole = False
+        try:
+            replies = exchange(connection, step.commands)
+            whole = True
+        except (RedisError, OSError) as error:
+            raise ReplyLost(str(error), server) from error
+        finally:
+            if whole:
+                with self._lock:
+                    self._idle.setdefault(server, []).append(connection)
+            else:
+                connection.disconnect()
+        return replies
+
+    def _connected(self, server: Server) -> Connection:
+        while True:
+            with self._lock:
+                idle = self._idle.get(server)
+                connection = idle.pop() if idle else None
+            if connection is None:
+                break
+            if is_fresh(connection):
+                return connection
+            connection.disconnect()
+        connection = new_connection(server, self._client_name)
+        try:
+            connection.connect()
+        except (RedisError, OSError) as error:
+            raise NotSent(str(error), server) from error
+        return connection
+
+    def close(self) -> None:
+        """Close the connections. The executor can be used again; it then opens new ones."""
+        if self._pid == os.getpid():
+            with self._lock:
+                idle, self._idle = self._idle, {}
+            for connections in idle.values():
+                for connection in connections:
+                    connection.disconnect()
+        self.route.close()

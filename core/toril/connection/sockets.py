@@ -1,0 +1,186 @@
+"""Single connections, as redis-py makes them, without its retries, pools and reply callbacks.
+
+A connection speaks RESP2, so that a reply looks the same from every server, and leaves texts as
+bytes. redis-py does the handshake (login, database, encryption, name).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, cast
+
+import hiredis
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+
+from toril.connection.endpoint import Server
+from toril.connection.steps import Command
+
+_ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
+"""Errors that the server said. redis-py counts some of them among the broken connections."""
+
+
+class Connection(Protocol):
+    """The part of redis-py's synchronous connection that is used."""
+
+    def connect(self) -> None:
+        """Open it, if it is not, with the handshake."""
+
+    def disconnect(self) -> None:
+        """Close it."""
+
+    def can_read(self) -> bool:
+        """Whether something is unread. Raises if the other side has closed it."""
+        ...
+
+    def send_packed_command(self, command: list[bytes], *, check_health: bool) -> None:
+        """Write what `pack` made."""
+
+    def read_response(self) -> Any:
+        """The next reply; an error that the server said is raised."""
+
+
+class AsyncConnection(Protocol):
+    """The part of redis-py's asynchronous connection that is used."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is open as far as this side knows."""
+        ...
+
+    async def connect(self) -> None:
+        """Open it, if it is not, with the handshake."""
+
+    async def disconnect(self, *, nowait: bool = ...) -> None:
+        """Close it; `nowait`: without waiting until that is done."""
+
+    async def send_packed_command(self, command: list[bytes], *, check_health: bool) -> None:
+        """Write what `pack` made."""
+
+    async def read_response(self) -> Any:
+        """The next reply; an error that the server said is raised."""
+
+
+def new_connection(
+    server: Server, client_name: str | None = None, reply_timeout: float | None = None
+) -> Connection:
+    """A synchronous connection, not yet opened. `reply_timeout` in seconds; None: the server's."""
+    options = _options(server, client_name)
+    options["socket_timeout"] = reply_timeout or server.access.reply_timeout
+    kind: Any = redis.Connection
+    if server.address.path:
+        kind = redis.UnixDomainSocketConnection
+    elif server.access.tls is not None:
+        kind = redis.SSLConnection
+    return cast(Connection, kind(**options))
+
+
+def new_async_connection(server: Server, client_name: str | None = None) -> AsyncConnection:
+    """An asynchronous connection, not yet opened. Its user limits the time of a reply."""
+    options = _options(server, client_name)
+    options["socket_timeout"] = None
+    kind: Any = redis.asyncio.Connection
+    if server.address.path:
+        kind = redis.asyncio.UnixDomainSocketConnection
+    elif server.access.tls is not None:
+        kind = redis.asyncio.SSLConnection
+    return cast(AsyncConnection, kind(**options))
+
+
+def _options(server: Server, client_name: str | None) -> dict[str, Any]:
+    access = server.access
+    options: dict[str, Any] = {
+        "db": access.db,
+        "socket_connect_timeout": access.connect_timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "client_name": client_name,
+        "decode_responses": False,
+    }
+    if access.credentials is not None:
+        options["credential_provider"] = access.credentials
+    else:
+        options |= {"username": access.username, "password": access.password}
+    if server.address.path:
+        return options | {"path": server.address.path}
+    options |= {"host": server.address.host, "port": server.address.port, "socket_keepalive": True}
+    return options | dict(access.tls or ())
+
+
+# Its stub promises commands of one word only.
+_pack_command = cast(Callable[[Command], bytes], cast(Any, hiredis).pack_command)
+
+
+def pack(commands: Iterable[Command]) -> list[bytes]:
+    """The commands as they go over the wire."""
+    return [b"".join([_pack_command(command) for command in commands])]
+
+
+def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    """Send `commands` and read as many replies; errors of the server are returned as replies.
+
+    Raises:
+        RedisError: the connection broke or the time ran out.
+    """
+    connection.send_packed_command(pack(commands), check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except _ANSWERS as error:
+            replies.append(error)
+            if not isinstance(error, ResponseError):  # redis-py has closed the connection
+                return replies + [error] * (len(commands) - len(replies))
+    return replies
+
+
+async def exchange_async(
+    connection: AsyncConnection, commands: Sequence[Command], timeout: float
+) -> list[Any]:
+    """The same, asynchronously, within `timeout` seconds.
+
+    Raises:
+        RedisError: the connection broke.
+        TimeoutError: the time ran out.
+    """
+    replies: list[Any] = []
+    async with asyncio.timeout(timeout):
+        await connection.send_packed_command(pack(commands), check_health=False)
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except _ANSWERS as error:
+                replies.append(error)
+                if not isinstance(error, ResponseError):
+                    return replies + [error] * (len(commands) - len(replies))
+    return replies
+
+
+def is_fresh(connection: Connection) -> bool:
+    """Whether an idle connection is still open and has nothing unread."""
+    try:
+        return not connection.can_read()
+    except RedisError:
+        return False
+
+
+async def is_fresh_async(connection: AsyncConnection) -> bool:
+    """The same, for an asynchronous connection."""
+    if not connection.is_connected:
+        return False
+    # redis-py 8 has given the method a truer name.
+    look = getattr(connection, "can_read", None) or cast(Any, connection).can_read_destructive
+    try:
+        return not await look()
+    except (RedisError, OSError):
+        return False
