@@ -129,7 +129,7 @@ class PluginError(TorilError):
         self.hook = hook
 
 
-class JobSignal(Exception):  # noqa: N818 - a signal to the worker, not an error
+class JobSignal(Exception):
     """Base of what a handler raises to steer its own job."""
 
 

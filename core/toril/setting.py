@@ -40,7 +40,7 @@ class Setting:
         raise NotImplementedError
 
     @classmethod
-    def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
+    def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:  # noqa: ARG003 - for overriding
         """Fields of the queue's `meta` that the plugin's Lua reads, from all live values.
 
         Called whenever a live value changes; `live` is most specific first. The fields are stored
@@ -60,6 +60,6 @@ class Said(Generic[S]):
     value: S
     level: Level
     source: str
-    """What said it: `queue.add`, `app.worker` on a host, `toril retention set` by a user, …"""
+    """What said it: `queue.add`, `app.worker` on a host, a command run by a user, …"""
     since: int
     """When it was said, in milliseconds since the epoch."""

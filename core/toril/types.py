@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 Json: TypeAlias = (
-    "None | bool | int | float | str | list[Json] | tuple[Json, ...] | dict[str, Json]"
+    "bool | int | float | str | list[Json] | tuple[Json, ...] | dict[str, Json] | None"
 )
 """A value that can be written as JSON text."""
 

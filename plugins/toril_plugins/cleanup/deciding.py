@@ -1,0 +1,76 @@
+"""Deciding how long one finished job is kept, and the form in which the scripts get it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from toril.plugins import FinishedJob, Json
+from toril_plugins.retention.resolve import may_have_own_value, own_values, resolve
+from toril_plugins.retention.values import Keep
+
+Combine = Literal["first", "longest", "shortest"]
+Answers: TypeAlias = Sequence[tuple[str, Keep]]
+"""What strategies answered: plugin name and value, in plugin order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A job does not follow its queue's live rule, but this. `rule` says why, for people."""
+
+    keep: Keep
+    rule: str
+
+    def encode(self) -> Json:
+        """As the scripts read it: `[rule, count or -1, age in ms or -1, key or ""]`."""
+        keep = self.keep
+        return [
+            self.rule,
+            -1 if keep.last is None else keep.last,
+            -1 if keep.age_ms is None else keep.age_ms,
+            keep.key or "",
+        ]
+
+
+def _length(keep: Keep) -> tuple[float, float]:
+    """Orders values by how long they keep: by age first, then by count."""
+    if keep.is_nothing:
+        return (0, 0)
+    age = float("inf") if keep.age_ms is None else keep.age_ms
+    return (age, float("inf") if keep.last is None else keep.last)
+
+
+def choose(answers: Answers, combine: Combine) -> tuple[str, Keep]:
+    """The answer that holds when several strategies have an opinion."""
+    if combine == "longest":
+        return max(answers, key=lambda answer: _length(answer[1]))
+    if combine == "shortest":
+        return min(answers, key=lambda answer: _length(answer[1]))
+    return answers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """Asks the strategies, then what was said for the job itself.
+
+    `ask` is None when no plugin has a strategy, so that a job without a value of its own is
+    decided without a look into its fields.
+    """
+
+    ask: Callable[[FinishedJob], Answers] | None
+    combine: Combine
+
+    def decide(self, job: FinishedJob) -> Decision | None:
+        """What holds for this job; None: the live rule of its queue."""
+        if self.ask is not None:
+            answers = self.ask(job)
+            if answers:
+                plugin, keep = choose(answers, self.combine)
+                return Decision(keep, f"plugin {plugin}: {keep}")
+        if not may_have_own_value(job):
+            return None
+        resolution = resolve(own_values(job, job.outcome), job.outcome)
+        if resolution.said is None:
+            return None
+        return Decision(resolution.keep, f"{resolution.said.level}: {resolution.keep}")

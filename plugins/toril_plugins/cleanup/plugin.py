@@ -1,0 +1,145 @@
+"""The cleanup plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, cast
+
+from toril import hookimpl
+from toril.plugins import (
+    Fact,
+    FinishedJob,
+    JobRef,
+    Json,
+    PluginContext,
+    Registry,
+    as_datetime,
+    duration_text,
+    milliseconds,
+)
+from toril_plugins.cleanup.deciding import Answers, Combine, Decider
+from toril_plugins.cleanup.sweeper import Sweeper
+from toril_plugins.retention import hookspecs
+from toril_plugins.retention.values import OUTCOMES, Keep, Retention
+
+HOOK = "toril_plan_retention"
+
+
+def _lua(name: str) -> str:
+    """A Lua part of this plugin, below the parts that all of them share."""
+    folder = files("toril_plugins.cleanup")
+    shared = folder.joinpath("rules.lua").read_text("utf-8")
+    return shared + "\n" + folder.joinpath(f"{name}.lua").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupConfig:
+    """Options of the plugin `cleanup`.
+
+    Args:
+        combine: which answer holds when several plugins have a strategy: the `first` in plugin
+            order, the `longest` or the `shortest`.
+        period: time between two sweeps of a queue; a job goes at most that long after its age.
+    """
+
+    combine: Combine = "first"
+    period: str = "5s"
+
+    def __post_init__(self) -> None:
+        if milliseconds(self.period) < 100:
+            raise ValueError(f"period {self.period!r} is below 100ms: sweeping would never pause")
+
+
+class Cleanup:
+    """Removes finished jobs when what was said about them falls due."""
+
+    @hookimpl
+    def toril_register(self, registry: Registry) -> None:
+        registry.setting(Retention)
+        registry.hookspecs(hookspecs)
+        state = tuple(
+            f"toril.{field}.{outcome}"
+            for field in ("retention", "cleanup.own", "cleanup.seq", "cleanup.floor")
+            for outcome in OUTCOMES
+        )
+        for point in ("finished_batch", "removed"):
+            registry.lua(point, _lua(point.removesuffix("_batch")), meta=state)
+        for script in ("sweep", "adopt", "decide", "explain"):
+            registry.script(script, _lua(script))
+        registry.service("sweep", self._sweeper)
+
+    @hookimpl(trylast=True)
+    def toril_start(self, context: PluginContext) -> None:
+        self._context = context
+        config = context.config(CleanupConfig)
+        self._period = milliseconds(config.period) / 1000
+        strategies = context.implementations(HOOK)
+
+        def ask(job: FinishedJob) -> Answers:
+            return [
+                (plugin, cast("Keep", answer))
+                for plugin, answer in context.call(HOOK, job=job)
+                if answer is not None
+            ]
+
+        self._decider = Decider(ask if strategies else None, config.combine)
+
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self._decider, self._period)
+
+    @hookimpl(trylast=True)
+    def toril_plan_finish(self, job: FinishedJob) -> Json:
+        decision = self._decider.decide(job)
+        if decision is not None:
+            return decision.encode()
+        # `true` tells the chunk that this process has strategies.
+        return True if self._decider.ask is not None else None
+
+    @hookimpl(trylast=True)
+    async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:
+        told = await self._context.run_script(job.queue, "explain", {"id": job.id})
+        if told is None:
+            return [Fact("removal", "decided when it finishes")]
+        return _facts(cast("dict[str, Any]", told), self._context.now_ms())
+
+
+def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
+    """What the explain script told, in words."""
+    if told["own"]:
+        rule = str(told.get("rule") or "\n").partition("\n")[0]
+        if not rule and told.get("due"):
+            return [Fact("removal", "undecided: the sweeper asks again", at=told["due"])]
+        level, _, keep = rule.partition(": ")
+        facts = [Fact("rule", keep, level=level)]
+        if told.get("at") is not None:
+            facts.append(Fact("removal", _when(told["at"], now), at=told["at"]))
+        if told.get("nth") is not None:
+            left = max(0, int(told["nth"]) - int(told.get("seq") or 0))
+            facts.append(Fact("removal", f"after {left} more {told['outcome']} jobs"))
+        if len(facts) == 1:
+            facts.append(Fact("removal", "never"))
+        return facts
+    if told.get("live") is None:
+        return [
+            Fact("rule", "keep for ever", level="nobody said anything"),
+            Fact("removal", "never"),
+        ]
+    level, _, keep = str(told["live"]).partition(": ")
+    facts = [Fact("rule", keep, level=level)]
+    if told["live_age"] >= 0:
+        due = int(told["finished_on"]) + int(told["live_age"])
+        facts.append(Fact("removal", _when(due, now), at=due))
+    if told["live_count"] >= 0:
+        left = max(0, int(told["live_count"]) - int(told["newer"]))
+        facts.append(Fact("removal", f"after {left} more {told['outcome']} jobs"))
+    if len(facts) == 1:
+        facts.append(Fact("removal", "never"))
+    return facts
+
+
+def _when(due: int, now: int) -> str:
+    if due <= now:
+        return "at the next sweep"
+    return f"in {duration_text((due - now) // 1000 * 1000)} ({as_datetime(due):%Y-%m-%d %H:%M} UTC)"

@@ -1,0 +1,57 @@
+"""The one place where levels are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Outcome, Said
+from toril_plugins.retention.bullmq import OPTION, from_option
+from toril_plugins.retention.values import Keep, Retention
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What holds for one outcome: `keep`, who said it (None: nobody), and what it overrode."""
+
+    keep: Keep
+    said: Said[Retention] | None
+    overrode: tuple[Said[Retention], ...]
+
+
+def resolve(said: Iterable[Said[Retention]], outcome: Outcome) -> Resolution:
+    """The most specific value that speaks about `outcome`; nobody spoke: keep for ever.
+
+    Within a level the first one given wins.
+    """
+    speaking = sorted(
+        (each for each in said if each.value.of(outcome) is not None),
+        key=lambda each: LEVELS.index(each.level),
+    )
+    if not speaking:
+        return Resolution(Keep.forever(), None, ())
+    winner = speaking[0]
+    return Resolution(winner.value.of(outcome) or Keep.forever(), winner, tuple(speaking[1:]))
+
+
+def own_values(job: JobSnapshot, outcome: Outcome) -> tuple[Said[Retention], ...]:
+    """What was said for this job itself about `outcome`, most specific first.
+
+    Settings stored by Toril are exact; a job that another library added carries BullMQ's options
+    only, which then are what was said.
+    """
+    stored = tuple(
+        said for said in job.settings.said(Retention) if said.value.of(outcome) is not None
+    )
+    if stored:
+        return stored
+    keep = from_option(job.opts.get(OPTION[outcome]))
+    if keep is None:
+        return ()
+    value = Retention(completed=keep) if outcome == "completed" else Retention(failed=keep)
+    return (Said(value, "job", f"option {OPTION[outcome]}", job.created),)
+
+
+def may_have_own_value(job: FinishedJob) -> bool:
+    """Whether `own_values` can find anything; a look at the raw fields, without decoding."""
+    return b"toril" in job.fields or b"removeOn" in job.fields.get(b"opts", b"")
