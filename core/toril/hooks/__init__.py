@@ -1,0 +1,1 @@
+"""Hooks: their specifications, loading plugins, and calling them."""

@@ -1,0 +1,239 @@
+"""What a plugin is given to work with: contexts, and the small values that hooks exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from toril.clock import Clock, as_datetime
+from toril.protocol.reading import FinishedCursor, FinishedPage
+
+if TYPE_CHECKING:
+    from toril.hooks.configuration import Configuration
+    from toril.hooks.function import HookFunction
+    from toril.setting import Said, Setting
+    from toril.snapshots import JobEvent, JobSnapshot
+    from toril.types import Json, Outcome
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Setting")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker of this App. `given_back` counts the jobs it returned when it stopped."""
+
+    queue: str
+    name: str
+    concurrency: int
+    given_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing a plugin knows about a job's present or future, for `job.explain()`.
+
+    `subject` says what it is about (`"rule"`, `"removal"`), `text` says it to a person; `at` is
+    when it happens or happened (milliseconds since the epoch), `level` who said so.
+    """
+
+    subject: str
+    text: str
+    at: int | None = None
+    level: str | None = None
+
+
+class Service(Protocol):
+    """Work on one queue that only one process at a time does."""
+
+    async def run_once(self, context: ServiceContext) -> float | None:
+        """Do what is due; return the seconds until the next time (None: a minute).
+
+        The lease can be lost during any pause: pass `context.token` to scripts that write, and let
+        them ask `ctx.lease_held(service, token)`. What is raised is logged, and `run_once` comes
+        again after a pause.
+        """
+        ...
+
+
+class Host(Protocol):
+    """What an App does for its plugins. Every `async` method raises `ServerError`."""
+
+    @property
+    def clock(self) -> Clock:
+        """The App's clock."""
+        ...
+
+    async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
+        """Run a plugin's own script on a queue, publish its events, return its value."""
+        ...
+
+    async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
+        """Jobs by their ids."""
+        ...
+
+    async def read_finished(
+        self,
+        queue: str,
+        outcome: Outcome,
+        after: FinishedCursor | None,
+        limit: int,
+        before: int | None,
+    ) -> FinishedPage:
+        """A page of finished jobs, oldest first."""
+        ...
+
+    async def read_live(self, queue: str, kind: type[S]) -> Sequence[Said[S]]:
+        """What is said for a whole queue, most specific first."""
+        ...
+
+    async def publish(self, events: Sequence[JobEvent]) -> None:
+        """Tell the plugins."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PluginContext:
+    """What a plugin of an App can use, from `toril_start` until after `toril_stop`.
+
+    `name` is the plugin's name. Methods that are `async` belong on the App's loop.
+    """
+
+    name: str
+    host: Host
+    configuration: Configuration
+    functions: Callable[[str], tuple[HookFunction, ...]]
+    spawner: Callable[[str, Coroutine[Any, Any, None]], None]
+
+    @property
+    def clock(self) -> Clock:
+        """The App's clock; a test moves it by hand."""
+        return self.host.clock
+
+    def now_ms(self) -> int:
+        """The time in milliseconds since the epoch."""
+        return self.host.clock.now_ms()
+
+    def now(self) -> datetime:
+        """The time in UTC."""
+        return as_datetime(self.now_ms())
+
+    def config(self, kind: type[T]) -> T:
+        """The plugin's table of the configuration as an instance of the dataclass `kind`.
+
+        Raises:
+            ConfigurationError: an option that `kind` has not (the nearest one is named), or a value
+                that does not fit.
+        """
+        return self.configuration.options(self.name, kind)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` on the App's loop until it ends; it is cancelled before `toril_stop`.
+
+        What it raises is logged under the plugin's name and ends that work alone.
+        """
+        self.spawner(self.name, work)
+
+    def implementations(self, hook: str) -> tuple[HookFunction, ...]:
+        """The functions of active plugins for a hook, in the order in which they are asked.
+
+        For a plugin that calls a hook of its own in its own way: each has `plugin`,
+        `names(argument)`, `ask(…)` for plain functions and `await ask_async(…)`.
+        """
+        return self.functions(hook)
+
+    def call(self, hook: str, **arguments: object) -> list[tuple[str, Any]]:
+        """Ask all plain functions of a hook: plugin and answer, in order.
+
+        Raises:
+            PluginError: one of them broke; it is logged already.
+        """
+        return [(each.plugin, each.ask(**arguments)) for each in self.functions(hook)]
+
+    async def call_async(self, hook: str, **arguments: object) -> list[tuple[str, Any]]:
+        """Ask all functions of a hook, plain or asynchronous, one after the other.
+
+        Raises:
+            PluginError: one of them broke or took longer than 10 seconds; it is logged already.
+        """
+        return [(each.plugin, await each.ask_async(**arguments)) for each in self.functions(hook)]
+
+    async def run_script(self, queue: str, name: str, args: Json = None) -> Json:
+        """Run a script that this plugin registered, on a queue, in one atomic step.
+
+        Jobs that it removed are reported to `toril_jobs_removed`. Raises `ServerError`.
+        """
+        return await self.host.run_script(queue, self.name, name, args)
+
+    async def jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
+        """Jobs by their ids, None where there is none. Raises `ServerError`."""
+        return await self.host.read_jobs(queue, ids)
+
+    async def finished(
+        self,
+        queue: str,
+        outcome: Outcome,
+        *,
+        after: FinishedCursor | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> FinishedPage:
+        """A page of finished jobs, oldest first; `after` is the cursor of the page before.
+
+        `limit`: at most 100. `before`: only those that ended up to then, in milliseconds since the
+        epoch. Raises `ServerError`.
+        """
+        return await self.host.read_finished(queue, outcome, after, limit, before)
+
+    async def live(self, queue: str, kind: type[S]) -> Sequence[Said[S]]:
+        """What is said for a whole queue, most specific first. Raises `ServerError`."""
+        return await self.host.read_live(queue, kind)
+
+    async def publish(self, events: Sequence[JobEvent]) -> None:
+        """Report what the plugin did to jobs by other means than its scripts."""
+        await self.host.publish(events)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """What a service gets for one `run_once` on one queue.
+
+    `token` proves the lease: `ctx.lease_held(service, token)` in the plugin's scripts.
+    """
+
+    plugin: PluginContext
+    service: str
+    queue: str
+    token: str
+
+    def now_ms(self) -> int:
+        """The time in milliseconds since the epoch."""
+        return self.plugin.now_ms()
+
+    async def run_script(self, name: str, args: Mapping[str, Json] | None = None) -> Json:
+        """Run a script of the plugin on this queue; `token` and `service` are added to `args`."""
+        lease: dict[str, Json] = {"token": self.token, "service": self.service}
+        return await self.plugin.run_script(self.queue, name, {**lease, **(args or {})})
+
+    async def jobs(self, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
+        """Jobs of this queue by their ids, None where there is none."""
+        return await self.plugin.jobs(self.queue, ids)
+
+    async def finished(
+        self,
+        outcome: Outcome,
+        *,
+        after: FinishedCursor | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> FinishedPage:
+        """A page of this queue's finished jobs, oldest first."""
+        return await self.plugin.finished(
+            self.queue, outcome, after=after, limit=limit, before=before
+        )
+
+    async def live(self, kind: type[S]) -> Sequence[Said[S]]:
+        """What is said for this queue as a whole, most specific first."""
+        return await self.plugin.live(self.queue, kind)

@@ -1,0 +1,177 @@
+"""Telling the plugins what happened, and asking them before a job is finished.
+
+The one place in which events become hook calls. One dispatcher belongs to one App.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+import msgspec
+
+from toril.errors import PluginError, Reject
+from toril.hooks.context import Fact, WorkerInfo
+from toril.hooks.function import HookFunction, Run, Settle, complete, settle, settle_on
+from toril.hooks.plugin_set import PluginSet
+from toril.snapshots import (
+    FinishedJob,
+    JobAttemptFailed,
+    JobCompleted,
+    JobEvent,
+    JobRef,
+    JobRemoved,
+    JobRetried,
+    JobSaved,
+    JobStalled,
+)
+from toril.types import Json
+
+HOOK_OF: Final[Mapping[type[JobEvent], str]] = {
+    JobSaved: "toril_jobs_saved",
+    JobCompleted: "toril_jobs_completed",
+    JobAttemptFailed: "toril_jobs_failed",
+    JobRetried: "toril_jobs_retried",
+    JobStalled: "toril_jobs_stalled",
+    JobRemoved: "toril_jobs_removed",
+}
+"""The hook that each kind of event belongs to."""
+
+BATCH: Final = 1_000
+"""The most events of one hook call."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishPlan:
+    """What the plugins planned for a job about to be finished.
+
+    `plans` are their answers by plugin, those that are not None; `undecided`: one of them broke.
+    """
+
+    plans: Mapping[str, Json] = field(default_factory=dict[str, "Json"])
+    undecided: bool = False
+
+
+_NO_PLAN: Final = FinishPlan()
+
+
+class Dispatcher:
+    """Calls the hooks of one App's plugins, each plugin on its own."""
+
+    def __init__(self, plugins: PluginSet) -> None:
+        self._plugins = plugins
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """The event hooks that somebody implements; no other events need to be made."""
+        return self._plugins.wants
+
+    @property
+    def plans_finish(self) -> bool:
+        """Whether some plugin plans finishes; if none does, no snapshot needs to be made."""
+        return bool(self._plugins.functions("toril_plan_finish"))
+
+    def plan_finish(self, job: FinishedJob) -> FinishPlan:
+        """Ask every plugin about a job about to be finished. Never raises for a plugin."""
+        functions = self._plugins.functions("toril_plan_finish")
+        if not functions:
+            return _NO_PLAN
+        plans: dict[str, Json] = {}
+        undecided = False
+        arguments = {"job": job}
+
+        def about() -> str:
+            return f"{job.queue}/{job.id}"
+
+        for function in functions:
+            try:
+                plan = function.plain(arguments, about)
+                if plan is not None:
+                    plans[function.plugin] = _plain_value(function, plan, about)
+            except Reject as reject:
+                function.failed(TypeError(f"a finish cannot be refused ({reject})"), about)
+                undecided = True
+            except PluginError:
+                undecided = True
+        return FinishPlan(plans, undecided)
+
+    async def publish(self, events: Sequence[JobEvent]) -> None:
+        """Tell the plugins, on this loop, in commit order; returns when all have been told."""
+        await self._publish(events, settle)
+
+    def publish_sync(self, events: Sequence[JobEvent], run: Run) -> None:
+        """The same without a loop: plain functions are called here, and `run` does the others."""
+        complete(self._publish(events, settle_on(run)))
+
+    async def _publish(self, events: Sequence[JobEvent], wait: Settle) -> None:
+        for kind, group in groupby(events, type):
+            functions = self._plugins.functions(HOOK_OF[kind])
+            for batch in _batches(group) if functions else ():
+                for function in functions:
+                    await _tell(function, {"events": batch}, wait, _Named(batch))
+
+    async def worker_ready(self, worker: WorkerInfo) -> None:
+        """A worker begins to fetch."""
+        await self._each("toril_worker_ready", worker)
+
+    async def worker_stopped(self, worker: WorkerInfo) -> None:
+        """A worker has stopped."""
+        await self._each("toril_worker_stopped", worker)
+
+    async def _each(self, hook: str, worker: WorkerInfo) -> None:
+        for function in self._plugins.functions(hook):
+            await _tell(function, {"worker": worker}, settle, lambda: worker.name)
+
+    async def explain(self, job: JobRef) -> tuple[tuple[str, Fact], ...]:
+        """What the plugins know about a job: plugin and fact. One that breaks says so as a fact."""
+        facts: list[tuple[str, Fact]] = []
+        for function in self._plugins.functions("toril_explain_job"):
+            try:
+                told: Iterable[Fact] = await function.ask_async(job=job)
+                facts += [(function.plugin, fact) for fact in told or ()]
+            except PluginError as error:
+                facts.append((function.plugin, Fact("error", str(error))))
+        return tuple(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The first jobs of a batch by name, for the log."""
+
+    events: Sequence[JobEvent]
+
+    def __call__(self) -> str:
+        first = ", ".join(f"{event.job.queue}/{event.job.id}" for event in self.events[:3])
+        more = len(self.events) - 3
+        return f"{first} and {more} more" if more > 0 else first
+
+
+def _batches(events: Iterable[JobEvent]) -> Iterator[tuple[JobEvent, ...]]:
+    every = tuple(events)
+    for start in range(0, len(every), BATCH):
+        yield every[start : start + BATCH]
+
+
+async def _tell(
+    function: HookFunction, arguments: Mapping[str, object], wait: Settle, about: Callable[[], str]
+) -> None:
+    # It is logged and counted; what one plugin cannot take harms nobody else.
+    with contextlib.suppress(PluginError):
+        await function.guarded(arguments, wait, about)
+
+
+def _plain_value(function: HookFunction, plan: object, about: Callable[[], str]) -> Json:
+    """`plan` in the types that a script can be given.
+
+    Raises:
+        PluginError: it has none; a finish must not fail when its request is written.
+    """
+    try:
+        value: Json = msgspec.to_builtins(plan, str_keys=True)
+        msgspec.msgpack.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise function.failed(error, about) from error
+    return value

@@ -1,0 +1,108 @@
+"""What a plugin contributes beside hooks, and the place where all contributions come together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Final
+
+from toril.errors import ConfigurationError
+from toril.hooks.configuration import did_you_mean
+from toril.hooks.context import Service
+from toril.setting import Setting
+from toril_lua import POINTS, Chunk
+
+NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""Names of plugins, settings, scripts and services: they become part of Redis keys and fields."""
+
+RESERVED: Final = frozenset({"call", "lease", "stalled", "flows", "said", "required", "toril"})
+"""Names that Toril's own keys, fields and configuration use."""
+
+ServiceFactory = Callable[[], Service]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A named thing of a plugin. Within `kind` a name belongs to one plugin alone."""
+
+    kind: str
+    name: str
+    value: object
+    plugin: str
+    distribution: str
+
+
+@dataclass(slots=True)
+class Registry:
+    """Given to `toril_register`: what a plugin brings beside its hooks.
+
+    Every method raises `ConfigurationError` for what cannot be registered; the plugin is then
+    shown as broken and not used.
+    """
+
+    plugin: str
+    distribution: str
+    contributions: list[Contribution] = field(default_factory=list["Contribution"])
+    chunks: list[Chunk] = field(default_factory=list["Chunk"])
+    specifications: list[ModuleType | type] = field(default_factory=list["ModuleType | type"])
+
+    def setting(self, kind: type[Setting]) -> None:
+        """Declare a setting, so that people may give it at every level.
+
+        Its `name` becomes part of fields of the queue (`toril.<name>.…`) and is no plugin's name.
+        """
+        if not issubclass(kind, Setting):
+            raise ConfigurationError(f"{kind!r} is not a subclass of toril.Setting")
+        self._add("setting", getattr(kind, "name", ""), kind)
+
+    def hookspecs(self, module: ModuleType | type) -> None:
+        """Add the hook specifications of a module (or class), for other plugins to implement.
+
+        They are called by the plugin itself, through `context.call` or `context.implementations`.
+        """
+        self.specifications.append(module)
+
+    def lua(self, point: str, source: str, meta: Sequence[str] = ()) -> None:
+        """Add a chunk of Lua to core's scripts: the body of `function(ctx)`.
+
+        Args:
+            point: `saved`, `finished` (per job), `finished_batch` (once per call), `removed` (per
+                job, before its keys go).
+            source: its text.
+            meta: fields of the queue's `meta` that it reads with `ctx.meta(field)`.
+        """
+        if point not in POINTS:
+            raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")
+        self.chunks.append(Chunk(self.plugin, point, source, tuple(meta)))
+
+    def script(self, name: str, source: str) -> None:
+        """Add a script of the plugin's own: the body of `function(ctx, args)`.
+
+        It is run by `context.run_script(queue, name, args)`.
+        """
+        self._add("script", name, source, within=self.plugin)
+
+    def service(self, name: str, factory: ServiceFactory) -> None:
+        """Add work that one process at a time does for each queue that has a worker.
+
+        `factory` is called once per worker, after `toril_start`, and returns an object with
+        `run_once(context)`.
+        """
+        self._add("service", name, factory)
+
+    def name(self, kind: str, name: str, value: object) -> None:
+        """Register an object under a name, to be found by whoever knows its kind."""
+        self._add(kind, name, value)
+
+    def _add(self, kind: str, name: str, value: object, within: str | None = None) -> None:
+        if not NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{kind} {name!r}: a name is a letter followed by letters, digits, '-' and '_'"
+            )
+        full = f"{within}/{name}" if within else name
+        for other in self.contributions:
+            if (other.kind, other.name) == (kind, full) and other.value is not value:
+                raise ConfigurationError(f"{kind} {name!r} is registered twice")
+        self.contributions.append(Contribution(kind, full, value, self.plugin, self.distribution))

@@ -1,0 +1,104 @@
+"""All that a plugin is written with.
+
+    from toril.plugins import FinishedJob, hookimpl
+
+The hooks themselves are in `toril.hooks.hookspecs`. A plugin needs nothing of `toril` but this
+module and what `toril` itself offers.
+"""
+
+from __future__ import annotations
+
+from toril.clock import Clock, ManualClock, as_datetime
+from toril.duration import duration_text, milliseconds
+from toril.errors import ConfigurationError, PluginError, Reject, ServerError, TorilError
+from toril.hooks.configuration import did_you_mean
+from toril.hooks.context import Fact, PluginContext, Service, ServiceContext, WorkerInfo
+from toril.hooks.function import HookFunction
+from toril.hooks.markers import hookimpl, hookspec
+from toril.hooks.plugin_set import PluginInfo
+from toril.hooks.registry import Registry
+from toril.protocol.reading import FinishedCursor, FinishedPage
+from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
+from toril.settings import by_this_user, on_this_host
+from toril.snapshots import (
+    Draft,
+    FinishedJob,
+    JobAttemptFailed,
+    JobCompleted,
+    JobEvent,
+    JobRef,
+    JobRemoved,
+    JobRetried,
+    JobSaved,
+    JobSnapshot,
+    JobStalled,
+    ParentRef,
+    Removal,
+    SavePlan,
+    SettingsView,
+)
+from toril.types import (
+    STATES,
+    FinishCause,
+    Json,
+    JsonObject,
+    Outcome,
+    RemovalCause,
+    State,
+)
+
+__all__ = [
+    "LEVELS",
+    "LIVE_LEVELS",
+    "OWN_LEVELS",
+    "STATES",
+    "Clock",
+    "ConfigurationError",
+    "Draft",
+    "Fact",
+    "FinishCause",
+    "FinishedCursor",
+    "FinishedJob",
+    "FinishedPage",
+    "HookFunction",
+    "JobAttemptFailed",
+    "JobCompleted",
+    "JobEvent",
+    "JobRef",
+    "JobRemoved",
+    "JobRetried",
+    "JobSaved",
+    "JobSnapshot",
+    "JobStalled",
+    "Json",
+    "JsonObject",
+    "Level",
+    "ManualClock",
+    "Outcome",
+    "ParentRef",
+    "PluginContext",
+    "PluginError",
+    "PluginInfo",
+    "Registry",
+    "Reject",
+    "Removal",
+    "RemovalCause",
+    "Said",
+    "SavePlan",
+    "ServerError",
+    "Service",
+    "ServiceContext",
+    "Setting",
+    "SettingsView",
+    "State",
+    "TorilError",
+    "WorkerInfo",
+    "as_datetime",
+    "by_this_user",
+    "did_you_mean",
+    "duration_text",
+    "hookimpl",
+    "hookspec",
+    "milliseconds",
+    "on_this_host",
+]
