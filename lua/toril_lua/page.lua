@@ -3,7 +3,7 @@
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {states = names, first = index, last = index, ascending = boolean}
 --            The states are read as one row, in the order given; first and last are places in it.
---            Ascending: what runs or ran first comes first (lists from the tail).
+--            With ascending, what runs or ran first comes first (lists from the tail).
 -- Returns:   {total, next, {{state, id, {field, value, ...}}, ...}, {id without a hash, ...}}
 --            At most 100 jobs and about 1 MiB; next is the place at which to go on.
 -- Events:    none; nothing is written

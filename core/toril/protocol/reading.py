@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -12,6 +12,8 @@ from toril.connection.call import Call, Procedure, Read, Resend
 from toril.protocol.replies import hash_fields, json_or_text, text
 from toril.snapshots import FinishedJob, JobSnapshot
 from toril.types import Json, Outcome, State
+
+T = TypeVar("T")
 
 _LIST_KEYS: Final[Mapping[State, tuple[str, ...]]] = {
     "active": ("active",),
@@ -112,7 +114,11 @@ def job(queue: str, id: str) -> Read[JobSnapshot | None]:
 
 def state(queue: str, id: str) -> Call[State]:
     """In which state the job is; `unknown` if it is in none."""
-    return _look(queue, id, (), lambda found: cast(State, text(found[0])))
+
+    def parse(found: Sequence[Any]) -> State:
+        return cast(State, text(found[0]))
+
+    return _look(queue, id, (), parse)
 
 
 def finished_result(queue: str, id: str) -> Call[FinishedResult]:
@@ -134,17 +140,16 @@ def finished_result(queue: str, id: str) -> Call[FinishedResult]:
 
 def counts(queue: str, states: Sequence[State]) -> Read[dict[State, int]]:
     """How many jobs are in each of `states`."""
-    wanted = [(state, key) for state in states for key in _LIST_KEYS.get(state, (state,))]
+    commands = tuple(
+        ("LLEN" if state in _LIST_KEYS else "ZCARD", f"{queue}:{key}")
+        for state in states
+        for key in _keys(state)
+    )
 
     def parse(replies: list[Any]) -> dict[State, int]:
-        found = dict.fromkeys(states, 0)
-        for (state, _), count in zip(wanted, replies, strict=True):
-            found[state] += count
-        return found
+        sizes = iter(cast("list[int]", replies))
+        return {state: sum(next(sizes) for _ in _keys(state)) for state in states}
 
-    commands = tuple(
-        ("LLEN" if state in _LIST_KEYS else "ZCARD", f"{queue}:{key}") for state, key in wanted
-    )
     return Read(commands, parse)
 
 
@@ -229,22 +234,35 @@ def logs(queue: str, id: str, start: int, stop: int) -> Read[Logs]:
 def queues(prefix: str) -> Procedure[list[str]]:
     """The names of the queues under `prefix` (`bull`), sorted: those that have a `meta` hash.
 
-    Walks the key space in steps of about 1000 keys.
+    Walks the key space in steps of about 1000 keys. In a cluster only the server that holds the
+    prefix is asked: it has all queues if the prefix carries the hash tag.
     """
-    escaped = "".join(f"\\{char}" if char in r"\*?[]" else char for char in prefix)
     found: set[str] = set()
-    cursor = "0"
+    for key in (yield from scan(prefix, f"{_escaped(prefix)}:*:meta", type="hash")):
+        name = key[len(prefix) + 1 : -len(":meta")]
+        # A colon means: a job called "meta", or a longer prefix.
+        if name and ":" not in name:
+            found.add(name)
+    return sorted(found)
+
+
+def queue_keys(queue: str) -> Procedure[list[str]]:
+    """Every key that begins with the key of the queue, sorted. Walks the whole key space."""
+    return sorted(set((yield from scan(queue, f"{_escaped(queue)}:*"))))
+
+
+def scan(where: str, match: str, type: str | None = None) -> Procedure[list[str]]:
+    """The keys that match a pattern, on the server that holds the key `where`; some may repeat."""
+    found: list[str] = []
+    request = {"cursor": "0", "match": match} | ({"type": type} if type else {})
     while True:
-        command = ("SCAN", cursor, "MATCH", f"{escaped}:*:meta", "COUNT", 1000, "TYPE", "hash")
-        position, keys = yield Read((command,), lambda replies: replies[0])
-        for key in map(text, keys):
-            name = key[len(prefix) + 1 : -len(":meta")]
-            # A colon means: a job called "meta", or a longer prefix.
-            if name and ":" not in name:
-                found.add(name)
-        cursor = text(position)
-        if cursor == "0":
-            return sorted(found)
+        cursor, keys = yield Call(
+            "scan", (where,), (msgspec.msgpack.encode(request),), list, Resend.ALWAYS
+        )
+        found += map(text, keys)
+        request["cursor"] = text(cursor)
+        if cursor == b"0":
+            return found
 
 
 def meta(queue: str) -> Read[QueueMeta]:
@@ -269,7 +287,18 @@ def meta(queue: str) -> Read[QueueMeta]:
     return Read((("HGETALL", f"{queue}:meta"),), parse)
 
 
-def _look(queue: str, id: str, fields: Sequence[str], parse: Any) -> Call[Any]:
+def _escaped(name: str) -> str:
+    """The name as a pattern that matches nothing but itself."""
+    return "".join(f"\\{char}" if char in r"\*?[]" else char for char in name)
+
+
+def _keys(state: State) -> tuple[str, ...]:
+    return _LIST_KEYS.get(state, (state,))
+
+
+def _look(
+    queue: str, id: str, fields: Sequence[str], parse: Callable[[Sequence[Any]], T]
+) -> Call[T]:
     """One job's state, whether its hash exists, and some of its fields, at one moment."""
     request = msgspec.msgpack.encode({"ids": [id], "fields": fields})
     return Call("state", (queue,), (request,), lambda reply: parse(reply[0]), Resend.ALWAYS)

@@ -1,0 +1,109 @@
+-- Remove jobs in whatever state they are, on request with all their children.
+--
+-- Keys:      [1] the queue of the call; the jobs may be in other queues of the slot
+-- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
+--                         cause = text, want_removed = boolean, now = ms,
+--                         doomed = {key = true} of jobs that the caller will remove next}
+-- Returns:   {{code, ...}, effects}, a code per target, in order; fewer codes than targets if the
+--            limit of 100 jobs a call was reached.
+--            1 removed, 0 there was none (its id is in no set any more)
+--            -8: the pending iteration of a scheduler
+--            -21: locked, or an open job below it is; nothing removed of this target
+--            -22: more than 100 jobs, or 1000 children, below it: remove the children first
+-- Events:    removed {jobId, prev}, capped, per job in its own queue;
+--            waiting {jobId, prev = waiting-children} where a parent lost its last open child
+-- Seam:      removed
+--
+-- As BullMQ does it: a living parent loses the child, and runs if it was the last open one, with no
+-- regard to its priority and delay. The parents among the removed are released, too, before
+-- they go; only `doomed` ones are not, as the caller needs several calls for them and no worker
+-- shall get hold of them meanwhile. A lock on a child that has finished protects nothing.
+
+--- @include "discard"
+--- @include "enqueue"
+
+local request = cmsgpack.unpack(ARGV[1])
+want_removed = request.want_removed
+--- @when removed
+seam.now = request.now
+--- @end
+
+local PENDING, LOCKED, TOO_LARGE = -8, -21, -22
+local MAX_JOBS, MAX_LOOKS = 100, 1000
+local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
+
+-- Where a job's children are: suffix, how to count them, how to read them.
+local CHILDREN = {
+  {'processed', 'HLEN', 'HKEYS'}, {'failed', 'HLEN', 'HKEYS'},
+  {'unsuccessful', 'ZCARD', 'ZRANGE', 0, -1}, {'dependencies', 'SCARD', 'SMEMBERS'},
+}
+
+-- The job with all jobs below it, or nil and a code. Writes nothing. `open`: it hangs on the root
+-- by open dependencies only, so that its lock counts.
+local function tree_of(Q, id, open, seen)
+  local node = {queue = Q, id = id, links = links_of(Q, id), children = {}}
+  local key = node.links.key
+  seen[key] = true
+  if open and redis.call('EXISTS', key .. ':lock') == 1 then return nil, LOCKED end
+  jobs_left = jobs_left - 1
+  if jobs_left < 0 then return nil, TOO_LARGE end
+  for _, place in ipairs(request.children and CHILDREN or {}) do
+    local size = redis.pcall(place[2], key .. ':' .. place[1])
+    if type(size) ~= 'number' then size = 0 end -- not what it should be: nobody's children
+    looks_left = looks_left - size
+    if looks_left < 0 then return nil, TOO_LARGE end
+    local keys = size > 0 and redis.call(place[3], key .. ':' .. place[1], place[4], place[5]) or {}
+    for _, child_key in ipairs(keys) do
+      local child_queue, child_id = string.match(child_key, '^(.+):([^:]+)$')
+      if child_queue and not seen[child_key] and redis.call('EXISTS', child_key) == 1 then
+        local still_open = open and place[1] == 'dependencies'
+        local child, code = tree_of(child_queue, child_id, still_open, seen)
+        if not child then return nil, code end
+        node.children[#node.children + 1] = child
+      end
+    end
+  end
+  return node
+end
+
+local SETS = {'completed', 'waiting-children', 'delayed', 'failed', 'prioritized'}
+local LISTS = {'wait', 'paused', 'active'}
+
+local function take_out(Q, id)
+  for _, name in ipairs(SETS) do
+    if redis.call('ZREM', Q .. ':' .. name, id) == 1 then return name end
+  end
+  for _, name in ipairs(LISTS) do
+    if redis.call('LREM', Q .. ':' .. name, -1, id) > 0 then return name end
+  end
+  return 'unknown'
+end
+
+-- Returns whether there was a job.
+local function remove_tree(node, cause)
+  local Q, id, links = node.queue, node.id, node.links
+  if links.parent and not request.doomed[links.parent.key] then
+    local ok, released = pcall(unlink_child, links.parent, links.key)
+    if ok and released then release_plainly(links.parent) end
+  elseif links.parent then
+    redis.pcall('SREM', links.parent.key .. ':dependencies', links.key)
+  end
+  for _, child in ipairs(node.children) do remove_tree(child, 'parent') end
+  local state = take_out(Q, id)
+  local existed = discard(Q, id, state, links, cause)
+  if existed then emit_capped(Q, 'removed', 'jobId', id, 'prev', state) end
+  if state == 'active' then wake(Q) end
+  return existed
+end
+
+local codes = {}
+for _, target in ipairs(request.targets) do
+  local node, code = tree_of(target[1], target[2], true, {})
+  if code == TOO_LARGE and #codes > 0 then break end
+  if node and is_pending_iteration(node.queue, node.id, node.links) then
+    node, code = nil, PENDING
+  end
+  if node then code = remove_tree(node, request.cause) and 1 or 0 end
+  codes[#codes + 1] = code
+end
+return {codes, effects()}
