@@ -1,0 +1,330 @@
+"""Adding jobs: some of one queue, a flow, a flow that is too large for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, cast
+
+import msgspec
+
+from toril.connection.call import Call, Procedure
+from toril.errors import InvalidJob, JobError, ParentError
+from toril.options import POLICY_OPTION
+from toril.protocol.codec import encode_json, encode_opts
+from toril.protocol.effects import SAVED, Effects, Wants, with_effects
+from toril.protocol.keys import queue_name
+from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
+from toril.protocol.replies import text
+from toril.snapshots import JobEvent, JobSaved, JobSnapshot, ParentRef
+from toril.types import JsonObject
+
+MOST_ADDED: Final = 200
+"""Jobs of one queue in one call."""
+LARGEST_FLOW: Final = 500
+"""Nodes of a flow that is added in one step."""
+_MOST_LINKS: Final = 2000
+_FLOW_LEASE_MS: Final = 60_000
+_NO_PARENT: Final = -5
+_OTHER_PARENT: Final = -7
+_POLICY_FLAGS: Final = {
+    "failParentOnFailure": "fpof",
+    "continueParentOnFailure": "cpof",
+    "ignoreDependencyOnFailure": "idof",
+    "removeDependencyOnFailure": "rdof",
+}
+
+
+@dataclass(frozen=True)
+class NewNode:
+    """A job to be written.
+
+    `queue` is the key of its queue, `data` its payload as JSON text, `opts` its options under
+    BullMQ's long names (among them delay, priority, lifo, and what its parent does if it fails),
+    `timestamp` when it counts as created, in ms. `own` is the hash field `toril`.
+    """
+
+    queue: str
+    id: str
+    name: str
+    data: str
+    opts: JsonObject
+    timestamp: int
+    parent: ParentRef | None = None
+    is_parent: bool = False
+    own: JsonObject | None = None
+    counter: bool = False
+    """Its id is the next of the queue's counter; `id` is ''."""
+
+    @property
+    def key(self) -> str:
+        """The key of its hash."""
+        return f"{self.queue}:{self.id}"
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """The node as scripts get it, without the number of its queue."""
+        opts = self.opts
+        packed: dict[str, Any] = {
+            "id": self.id,
+            "name": self.name,
+            "data": self.data,
+            "opts": encode_opts(opts),
+            "timestamp": self.timestamp,
+            "delay": opts.get("delay") or 0,
+            "priority": opts.get("priority") or 0,
+        }
+        if opts.get("lifo"):
+            packed["lifo"] = True
+        if self.parent is not None:
+            packed["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
+            packed["parent"] = self._parent_json(self.parent)
+        if self.own is not None:
+            packed["toril"] = encode_json(self.own, "what plugins store with the job")
+        if self.is_parent:
+            packed["is_parent"] = True
+        if self.counter:
+            packed["counter"] = True
+        return packed
+
+    def _parent_json(self, parent: ParentRef) -> str:
+        named: JsonObject = {"id": parent.id, "queueKey": parent.queue_key}
+        flags = [flag for option, flag in _POLICY_FLAGS.items() if self.opts.get(option)]
+        if len(flags) > 1:
+            raise InvalidJob(
+                f"job {self.id!r}: only one of {', '.join(POLICY_OPTION.values())} can be said"
+            )
+        for flag in flags:
+            named[flag] = True
+        return encode_json(named, "parent")
+
+    def snapshot(self, id: str) -> JobSnapshot:
+        """The job as it has been written under `id`."""
+        stored = self.stored
+        fields = {
+            field.encode(): str(stored[field]).encode()
+            for field in ("name", "data", "opts", "timestamp", "delay", "priority", "parent")
+            if field in stored
+        }
+        if self.parent is not None:
+            fields[b"parentKey"] = stored["parent_key"].encode()
+        if self.own is not None:
+            fields[b"toril"] = stored["toril"].encode()
+        return JobSnapshot(queue_name(self.queue), id, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a node.
+
+    `duplicate`: a job of that id existed; it was not touched, except that it may have become the
+    child of the node's parent. `error`: why it was not added; None if it was.
+    """
+
+    id: str
+    duplicate: bool
+    error: JobError | None = None
+
+
+def add_jobs(
+    nodes: Sequence[NewNode],
+    *,
+    now: int,
+    record: CallRecord | None = None,
+    wants: Wants = frozenset(),
+) -> Call[Effects[tuple[Added, ...]]]:
+    """Add at most 200 jobs of one queue, each for itself: one that is refused stops no other.
+
+    Raises:
+        InvalidJob: An option cannot be stored.
+        ValueError: There are none, too many, or of several queues.
+    """
+    if not 0 < len(nodes) <= MOST_ADDED:
+        raise ValueError(f"between 1 and {MOST_ADDED} jobs can be added in one call")
+    if len({node.queue for node in nodes}) > 1:
+        raise ValueError("jobs of several queues are added by calls of their own")
+    return _call(nodes, nodes[0].queue, now, record, wants)
+
+
+def add_flow(
+    nodes: Sequence[NewNode],
+    *,
+    now: int,
+    record: CallRecord | None = None,
+    wants: Wants = frozenset(),
+) -> Call[Effects[tuple[Added, ...]]]:
+    """Add a flow of at most 500 nodes, all or none; parents stand before their children.
+
+    Raises:
+        InvalidJob: An option cannot be stored.
+        ValueError: There are none or too many.
+
+    The result raises `ParentError` if the root's parent does not exist, or if a node exists
+    already and has another living parent; nothing was written then.
+    """
+    if not 0 < len(nodes) <= LARGEST_FLOW:
+        raise ValueError(f"between 1 and {LARGEST_FLOW} nodes can be added in one call")
+    return _call(nodes, nodes[0].queue, now, record, wants, flow_root=nodes[0], whole=True)
+
+
+def add_large_flow(
+    nodes: Sequence[NewNode],
+    *,
+    now: int,
+    calls: Callable[[], AbstractContextManager[CallRecord]],
+    wants: Wants = frozenset(),
+) -> Procedure[Effects[tuple[Added, ...]]]:
+    """Add a flow of any size in steps; parents stand before their children.
+
+    First all parents are written, with the keys of all their children, so that none can be
+    released early; then the leaves. Until the last step `Q:toril:flows` of the root's queue lists
+    the flow with a lease: a flow whose lease has run out was left unfinished. Other programs may
+    see children that do not exist yet.
+
+    `calls` gives the record of one call, as `LanePool.call` does.
+
+    Raises:
+        ParentError: The root's parent does not exist, or a node exists already and has another
+            living parent; nothing was written.
+    """
+    root = nodes[0]
+    events: list[JobEvent] = []
+    effects: Effects[tuple[Added, ...]] = Effects(())
+    results: dict[str, Added] = {}
+    for part in _parts(nodes, LARGEST_FLOW):
+        yield _check_call(part, root, now)
+    for step, extra in _steps(nodes, root, now):
+        with calls() as record:
+            effects = yield _call(
+                step, root.queue, now, record, wants, flow_root=root, **extra
+            )
+        events += effects.events
+        results |= {node.key: added for node, added in zip(step, effects.value, strict=True)}
+    return Effects(tuple(results[node.key] for node in nodes), tuple(events))
+
+
+def _steps(
+    nodes: Sequence[NewNode], root: NewNode, now: int
+) -> Iterator[tuple[Sequence[NewNode], dict[str, Any]]]:
+    flow = {"root": root.id, "lease": now + _FLOW_LEASE_MS, "nodes": len(nodes)}
+    parents = [node for node in nodes if node.is_parent]
+    for part in _parts(parents, MOST_ADDED):
+        yield part, {"flow": flow}
+    links = [
+        (f"{node.parent.queue_key}:{node.parent.id}", node.key)
+        for node in nodes
+        if node.parent is not None and not node.is_parent
+    ]
+    for linked in _parts(links, _MOST_LINKS):
+        children: dict[str, list[str]] = {}
+        for parent, child in linked:
+            children.setdefault(parent, []).append(child)
+        yield (), {"flow": flow, "links": list(children.items())}
+    leaves = [node for node in nodes if not node.is_parent]
+    for part in _parts(leaves, MOST_ADDED):
+        yield part, {"flow": flow}
+    yield (), {"flow": {"root": root.id}}
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _request(
+    nodes: Sequence[NewNode], queue: str, now: int, flow_root: NewNode | None = None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    numbers = {queue: 1}
+    packed: list[dict[str, Any]] = []
+    for node in nodes:
+        number = numbers.setdefault(node.queue, len(numbers) + 1)
+        packed.append({**node.stored, "q": number})
+        if flow_root is not None and node is not flow_root:
+            packed[-1]["inner"] = True
+    return tuple(numbers), {"now": now, "nodes": packed}
+
+
+def _call(
+    nodes: Sequence[NewNode],
+    queue: str,
+    now: int,
+    record: CallRecord | None,
+    wants: Wants,
+    *,
+    flow_root: NewNode | None = None,
+    **extra: Any,
+) -> Call[Effects[tuple[Added, ...]]]:
+    keys, request = _request(nodes, queue, now, flow_root)
+    request.update(extra)
+    if record is not None:
+        request["record"] = pack_record(record)
+
+    def parse(reply: Any) -> Effects[tuple[Added, ...]]:
+        refuse_late(reply)
+        written, results, told = reply
+        added = tuple(_added(node, *result) for node, result in zip(nodes, results, strict=True))
+        if not written:
+            raise next(one.error for one in added if one.error is not None)
+        events: list[JobEvent] = []
+        if SAVED in wants:
+            events = [
+                JobSaved(node.snapshot(one.id))
+                for node, one in zip(nodes, added, strict=True)
+                if one.error is None and not one.duplicate
+            ]
+        return with_effects(added, told, events)
+
+    return Call(
+        "add",
+        keys,
+        (msgspec.msgpack.encode(request),),
+        parse,
+        resend_for(record),
+        tuple(node.id for node in nodes if node.id),
+    )
+
+
+def _check_call(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]:
+    """Raises what stands against these nodes of a flow; writes nothing."""
+    keys, request = _request(nodes, root.queue, now, flow_root=root)
+    request["check"] = True
+
+    def parse(reply: Any) -> None:
+        for node, result in zip(nodes, reply[1], strict=True):
+            error = _added(node, *result).error
+            if error is not None:
+                raise error
+
+    return Call("add", keys, (msgspec.msgpack.encode(request),), parse)
+
+
+def _added(node: NewNode, id: bytes, existed: int, code: int) -> Added:
+    return Added(text(id), bool(existed), _error(node, code) if code else None)
+
+
+def _error(node: NewNode, code: int) -> JobError:
+    queue = queue_name(node.queue)
+    parent = cast(ParentRef, node.parent)
+    if code == _NO_PARENT:
+        return ParentError(
+            f"the parent {parent.id!r} in queue {parent.queue!r} does not exist, so job "
+            f"{node.id!r} cannot be added to it",
+            queue=queue,
+            job_id=node.id,
+        )
+    if code == _OTHER_PARENT:
+        return ParentError(
+            f"job {node.id!r} in queue {queue!r} exists and has another living parent than "
+            f"{parent.id!r}",
+            queue=queue,
+            job_id=node.id,
+        )
+    return JobError(
+        f"job {node.id!r} was not added: a key of it or of queue {queue!r} is garbled",
+        queue=queue,
+        job_id=node.id,
+    )
+
+

@@ -1,0 +1,127 @@
+"""JSON as it is stored: payloads, results, options, stack traces.
+
+What other languages would read differently is refused when it is written: integers beyond 2^53,
+numbers that are not finite, text that is not valid Unicode, keys that are not text, and nesting
+deeper than `DEEPEST`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from toril.errors import InvalidJob
+from toril.options import short_names
+from toril.types import Json
+
+DEEPEST: Final = 64
+"""Levels of lists and objects in each other."""
+LARGEST: Final = 2**53
+"""The largest integer that every reader of JSON reads exactly."""
+
+_encode: Final = msgspec.json.encode
+_decode: Final = msgspec.json.decode
+_LONG_NUMBER: Final = re.compile(rb"\d{16}")
+
+
+def encode_json(value: Json, what: str = "data", *, most_bytes: int | None = None) -> str:
+    """`value` as JSON text.
+
+    Args:
+        value: What is to be stored.
+        what: What it is, for the error message.
+        most_bytes: Refuse a longer text.
+
+    Raises:
+        InvalidJob: It cannot be stored as JSON that everybody reads alike; the message names the
+            place in it.
+    """
+    try:
+        raw = _encode(value)
+        plain = (
+            raw.count(b"[") + raw.count(b"{") <= DEEPEST
+            and _LONG_NUMBER.search(raw) is None
+            and _decode(raw) == value
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        # UnicodeEncodeError is a ValueError, and so is what msgspec raises for large integers.
+        raw, plain = b"", False
+    if not plain:
+        # Either something is wrong, or it takes a closer look to see that nothing is.
+        _check(value, what, 0)
+        raw = _encode(value)
+    if most_bytes is not None and len(raw) > most_bytes:
+        raise InvalidJob(f"{what} is {len(raw)} bytes as JSON; at most {most_bytes} are allowed")
+    return raw.decode()
+
+
+def _check(value: Any, path: str, depth: int) -> None:
+    """Raise `InvalidJob` for the first place at which `value` cannot be stored."""
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, int):
+        if abs(value) > LARGEST:
+            raise InvalidJob(f"{path}: {value} is beyond 2^53; store it as text")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidJob(f"{path}: {value} is not a number in JSON")
+    elif not isinstance(value, dict | list | tuple):
+        raise InvalidJob(f"{path}: a {type(value).__name__} cannot be stored as JSON")
+    elif depth >= DEEPEST:
+        raise InvalidJob(f"{path}: nested more than {DEEPEST} levels deep")
+    elif isinstance(value, dict):
+        for key, part in cast("dict[object, object]", value).items():
+            if not isinstance(key, str):
+                raise InvalidJob(f"{path}: keys in JSON are texts, not {key!r}")
+            _check_text(key, path)
+            _check(part, f"{path}.{key}", depth + 1)
+    else:
+        for position, part in enumerate(cast("Sequence[object]", value)):
+            _check(part, f"{path}[{position}]", depth + 1)
+
+
+def _check_text(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob(f"{path}: text that is not valid Unicode: {text[:40]!r}") from None
+
+
+def decode_json(raw: bytes | str) -> Json:
+    """The value of a JSON text. Raises `ValueError` if it is none."""
+    try:
+        return cast(Json, _decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def encode_opts(opts: Mapping[str, Json]) -> str:
+    """Job options (long names) as they are stored. `attempts` is always there, as in BullMQ.
+
+    Raises:
+        InvalidJob: A value cannot be stored, or the job asks for deduplication, which Toril does
+            not do yet.
+    """
+    if opts.get("deduplication") is not None:
+        raise InvalidJob("deduplication is not supported yet")
+    return encode_json(short_names({"attempts": 0, **opts}), "opts")
+
+
+def encode_stacktrace(entries: Sequence[str]) -> str:
+    """The traces of failed attempts, oldest first, as they are stored."""
+    return _encode([valid_text(entry) for entry in entries]).decode()
+
+
+def valid_text(text: str) -> str:
+    """`text` with what is not valid Unicode replaced; for error messages, which come as they are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

@@ -1,0 +1,259 @@
+"""The tick of a worker: ending attempts and picking up jobs, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from toril.connection.call import Call
+from toril.protocol.effects import COMPLETED, FAILED, REMOVED, Effects, Wants, with_effects
+from toril.protocol.keys import queue_name
+from toril.protocol.record import (
+    PRODUCER_TTL_MS,
+    CallRecord,
+    pack_record,
+    refuse_late,
+    resend_for,
+)
+from toril.protocol.replies import hash_fields, text
+from toril.snapshots import FinishedJob, JobAttemptFailed, JobCompleted, JobEvent, JobSnapshot
+from toril.types import FinishCause, Json, JsonObject
+
+MOST_FINISHES: Final = 100
+MOST_FETCHED: Final = 100
+
+FinishKind = Literal["completed", "failed", "retry", "delay", "wait"]
+"""How an attempt ends: with a result; for good; another one at once, or after a delay; or given
+back, as if it had not been picked up."""
+
+DONE: Final = 0
+PARENT_GARBLED: Final = 1
+"""Done, but the keys of its parent are garbled, so the parent was not told."""
+NOT_FOUND: Final = -1
+NO_LOCK: Final = -2
+NOT_ACTIVE: Final = -3
+OPEN_CHILDREN: Final = -4
+"""Not completed: children are open. The job is still active and this worker's."""
+OTHER_LOCK: Final = -6
+FAILED_CHILDREN: Final = -9
+"""Not completed: children have failed. The job is still active and this worker's."""
+GARBLED: Final = -21
+"""Its keys, or its queue's, are garbled. The job is still active and locked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of one attempt of a running job.
+
+    `value` is the result as JSON text (`completed`) or the reason as plain text (else; '' with
+    `delay` and `wait`: none).
+    """
+
+    job: JobSnapshot
+    token: str
+    kind: FinishKind
+    value: str = ""
+    stacktrace: str | None = None
+    """The traces of all failed attempts as JSON, if there is a new one."""
+    delay_ms: int = 0
+    lifo: bool = False
+    """With `retry`: before all other waiting jobs."""
+    skip_attempt: bool = False
+    """With `delay`: it does not count as an attempt."""
+    from_head: bool = False
+    """Look for it in the active list from the newest end; a matter of speed only."""
+    cause: FinishCause = "processor"
+    plans: Mapping[str, Json] | None = None
+    """What each plugin planned for this job, for its Lua."""
+    undecided: bool = False
+    """A plugin broke while it planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A wish for jobs. `token` is new with every call; all jobs of the call get it as their lock."""
+
+    token: str
+    lock_ms: int
+    limit: int
+    worker_name: str | None = None
+    rate_max: int | None = None
+    """The worker's own rate limit; one stored with the queue goes before it."""
+    rate_duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TickReply:
+    """What a tick did. `codes` stand for the finishes, in their order."""
+
+    codes: tuple[int, ...]
+    jobs: tuple[JobSnapshot, ...]
+    dropped: tuple[str, ...]
+    """Ids that waited although their job does not exist."""
+    next_due_ms: int | None
+    """When the earliest delayed job is due, in ms since the epoch; None: none, or not asked."""
+    limited_ms: int | None
+    """The rate limit lets nothing through for so many ms."""
+    blocked: bool
+    """The queue is paused, or has as many active jobs as it may."""
+    more: bool
+    """There was more to take."""
+
+
+def tick(
+    queue: str,
+    *,
+    now: int,
+    finishes: Sequence[Finish] = (),
+    fetch: Fetch | None = None,
+    record: CallRecord | None = None,
+    wants: Wants = frozenset(),
+) -> Call[Effects[TickReply]]:
+    """End attempts and pick up jobs.
+
+    Args:
+        queue: The queue's key.
+        now: Milliseconds since the epoch; it becomes the finishing time.
+        finishes: At most 100, in the order in which they ended, no job twice.
+        fetch: What to pick up; None: nothing.
+        record: Makes the call safe to send again.
+        wants: The event hooks that somebody implements.
+
+    Raises:
+        ValueError: Too many finishes, or a job twice.
+    """
+    if len(finishes) > MOST_FINISHES:
+        raise ValueError(f"at most {MOST_FINISHES} jobs can be finished in one call")
+    ids = tuple(finish.job.id for finish in finishes)
+    if len(set(ids)) < len(ids):
+        raise ValueError("a job cannot be finished twice in one call")
+    request: dict[str, Any] = {
+        "now": now,
+        "finishes": [_item(finish) for finish in finishes],
+        "want_removed": REMOVED in wants,
+    }
+    ttl = PRODUCER_TTL_MS
+    if fetch is not None and fetch.limit > 0:
+        request["fetch"] = _fetch(fetch)
+        ttl = max(2 * fetch.lock_ms, 1)
+    if record is not None:
+        request["record"] = pack_record(record, ttl)
+    name = queue_name(queue)
+
+    def parse(reply: Any) -> Effects[TickReply]:
+        refuse_late(reply)
+        codes, jobs, dropped, due, limited, blocked, more, told = reply
+        value = TickReply(
+            tuple(codes),
+            tuple(JobSnapshot(name, text(id), hash_fields(fields)) for id, fields in jobs),
+            tuple(text(id) for id in dropped),
+            due if due >= 0 else None,
+            limited if limited > 0 else None,
+            bool(blocked),
+            bool(more),
+        )
+        return with_effects(value, told, _events(finishes, codes, now, wants))
+
+    return Call(
+        "tick",
+        (queue,),
+        (msgspec.msgpack.encode(request),),
+        parse,
+        resend_for(record),
+        ids,
+    )
+
+
+def _item(finish: Finish) -> tuple[Any, ...]:
+    more: dict[str, Any] = {}
+    if finish.kind != "completed":
+        if finish.stacktrace is not None:
+            more["stack"] = finish.stacktrace
+        if finish.kind == "failed":
+            more["attempts"] = finish.job.attempts
+        elif finish.kind == "delay":
+            more["delay"] = max(finish.delay_ms, 0)
+            more["skip"] = finish.skip_attempt
+        elif finish.kind == "retry":
+            more["lifo"] = finish.lifo
+    if finish.cause != "processor":
+        more["cause"] = finish.cause
+    if finish.plans:
+        more["plans"] = finish.plans
+    if finish.undecided:
+        more["undecided"] = True
+    told = finish.value if finish.kind in {"completed", "failed"} else finish.value or False
+    return (finish.job.id, finish.token, finish.kind, told, finish.from_head, more or False)
+
+
+def _fetch(fetch: Fetch) -> JsonObject:
+    wanted: JsonObject = {
+        "token": fetch.token,
+        "lock": fetch.lock_ms,
+        "limit": min(fetch.limit, MOST_FETCHED),
+    }
+    if fetch.worker_name is not None:
+        wanted["name"] = fetch.worker_name
+    if fetch.rate_max is not None and fetch.rate_duration_ms is not None:
+        wanted["max"] = fetch.rate_max
+        wanted["duration"] = fetch.rate_duration_ms
+    return wanted
+
+
+def _events(
+    finishes: Sequence[Finish], codes: Sequence[int], now: int, wants: Wants
+) -> tuple[JobEvent, ...]:
+    """What the finishes that were carried out mean for the hooks."""
+    if COMPLETED not in wants and FAILED not in wants:
+        return ()
+    events: list[JobEvent] = []
+    for finish, code in zip(finishes, codes, strict=True):
+        if code < 0:
+            continue
+        if finish.kind == "completed":
+            if COMPLETED in wants:
+                events.append(JobCompleted(finished_job(finish, now)))
+        elif FAILED in wants and finish.kind != "wait" and not finish.skip_attempt:
+            events.append(_failed(finish, now))
+    return tuple(events)
+
+
+def finished_job(finish: Finish, now: int) -> FinishedJob:
+    """The job as it is once a `completed` or `failed` finish has been carried out at `now`."""
+    job = finish.job
+    fields = {**job.fields, b"atm": b"%d" % (_attempts_counted(job) + 1)}
+    fields[b"finishedOn"] = b"%d" % now
+    if finish.stacktrace is not None:
+        fields[b"stacktrace"] = finish.stacktrace.encode()
+    if finish.kind == "completed":
+        fields[b"returnvalue"] = finish.value.encode()
+        return FinishedJob(job.queue, job.id, fields, "completed", finish.cause)
+    fields[b"failedReason"] = finish.value.encode()
+    fields.pop(b"defa", None)
+    return FinishedJob(job.queue, job.id, fields, "failed", finish.cause)
+
+
+def _failed(finish: Finish, now: int) -> JobAttemptFailed:
+    final = finish.kind == "failed"
+    if final:
+        job: JobSnapshot = finished_job(finish, now)
+    else:
+        changed = {
+            b"atm": b"%d" % (_attempts_counted(finish.job) + 1),
+            b"failedReason": finish.value.encode(),
+        }
+        if finish.stacktrace is not None:
+            changed[b"stacktrace"] = finish.stacktrace.encode()
+        job = finish.job.with_fields(changed)
+    retry_in = None if final else finish.delay_ms if finish.kind == "delay" else 0
+    return JobAttemptFailed(job, finish.value, final, finish.cause, retry_in)
+
+
+def _attempts_counted(job: JobSnapshot) -> int:
+    try:
+        return int(float(job.fields.get(b"atm", b"0")))
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,111 @@
+"""Names of keys.
+
+A queue is named by its key, `prefix:name` ("bull:mail"); all of its keys begin with that and a
+colon. Names are checked where they come in; the rest of Toril passes the key around.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from dataclasses import dataclass
+from typing import Final
+
+from toril.errors import ConfigurationError
+
+SLOTS: Final = 16384
+"""Hash slots of a cluster."""
+
+
+def queue_key(prefix: str, name: str) -> str:
+    """The key of a queue: what the names of all its keys begin with.
+
+    Braces in prefix or name are a cluster's hash tag: queues with the same tag share a slot.
+
+    Raises:
+        ConfigurationError: The prefix or the name is empty or not valid Unicode, or the name
+            contains a colon.
+    """
+    for what, given in (("prefix", prefix), ("queue's name", name)):
+        if not given:
+            raise ConfigurationError(f"a {what} must not be empty")
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"a {what} must be valid Unicode: {given!r}") from None
+    if ":" in name:
+        raise ConfigurationError(f"a queue's name must not contain a colon: {name!r}")
+    return f"{prefix}:{name}"
+
+
+def queue_name(queue: str) -> str:
+    """The plain name of the queue with that key: `bull:mail` → `mail`."""
+    return queue.rpartition(":")[2]
+
+
+def slot(key: str | bytes) -> int:
+    """The hash slot of a key in a cluster: CRC16 of the first non-empty `{tag}`, else of the key.
+
+    Source: the Redis cluster specification.
+    """
+    raw = key.encode() if isinstance(key, str) else key
+    start = raw.find(b"{")
+    end = raw.find(b"}", start + 1)
+    if start >= 0 and end > start + 1:
+        raw = raw[start + 1 : end]
+    return crc_hqx(raw, 0) % SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The keys of one queue; `base` is the queue's own, as `queue_key` gives it."""
+
+    base: str
+
+    @property
+    def name(self) -> str:
+        return queue_name(self.base)
+
+    def job(self, id: str) -> str:
+        """The hash of a job."""
+        return f"{self.base}:{id}"
+
+    def lock(self, id: str) -> str:
+        """The lock of a job: its worker's token."""
+        return f"{self.base}:{id}:lock"
+
+    @property
+    def wait(self) -> str:
+        return f"{self.base}:wait"
+
+    @property
+    def active(self) -> str:
+        return f"{self.base}:active"
+
+    @property
+    def delayed(self) -> str:
+        return f"{self.base}:delayed"
+
+    @property
+    def completed(self) -> str:
+        return f"{self.base}:completed"
+
+    @property
+    def failed(self) -> str:
+        return f"{self.base}:failed"
+
+    @property
+    def marker(self) -> str:
+        """What idle workers block on."""
+        return f"{self.base}:marker"
+
+    @property
+    def meta(self) -> str:
+        return f"{self.base}:meta"
+
+    @property
+    def events(self) -> str:
+        return f"{self.base}:events"
+
+    def own(self, *parts: str) -> str:
+        """A key of Toril's own: `Q:toril:<part>:…`."""
+        return ":".join((self.base, "toril", *parts))

@@ -1,0 +1,182 @@
+"""Locks of running jobs, and the jobs whose worker vanished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from toril.connection.call import Call, Procedure, Resend
+from toril.errors import JobError, JobNotFound, JobStateError, LockLost
+from toril.protocol.effects import STALLED, Effects, Wants, with_effects
+from toril.protocol.keys import queue_name
+from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
+from toril.protocol.replies import text
+from toril.snapshots import JobEvent, JobRef, JobStalled
+
+MOST_RENEWED: Final = 250
+"""Locks renewed by one call."""
+STALLED_SLICE: Final = 500
+"""Ids looked at by one call of the stalled check."""
+
+
+@dataclass(frozen=True, slots=True)
+class StalledReport:
+    """What a stalled check found.
+
+    `ran` is False if somebody has checked less than an interval ago; `next_in_ms` tells when the
+    next check is due.
+    """
+
+    ran: bool
+    next_in_ms: int
+    recovered: int = 0
+    """Jobs put back."""
+    failing: int = 0
+    """Of these, jobs that the next worker will fail without running them."""
+    dropped: tuple[str, ...] = ()
+    """Ids that were active although their job does not exist."""
+
+
+def renew(queue: str, jobs: Sequence[tuple[str, str]], lock_ms: int) -> Call[tuple[str, ...]]:
+    """Renew the locks of at most 250 jobs, given as (id, token).
+
+    The result: the ids whose lock is gone or another's.
+
+    Raises:
+        ValueError: There are none or too many.
+    """
+    if not 0 < len(jobs) <= MOST_RENEWED:
+        raise ValueError(f"between 1 and {MOST_RENEWED} locks can be renewed in one call")
+
+    def parse(reply: Any) -> tuple[str, ...]:
+        return tuple(text(id) for id in reply)
+
+    request = {"jobs": list(jobs), "lock": lock_ms}
+    return _call("renew", queue, request, parse, Resend.ALWAYS)
+
+
+def wait_children(
+    queue: str,
+    id: str,
+    token: str,
+    *,
+    now: int,
+    record: CallRecord | None = None,
+    child_key: str | None = None,
+) -> Call[Effects[bool]]:
+    """Put a running job aside until its children are done.
+
+    The result: True, or False if there is nothing to wait for; then the job is still active.
+
+    Args:
+        queue: The queue's key.
+        id: The job's id.
+        token: Its lock.
+        now: Milliseconds since the epoch.
+        record: Makes the call safe to send again.
+        child_key: Wait for this child only; its key. None: for all.
+
+    The result raises `JobNotFound`; `LockLost`; `JobStateError` if the job is not active, or if
+    children have failed so that it can never be completed.
+    """
+    request: dict[str, Any] = {"now": now, "id": id, "token": token}
+    if child_key is not None:
+        request["child"] = child_key
+    if record is not None:
+        request["record"] = pack_record(record)
+
+    def parse(reply: Any) -> Effects[bool]:
+        refuse_late(reply)
+        code, told = reply
+        if code < 0:
+            raise _error(queue_name(queue), id, code)
+        return with_effects(code == 0, told)
+
+    return _call("wait_children", queue, request, parse, resend_for(record), (id,))
+
+
+def _error(queue: str, id: str, code: int) -> JobError:
+    where = f"job {id!r} of queue {queue!r}"
+    if code == -1:
+        return JobNotFound(f"{where} does not exist", queue=queue, job_id=id)
+    if code in {-2, -6}:
+        return LockLost(f"{where} is no longer this worker's", queue=queue, job_id=id)
+    if code == -9:
+        return JobStateError(f"{where} has failed children", queue=queue, job_id=id)
+    return JobStateError(f"{where} is not active", queue=queue, job_id=id)
+
+
+def stalled_check(
+    queue: str,
+    *,
+    now: int,
+    interval_ms: int,
+    max_stalled: int,
+    wants: Wants = frozenset(),
+) -> Procedure[Effects[StalledReport]]:
+    """Put back jobs whose worker vanished, if nobody has looked within `interval_ms`.
+
+    A job is taken for stalled if it was active at the last check and has no lock now. One that
+    stalled more than `max_stalled` times is failed by the worker that takes it next. Works in
+    slices of 500 jobs.
+    """
+    left: int = yield _stalled_call(queue, "begin", now, interval_ms, max_stalled)
+    if left > 0:
+        return Effects(StalledReport(ran=False, next_in_ms=left))
+    recovered: list[tuple[str, int, bool]] = []
+    dropped: list[str] = []
+    more = True
+    while more:
+        reply: Any = yield _stalled_call(queue, "recover", now, interval_ms, max_stalled)
+        more = bool(reply[0])
+        recovered += [(text(id), count, bool(fails)) for id, count, fails in reply[1]]
+        dropped += [text(id) for id in reply[2]]
+    start, more = 0, True
+    while more:
+        more = yield _stalled_call(queue, "mark", now, interval_ms, max_stalled, start)
+        start += STALLED_SLICE
+    events: tuple[JobEvent, ...] = ()
+    if STALLED in wants:
+        name = queue_name(queue)
+        events = tuple(
+            JobStalled(JobRef(name, id), count, fails) for id, count, fails in recovered
+        )
+    report = StalledReport(
+        ran=True,
+        next_in_ms=interval_ms,
+        recovered=len(recovered),
+        failing=sum(fails for _, _, fails in recovered),
+        dropped=tuple(dropped),
+    )
+    return Effects(report, events)
+
+
+def _stalled_call(
+    queue: str, phase: str, now: int, interval_ms: int, max_stalled: int, start: int = 0
+) -> Call[Any]:
+    request = {
+        "phase": phase,
+        "now": now,
+        "interval": interval_ms,
+        "max_stalled": max_stalled,
+        "from": start,
+    }
+    return _call("stalled", queue, request, _as_it_is, Resend.NEVER)
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
+def _call(
+    script: str,
+    queue: str,
+    request: dict[str, Any],
+    parse: Any,
+    resend: Resend,
+    ids: tuple[str, ...] = (),
+) -> Call[Any]:
+    return Call(script, (queue,), (msgspec.msgpack.encode(request),), parse, resend, ids)

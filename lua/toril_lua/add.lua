@@ -1,0 +1,178 @@
+-- Adds jobs: standard, delayed, prioritised, parents of a flow; also the steps of a large flow.
+--
+-- Keys:      [1] the queue (of a flow: the root's), [2...] the other queues
+-- Arguments: [1] msgpack {now, record, nodes = {node, ...}, whole, check, links, flow}
+--            node = {q = number of its queue, id, name, data, opts, timestamp, delay, priority,
+--            lifo, parent_key, parent, inner, toril, is_parent, counter}; inner: its parent is in
+--            the same flow. counter: the id is the next of the queue's counter. Parents stand
+--            before their children.
+--            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
+--            children that come in later steps. flow = {root, lease (ms), nodes}: the step belongs
+--            to a large flow; without nodes = it is done.
+-- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late.
+--            Codes: 0 done, -5 no such parent, -7 it has another living parent, -21 garbled.
+-- Events:    added, waiting, delayed, waiting-children, duplicated
+-- Seam:      saved
+
+--- @include "record"
+--- @include "events"
+--- @include "enqueue"
+--- @include "parent"
+--- @include "store"
+--- @include "effects"
+--- @when saved
+--- @include "seam"
+--- @end
+
+local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -21
+
+local Q = KEYS[1]
+local request = cmsgpack.unpack(ARGV[1])
+local now, record, nodes = request.now, request.record, request.nodes
+
+local living = {} -- keys of parents known to exist
+local done_children = {} -- parents that got the result of a child that had finished before
+local pushed, delayed = {}, {} -- queues that need a marker
+local created -- the key of the hash being written
+
+local again = recorded(Q, record)
+if again then return again end
+
+local function exists(key)
+  if not living[key] and redis.call('EXISTS', key) == 1 then living[key] = true end
+  return living[key] or false
+end
+
+-- What stands against adding a node, or OK.
+local function objection(node, key)
+  if not node.parent_key then return OK end
+  if not node.inner and not exists(node.parent_key) then return NO_PARENT end
+  local current = redis.call('HGET', key, 'parentKey')
+  if current and current ~= node.parent_key and redis.call('EXISTS', current) == 1 then
+    return OTHER_PARENT
+  end
+  return OK
+end
+
+-- Makes an existing job the child of the node's parent.
+local function adopt(queue, node, key)
+  if redis.call('ZSCORE', queue .. ':completed', node.id) then
+    local result = redis.call('HGET', key, 'returnvalue') or 'null'
+    redis.call('HSET', node.parent_key .. ':processed', key, result)
+    redis.call('SREM', node.parent_key .. ':dependencies', key)
+    done_children[#done_children + 1] = parent_of(node.parent_key, node.parent)
+  else
+    link_to_parent(node.parent_key, key)
+  end
+  redis.call('HSET', key, 'parentKey', node.parent_key, 'parent', node.parent)
+end
+
+local function place(queue, node, key)
+  if node.is_parent then
+    redis.call('ZADD', queue .. ':waiting-children', node.timestamp, node.id)
+    emit_capped(queue, 'waiting-children', 'jobId', node.id)
+    living[key] = true
+  elseif push_new(queue, node.id, node) then
+    delayed[queue] = true
+  else
+    pushed[queue] = true
+  end
+  if node.parent_key then link_to_parent(node.parent_key, key) end
+end
+
+local function next_counter_id(queue)
+  local id
+  repeat
+    id = int(redis.call('INCR', queue .. ':id'))
+  until redis.call('EXISTS', queue .. ':' .. id) == 0
+  return id
+end
+
+-- Returns whether the job existed, and a code.
+local function add(node)
+  local queue = KEYS[node.q]
+  if node.counter then node.id = next_counter_id(queue) end
+  local key = queue .. ':' .. node.id
+  local code = objection(node, key)
+  if code ~= OK then return 0, code end
+  if redis.call('EXISTS', key) == 1 then
+    if node.parent_key then adopt(queue, node, key) end
+    emit_capped(queue, 'duplicated', 'jobId', node.id)
+    return 1, OK
+  end
+  created = key
+  store_job(queue, node.id, node)
+  place(queue, node, key)
+  created = nil
+  return 0, OK
+end
+
+-- Whether every node of a flow can be added; the codes.
+local function check_all()
+  local codes, good = {}, true
+  for i, node in ipairs(nodes) do
+    local code = objection(node, KEYS[node.q] .. ':' .. node.id)
+    if code ~= OK then good = false end
+    codes[i] = {node.id, 0, code}
+  end
+  return good, codes
+end
+
+if request.whole or request.check then
+  local good, codes = check_all()
+  if request.check or not good then return {0, codes, effects()} end
+end
+
+-- Refused whole by a full server, before anything else is written.
+local max_len = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents') or DEFAULT_MAX_EVENTS
+redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', max_len)
+
+local results = {}
+for i, node in ipairs(nodes) do
+  if request.whole then
+    local existed, code = add(node)
+    results[i] = {node.id, existed, code}
+  else
+    local ok, existed, code = pcall(add, node)
+    if not ok then
+      if created then redis.call('DEL', created) end
+      existed, code, created = 0, CORRUPT, nil
+    end
+    results[i] = {node.id or '', existed, code}
+  end
+end
+for _, link in ipairs(request.links or {}) do
+  redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
+end
+for _, parent in ipairs(done_children) do release_if_done(parent, now) end
+for queue in pairs(delayed) do mark_delayed(queue) end
+for queue in pairs(pushed) do
+  if not blocked(queue) then mark(queue) end
+end
+
+-- A large flow under way is listed until its last step, so that a broken one can be found.
+if request.flow then
+  local flow, flows = request.flow, Q .. ':toril:flows'
+  if flow.nodes then
+    redis.call('HSET', flows .. ':' .. flow.root, 'nodes', flow.nodes, 'lease', int(flow.lease))
+    redis.call('ZADD', flows, flow.lease, flow.root)
+  else
+    redis.call('DEL', flows .. ':' .. flow.root)
+    redis.call('ZREM', flows, flow.root)
+  end
+end
+--- @when saved
+
+seam.now = now
+for i, node in ipairs(nodes) do
+  if results[i][2] == 0 and results[i][3] == OK then
+    local queue = KEYS[node.q]
+    local ctx = new_ctx(queue)
+    ctx.id, ctx.key, ctx.name = node.id, queue .. ':' .. node.id, node.name
+    ctx.parent_key, ctx.is_parent = node.parent_key, node.is_parent or false
+    run_chunks('saved', queue, ctx)
+  end
+end
+--- @end
+
+return keep_record(Q, record, {1, results, effects()})

@@ -1,0 +1,40 @@
+--- @include "numbers"
+--- @include "events"
+--- @include "enqueue"
+-- Writing a new job. A job is {name, data, opts, timestamp, delay, priority, lifo, parent_key,
+-- parent, deid, rjk, toril}; texts where no arithmetic is needed, absent or false if not given.
+
+local OPTIONAL_FIELDS = {
+  {'parent_key', 'parentKey'}, {'parent', 'parent'}, {'deid', 'deid'}, {'rjk', 'rjk'},
+  {'toril', 'toril'},
+}
+
+local function store_job(Q, id, job)
+  local fields = {
+    'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', int(job.timestamp),
+    'delay', int(job.delay), 'priority', int(job.priority),
+  }
+  for _, field in ipairs(OPTIONAL_FIELDS) do
+    if job[field[1]] then
+      fields[#fields + 1] = field[2]
+      fields[#fields + 1] = job[field[1]]
+    end
+  end
+  redis.call('HSET', Q .. ':' .. id, unpack(fields))
+  emit(Q, 'added', 'jobId', id, 'name', job.name)
+end
+
+-- Puts a new job where it belongs, without a marker. Returns whether it is delayed.
+local function push_new(Q, id, job)
+  if job.delay > 0 then
+    push_delayed(Q, id, job.timestamp + job.delay)
+    return true
+  end
+  push(Q, id, job.priority, job.lifo)
+  emit_capped(Q, 'waiting', 'jobId', id)
+  return false
+end
+
+local function link_to_parent(parent_key, child_key)
+  redis.call('SADD', parent_key .. ':dependencies', child_key)
+end

@@ -1,0 +1,115 @@
+-- Ends attempts of up to 100 active jobs and picks up as many others, in one step.
+--
+-- Keys:      [1] the queue
+-- Arguments: [1] msgpack {now, record, finishes = {item, ...}, fetch, want_removed}
+--            item = {id, token, kind, text, head, more}; kind: 'completed', 'failed' (for good),
+--            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
+--            as JSON or the reason, false if none. head: look in active from the head.
+--            more = false or {stack, attempts, delay (ms), lifo, skip (count no attempt), cause,
+--            plans = {plugin = value}, undecided}
+--            fetch = nil or {token, lock (ms), limit, name, max, duration (ms)}
+-- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
+--            (ms, 0: not), blocked (paused or maxed), more, effects}; or -20: late.
+--            Codes: 0 done, 1 done but the parent's keys are garbled, -1 no such job, -2 no lock,
+--            -3 not active, -4 open children, -6 another's lock, -9 failed children, -21 garbled:
+--            still active.
+-- Events:    completed, failed, retries-exhausted, waiting, delayed, active, drained; removed
+-- Seam:      finished, finished_batch, removed
+
+--- @include "record"
+--- @include "events"
+--- @include "enqueue"
+--- @include "finish"
+--- @include "fetch"
+--- @include "effects"
+--- @when finished, finished_batch
+--- @include "seam-remove"
+--- @end
+
+local Q = KEYS[1]
+local request = cmsgpack.unpack(ARGV[1])
+local now, record, wanted = request.now, request.record, request.fetch
+
+-- The reply of a tick that has been executed: its jobs are those that its lock still holds.
+local function replay(kept)
+  local jobs = {}
+  for _, id in ipairs(kept[2]) do
+    if redis.call('GET', Q .. ':' .. id .. ':lock') == wanted.token then
+      jobs[#jobs + 1] = {id, redis.call('HGETALL', Q .. ':' .. id)}
+    end
+  end
+  kept[2] = jobs
+  return kept
+end
+
+local kept = recorded(Q, record)
+if kept then return type(kept) == 'table' and replay(kept) or kept end
+
+local meta = redis.call('HMGET', Q .. ':meta',
+  'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents'
+--- @when finished, finished_batch
+  , unpack(CHUNK_META)
+--- @end
+)
+-- First of all writes, as a full server allows it; that allows the others too.
+local max_len = whole(meta[5])
+redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', max_len > 0 and max_len or DEFAULT_MAX_EVENTS)
+max_events(Q, meta[5])
+
+local codes = {}
+if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
+if wanted then fetch(Q, wanted, meta, now) end
+
+-- Wakes another worker where something is left to take, and says so when nothing is left at all.
+local function conclude()
+  local due = -1
+  if wanted and #fetched.jobs < wanted.limit then due = next_due(Q) end
+  local waiting = redis.call('LLEN', Q .. ':wait') + redis.call('ZCARD', Q .. ':prioritized')
+  local pushed = finishing.pushed or fetched.promoted > 0
+  local overdue = fetched.promoted == MAX_PROMOTED
+  if (waiting > 0 or overdue) and (fetched.limited == 0 or pushed) and not blocked(Q) then mark(Q) end
+  if waiting == 0 and not overdue then
+    fetched.more = false
+    if finishing.ended > 0 and #fetched.jobs == 0 and due == -1 and fetched.limited == 0
+      and not fetched.blocked and redis.call('LLEN', Q .. ':active') == 0 then
+      emit(Q, 'drained')
+    end
+  end
+  return due
+end
+
+local due = conclude()
+--- @when finished, finished_batch
+
+want_removed = request.want_removed
+seam.now = now
+seam.meta[Q] = {}
+for i, field in ipairs(CHUNK_META) do seam.meta[Q][field] = meta[5 + i] end
+local ctx = new_ctx(Q)
+allow_removals(Q, ctx, true)
+local PER_JOB = {
+  'id', 'key', 'outcome', 'cause', 'final', 'finished_on', 'previous', 'parent_key',
+  'blocks_parent', 'name', 'undecided',
+}
+if CHUNKS.finished then
+  for _, job in ipairs(finished_jobs) do
+    for _, field in ipairs(PER_JOB) do ctx[field] = job[field] end
+    run_chunks('finished', Q, ctx, job.plans)
+  end
+  for _, field in ipairs(PER_JOB) do ctx[field] = nil end
+end
+if CHUNKS.finished_batch and #finished_jobs > 0 then
+  ctx.jobs = finished_jobs
+  run_chunks('finished_batch', Q, ctx)
+end
+--- @end
+
+local told = effects()
+if record then
+  local ids = {}
+  for i, job in ipairs(fetched.jobs) do ids[i] = job[1] end
+  keep_record(Q, record, {codes, ids, fetched.dropped, due, fetched.limited,
+    fetched.blocked and 1 or 0, fetched.more and 1 or 0, told})
+end
+return {codes, fetched.jobs, fetched.dropped, due, fetched.limited, fetched.blocked and 1 or 0,
+  fetched.more and 1 or 0, told}
