@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -50,8 +50,18 @@ class Patience:
 
 PRODUCER = Patience()
 
-_Ask: TypeAlias = tuple[Server | None, tuple[Command, ...]]
-"""The server to ask (None: find out which), and what to say there first."""
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One attempt: the server to ask (None: find out which), and what to say besides.
+
+    `load`: give it the script first. `asking`: say before each command that another node of the
+    cluster has sent us.
+    """
+
+    server: Server | None = None
+    load: bool = False
+    asking: bool = False
 
 
 def pause_before(attempt: int) -> float:
@@ -76,21 +86,13 @@ def converse(
         Exception: what the request's `parse` raises.
     """
     trial = _Trial(route, scripts, request, patience, clock)
-    commands, key = _commands(request, scripts)
-    next_ask: _Ask = (None, ())
+    turn = _Turn()
     while True:
-        server, prelude = next_ask
         try:
-            if server is None:
-                server = yield from route.locate(key)
-            replies: list[Any] = yield Exchange(server, prelude + commands)
-            error = _first_error(replies)
-            if error is not None:
-                raise Refused(error, server)
+            replies = yield from trial.take(turn)
             break
         except (NotSent, ReplyLost, Refused) as problem:
-            next_ask = yield from trial.after(problem)
-    del replies[: len(prelude)]
+            turn = yield from trial.after(problem, turn)
     return request.parse(replies if isinstance(request, Read) else replies[0])
 
 
@@ -125,13 +127,6 @@ def redirection(error: RedisError, asked: Server) -> tuple[int, Address]:
     return int(slot), Address(host or asked.address.host, int(port))
 
 
-def _first_error(replies: list[Any]) -> RedisError | None:
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            return reply
-    return None
-
-
 class _Trial:
     """The attempts at one request: what went wrong so far, and whether to go on."""
 
@@ -146,6 +141,7 @@ class _Trial:
         self._route = route
         self._scripts = scripts
         self._request = request
+        self._commands, self._key = _commands(request, scripts)
         self._patience = patience
         self._clock = clock
         self._start = clock()
@@ -153,10 +149,29 @@ class _Trial:
         self._redirects = 0
         self._lost_since: float | None = None
 
-    def after(self, problem: NotSent | ReplyLost | Refused) -> Steps[_Ask]:
-        """Whom to ask next, after the pause that this takes; raises if that is the end."""
+    def take(self, turn: _Turn) -> Steps[list[Any]]:
+        """One attempt: the replies to the commands of the request."""
+        server = turn.server
+        if server is None:
+            server = yield from self._route.locate(self._key)
+        commands = self._commands
+        if turn.asking:
+            commands = tuple(word for command in commands for word in (("ASKING",), command))
+        if turn.load and isinstance(self._request, Call):
+            text = self._scripts[self._request.script].text
+            commands = (("SCRIPT", "LOAD", text), *commands)
+        replies: list[Any] = yield Exchange(server, commands)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise Refused(reply, server)
+        if turn.load:
+            del replies[0]
+        return replies[1::2] if turn.asking else replies
+
+    def after(self, problem: NotSent | ReplyLost | Refused, turn: _Turn) -> Steps[_Turn]:
+        """What to try next, after the pause that this takes; raises if that is the end."""
         if isinstance(problem, Refused):
-            return (yield from self._refused(problem))
+            return (yield from self._refused(problem, turn))
         if isinstance(problem, ReplyLost) and isinstance(self._request, Call):
             if self._lost_since is None:
                 self._lost_since = self._clock()
@@ -166,31 +181,30 @@ class _Trial:
             raise self._final(ConfigurationError(f"{self._where()}: {problem} ({hint})"), problem)
         yield from self._leave(problem.server)
         yield from self._wait(ServerUnavailable(f"{self._where()}: {problem}"), problem)
-        return None, ()
+        return _Turn()
 
-    def _refused(self, problem: Refused) -> Steps[_Ask]:
+    def _refused(self, problem: Refused, turn: _Turn) -> Steps[_Turn]:
         error, asked = problem.error, problem.server
         fault = fault_of(error)
         final = typed_error(error, self._where())
         match fault.reaction:
-            case Reaction.LOAD if isinstance(self._request, Call) and self._redirects < 5:
-                self._redirects += 1
-                return asked, (("SCRIPT", "LOAD", self._scripts[self._request.script].text),)
+            case Reaction.LOAD if not turn.load:
+                return _Turn(asked, load=True, asking=turn.asking)
+            case Reaction.LOAD | Reaction.WAIT:
+                yield from self._wait(final, error)
+                return _Turn()
             case Reaction.REDIRECT | Reaction.ASK:
                 self._redirects += 1
                 if self._redirects > 3:  # two nodes send us to each other while a slot moves
                     yield from self._wait(final, error)
                 slot, address = redirection(error, asked)
                 if fault.reaction is Reaction.ASK:
-                    return self._route.server(address), (("ASKING",),)
-                return self._route.redirect(slot, address), ()
-            case Reaction.WAIT:
-                yield from self._wait(final, error)
-                return None, ()
+                    return _Turn(self._route.server(address), asking=True)
+                return _Turn(self._route.redirect(slot, address))
             case Reaction.MOVE:
                 yield from self._leave(asked)
                 yield from self._wait(final, error)
-                return None, ()
+                return _Turn()
             case _:
                 raise self._final(final, error)
 
