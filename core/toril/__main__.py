@@ -1,0 +1,5 @@
+"""`python -m toril`: the command line."""
+
+from toril.cli import main
+
+main()
