@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-import toril
-
 log: Final = logging.getLogger("toril.hooks")
 
 PLUGINS: Final = "toril.plugins"
@@ -102,5 +100,5 @@ def _planted_folder() -> str | None:
         return None
     if first in sys.path[1:] or str(here) in sys.path[1:]:
         return None
-    home = Path(toril.__file__ or "").resolve().parent.parent
+    home = Path(__file__).resolve().parents[2]
     return None if home == here else first

@@ -144,13 +144,14 @@ class PluginSet:
             if each.kind == "service"
         )
 
-    def script(self, plugin: str, name: str) -> str:
-        """The source of a plugin's own script.
-
-        Raises:
-            ConfigurationError: the plugin has none of that name, or is not in use.
-        """
-        return cast("str", self.named("script", f"{plugin}/{name}"))
+    @property
+    def scripts(self) -> Mapping[tuple[str, str], str]:
+        """The plugins' own scripts, by plugin and name."""
+        return {
+            (each.plugin, each.name.partition("/")[2]): cast("str", each.value)
+            for each in self._named.values()
+            if each.kind == "script"
+        }
 
     def named(self, kind: str, name: str) -> object:
         """What a plugin registered under a name.
