@@ -241,7 +241,7 @@ def _job_key(found: _Database, queue: str, part: str, held: _Key) -> list[str]:
     if part == "logs":
         return [json.dumps(line) for line in held.value]
     if part == "":
-        return _job(found, queue, held.value)
+        return _job(found, queue, held.value) if held.type == "hash" else [f"= {held.value}"]
     if part == "unsuccessful":
         return sorted(f"{found.text(queue, m)} at {found.time(score)}" for m, score in held.value)
     if part == "dependencies":
