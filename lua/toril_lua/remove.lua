@@ -2,7 +2,7 @@
 --
 -- Keys:      [1] the queue of the call; the jobs may be in other queues of the slot
 -- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
---                         cause = text, want_removed = boolean, now = ms,
+--                         open = boolean: a lock on a target counts, cause = text, want_removed = boolean, now = ms,
 --                         doomed = {key = true} of jobs that the caller will remove next}
 -- Returns:   {{code, ...}, effects}, a code per target, in order; fewer codes than targets if the
 --            limit of 100 jobs a call was reached.
@@ -98,7 +98,7 @@ end
 
 local codes = {}
 for _, target in ipairs(request.targets) do
-  local node, code = tree_of(target[1], target[2], true, {})
+  local node, code = tree_of(target[1], target[2], request.open, {})
   if code == TOO_LARGE and #codes > 0 then break end
   if node and is_pending_iteration(node.queue, node.id, node.links) then
     node, code = nil, PENDING

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from toril.connection.call import Call, Procedure, Read, Resend
+from toril.protocol.keys import queue_name
 from toril.protocol.replies import hash_fields, json_or_text, text
 from toril.snapshots import FinishedJob, JobSnapshot
 from toril.types import Json, Outcome, State
@@ -95,11 +96,6 @@ class QueueMeta:
     duration: int | None
     version: str | None
     fields: Mapping[str, str]
-
-
-def queue_name(queue: str) -> str:
-    """The plain name of the queue with the key `queue`: `bull:mail` → `mail`."""
-    return queue.rpartition(":")[2]
 
 
 def job(queue: str, id: str) -> Read[JobSnapshot | None]:

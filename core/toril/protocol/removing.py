@@ -1,0 +1,302 @@
+"""Removing jobs on somebody's request: one, those of a state, what waits, a whole queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from toril.connection.call import Call, Procedure, Read
+from toril.errors import JobLocked, JobStateError
+from toril.protocol.changing import pause
+from toril.protocol.dependencies import DEPENDENCY_KINDS, DependencyPage, dependency_page
+from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
+from toril.protocol.keys import queue_name
+from toril.protocol.reading import queue_keys
+from toril.protocol.refusals import refusal
+from toril.protocol.replies import text
+from toril.types import RemovalCause, State
+
+REMOVED_PER_CALL: Final = 100
+_KEYS_PER_CALL: Final = 500
+_LOCKED: Final = -21
+_TOO_LARGE: Final = -22
+
+_CLEANABLE: Final[dict[State, tuple[str, ...]]] = {
+    "waiting": ("paused", "wait"),
+    "active": ("active",),
+    "delayed": ("delayed",),
+    "prioritized": ("prioritized",),
+    "completed": ("completed",),
+    "failed": ("failed",),
+}
+
+
+def remove_job(
+    queue: str,
+    id: str,
+    *,
+    with_children: bool,
+    now: int,
+    wants: Wants = frozenset(),
+) -> Procedure[bool]:
+    """Remove a job in whatever state it is; True, or False if there was none.
+
+    Its parent loses the child, and runs if that was the last open one. A tree of up to 100 jobs is
+    removed in one step. A larger one goes in several, from below, after a look at all locks;
+    its upper jobs cannot start meanwhile.
+
+    Args:
+        queue: The queue's key.
+        id: The job's id.
+        with_children: Remove everything below it, too, in any queue.
+        now: Milliseconds since the epoch.
+        wants: The event hooks that somebody implements.
+
+    Raises:
+        JobLocked: A worker is running it, or an open job below it.
+        JobStateError: It is the iteration that a schedule waits for.
+    """
+    tree = _Tree(queue, now, want_removed=REMOVED in wants)
+    return (yield from tree.remove(queue, id, children=with_children))
+
+
+def clean(
+    queue: str,
+    state: State,
+    before: int,
+    *,
+    limit: int = 0,
+    now: int,
+    wants: Wants = frozenset(),
+) -> Procedure[list[str]]:
+    """Remove the jobs of a state that are as old as `before` or older; their ids.
+
+    Kept are jobs that a worker runs, that a schedule waits for, and that keep a living parent
+    waiting: cleaning changes nothing for any other job. Works in slices of 100.
+
+    Args:
+        queue: The queue's key.
+        state: Any but `waiting-children`.
+        before: Milliseconds since the epoch; the age counts from a job's end, else from its last
+            pickup, else from its creation.
+        limit: At most that many, oldest first (delayed and prioritised ones: first to run
+            first); 0: all.
+        now: Milliseconds since the epoch.
+        wants: The event hooks that somebody implements.
+
+    Raises:
+        ValueError: That state cannot be cleaned.
+    """
+    if state not in _CLEANABLE:
+        raise ValueError(f"jobs that are {state} cannot be cleaned")
+    removed: list[str] = []
+    position: Sequence[int] = (1, 0)
+    while position:
+        left = limit - len(removed) if limit else REMOVED_PER_CALL + 1
+        request = {
+            "sets": _CLEANABLE[state],
+            "before": before,
+            "position": position,
+            "limit": min(left, REMOVED_PER_CALL),
+            "last": left <= REMOVED_PER_CALL,
+            "done": len(removed),
+        }
+        ids, position = yield _slice("clean", queue, request, now, wants)
+        removed += map(text, ids)
+    return removed
+
+
+def drain(queue: str, *, delayed: bool, now: int, wants: Wants = frozenset()) -> Procedure[int]:
+    """Remove the jobs that wait for their turn, on request the delayed ones, too.
+
+    Iterations that schedules wait for stay. A parent of the queue that loses its last open child
+    goes along; one of another queue runs. Works in slices of 100, and takes no more jobs than there
+    were when it began. Returns how many jobs went.
+    """
+    sets = ("wait", "paused", "prioritized", *(("delayed",) if delayed else ()))
+    sizes = tuple(
+        ("LLEN" if name in {"wait", "paused"} else "ZCARD", f"{queue}:{name}") for name in sets
+    )
+    left: int = yield Read(sizes, sum)
+    total = 0
+    position: Sequence[int] = (1, 0)
+    while position and left > 0:
+        limit = min(left, REMOVED_PER_CALL)
+        request = {"sets": sets, "position": position, "limit": limit}
+        count, position = yield _slice("drain", queue, request, now, wants)
+        total += count
+        left -= limit
+    return total
+
+
+def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset()) -> Procedure[None]:
+    """Remove a queue: its jobs, schedules, settings, events and everything of Toril's.
+
+    The queue is paused first; if it is refused because somebody took a job just then, it stays so.
+    Works in slices of 100 jobs.
+
+    Args:
+        queue: The queue's key.
+        force: Remove jobs that workers are running, too; they cannot end then.
+        now: Milliseconds since the epoch.
+        wants: The event hooks that somebody implements.
+
+    Raises:
+        JobLocked: A job is active and `force` is not given.
+        JobStateError: Somebody resumed the queue meanwhile.
+    """
+    running: bytes | None = yield Read(
+        (("LINDEX", f"{queue}:active", -1),), lambda replies: replies[0]
+    )
+    if running is not None and not force:
+        raise _active(queue, text(running))
+    yield pause(queue)
+
+    def step(action: str, **more: Any) -> Call[Effects[bool]]:
+        request = {"action": action, "force": force, **more, **_noting(now, wants)}
+
+        def parse(reply: Any) -> Effects[bool]:
+            code, running_id, told = reply
+            if code == -1:
+                name = queue_name(queue)
+                raise JobStateError(f"queue {name!r} was resumed meanwhile", queue=name, job_id="")
+            if code == -2:
+                raise _active(queue, text(running_id))
+            return with_effects(bool(code), told)
+
+        arguments = (msgspec.msgpack.encode(request),)
+        return Call("obliterate", (queue,), arguments, parse)
+
+    while (yield step("jobs")):
+        pass
+    keys: list[str] = yield from queue_keys(queue)
+    foreign = _foreign_prefixes(queue, keys)
+    # What the last step needs and removes stays till then.
+    left = [key for key in keys if not key.startswith((f"{queue}:meta", *foreign))]
+    for start in range(0, len(left), _KEYS_PER_CALL):
+        yield step("keys", keys=left[start : start + _KEYS_PER_CALL])
+    while (yield step("end")):
+        pass
+
+
+class _Tree:
+    """One removal, with what its calls have in common."""
+
+    def __init__(self, queue: str, now: int, *, want_removed: bool) -> None:
+        self._queue = queue
+        self._now = now
+        self._want_removed = want_removed
+        self._doomed: dict[str, bool] = {}
+
+    def remove(self, queue: str, id: str, *, children: bool) -> Procedure[bool]:
+        code: int = (yield self._call([(queue, id)], "operator", children=children))[0]
+        if code == _TOO_LARGE:
+            yield from self._check_locks(queue, id)
+            yield from self._remove_below(queue, id, open=True)
+            code = (yield self._call([(queue, id)], "operator", children=False))[0]
+        if code < 0:
+            raise refusal(code, queue, id)
+        return code == 1
+
+    def _call(
+        self,
+        targets: list[tuple[str, str]],
+        cause: RemovalCause,
+        *,
+        children: bool,
+        open: bool = True,
+    ) -> Call[Effects[list[int]]]:
+        request = {
+            "targets": targets,
+            "children": children,
+            "open": open,
+            "cause": cause,
+            "want_removed": self._want_removed,
+            "now": self._now,
+            "doomed": self._doomed,
+        }
+        return Call(
+            "remove",
+            (self._queue,),
+            (msgspec.msgpack.encode(request),),
+            lambda reply: with_effects(list(reply[0]), reply[1]),
+            job_ids=tuple(target[1] for target in targets),
+        )
+
+    def _remove_below(self, queue: str, id: str, *, open: bool) -> Procedure[None]:
+        """Remove the children of a job that is itself to go in a later call.
+
+        `open`: whether this job, if locked, would have stopped the removal.
+        """
+        self._doomed[f"{queue}:{id}"] = True
+        for kind in DEPENDENCY_KINDS:
+            cursor: str | None = "0"
+            while cursor is not None:
+                page: DependencyPage = yield dependency_page(queue, id, kind, cursor)
+                targets = [_split(key) for key in page.children]
+                yield from self._remove_children(targets, open=open and kind == "unprocessed")
+                cursor = page.cursor
+
+    def _remove_children(self, targets: list[tuple[str, str]], *, open: bool) -> Procedure[None]:
+        while targets:
+            some = targets[:REMOVED_PER_CALL]
+            codes: list[int] = yield self._call(some, "parent", children=True, open=open)
+            for target, code in zip(targets, codes, strict=False):
+                if code == _TOO_LARGE:
+                    yield from self._remove_below(*target, open=open)
+                    yield self._call([target], "parent", children=False, open=open)
+                elif code < 0:
+                    raise refusal(code, *target)
+            targets = targets[len(codes) :]
+
+    def _check_locks(self, queue: str, id: str) -> Procedure[None]:
+        """Raise `JobLocked` if a job is locked that hangs on this one by open dependencies."""
+        parents = [(queue, id)]
+        while parents:
+            parent_queue, parent_id = parents.pop()
+            cursor: str | None = "0"
+            while cursor is not None:
+                page: DependencyPage = yield dependency_page(
+                    parent_queue, parent_id, "unprocessed", cursor
+                )
+                if page.children:
+                    locks = tuple(("EXISTS", f"{key}:lock") for key in page.children)
+                    if any((yield Read(locks, list))):
+                        raise refusal(_LOCKED, queue, id)
+                parents += map(_split, page.children)
+                cursor = page.cursor
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Queue and id of a child, whose key is all that its parent knows."""
+    queue, _, child_id = key.rpartition(":")
+    return queue, child_id
+
+
+def _foreign_prefixes(queue: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """What the keys of other queues begin with whose prefix begins with this queue's key."""
+    return tuple(
+        key.removesuffix("meta")
+        for key in keys
+        if key.endswith(":meta") and not key.startswith((f"{queue}:meta", f"{queue}:toril:"))
+    )
+
+
+def _slice(
+    script: str, queue: str, request: Mapping[str, Any], now: int, wants: Wants
+) -> Call[Effects[Any]]:
+    arguments = msgspec.msgpack.encode({**request, **_noting(now, wants)})
+    return Call(
+        script, (queue,), (arguments,), lambda reply: with_effects(tuple(reply[:2]), reply[2])
+    )
+
+
+def _noting(now: int, wants: Wants) -> dict[str, Any]:
+    return {"now": now, "want_removed": REMOVED in wants}
+
+
+def _active(queue: str, id: str) -> JobLocked:
+    name = queue_name(queue)
+    return JobLocked(f"job {id!r} of queue {name!r} is active", queue=name, job_id=id)
