@@ -1,10 +1,12 @@
-"""Composes the scripts: parts put in where they are included, plugins' chunks where they are called.
+"""Composes the scripts: parts where they are included, plugins' chunks where they are called.
 
 A script is a file of this package. Three directives, each alone on its line, are carried out here;
 to Lua they are comments:
 
     --- @include "name"         the part `include/name.lua` stands here, once per script, its own
                                 includes before it
+    --- @local "name"           the same inside a function: the part is there only in that function,
+                                so that it costs nothing in calls that do not come there
     --- @when point, point      the lines down to `--- @end` stay only if there is a chunk for one
     --- @end                    of these points
 
@@ -25,7 +27,7 @@ from typing import Final
 POINTS: Final = ("saved", "finished", "finished_batch", "removed")
 """Where chunks can be called."""
 
-_INCLUDE = re.compile(r'--- @include "([\w-]+)"')
+_INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
 _WHEN = re.compile(r"--- @when ([\w, ]+)")
 _END = "--- @end"
 _SECTION = re.compile(r"([A-Z][a-z]+):\s+(.*)")
@@ -184,7 +186,7 @@ class _Resolver:
             elif kept is False:
                 continue
             elif include := _INCLUDE.fullmatch(directive):
-                lines.append(self._part(include[1], path))
+                lines.append(self._part(include[2], path, scoped=include[1] == "local"))
             elif directive.startswith("--- @"):
                 raise ScriptError(f"not a directive: {directive} ({' > '.join(path)})")
             else:
@@ -199,13 +201,17 @@ class _Resolver:
             raise ScriptError(f"@when names unknown points: {', '.join(sorted(unknown))}")
         return not self._points.isdisjoint(points)
 
-    def _part(self, name: str, path: tuple[str, ...]) -> str:
+    def _part(self, name: str, path: tuple[str, ...], *, scoped: bool) -> str:
         if name in path:
             raise ScriptError(f"parts include each other: {' > '.join((*path, name))}")
         if name in self._included:
             return ""
+        above = set(self._included)
         text = self.resolve(_read(f"include/{name}.lua"), (*path, name))
-        self._included.add(name)
+        if scoped:
+            self._included = above
+        else:
+            self._included.add(name)
         return text
 
 

@@ -18,7 +18,7 @@
 
 --- @include "record"
 --- @include "events"
---- @include "enqueue"
+--- @include "marker"
 --- @include "finish"
 --- @include "fetch"
 --- @include "effects"
@@ -64,11 +64,13 @@ if wanted then fetch(Q, wanted, meta, now) end
 local function conclude()
   local due = -1
   if wanted and #fetched.jobs < wanted.limit then due = next_due(Q) end
-  local waiting = redis.call('LLEN', Q .. ':wait') + redis.call('ZCARD', Q .. ':prioritized')
-  local pushed = finishing.pushed or fetched.promoted > 0
+  local waiting = redis.call('LLEN', Q .. ':wait') > 0
+    or redis.call('ZCARD', Q .. ':prioritized') > 0
   local overdue = fetched.promoted == MAX_PROMOTED
-  if (waiting > 0 or overdue) and (fetched.limited == 0 or pushed) and not blocked(Q) then mark(Q) end
-  if waiting == 0 and not overdue then
+  if waiting or overdue then
+    local ready = fetched.limited == 0 or finishing.pushed or fetched.promoted > 0
+    if ready and not is_blocked(Q, meta) then mark(Q) end
+  else
     fetched.more = false
     if finishing.ended > 0 and #fetched.jobs == 0 and due == -1 and fetched.limited == 0
       and not fetched.blocked and redis.call('LLEN', Q .. ':active') == 0 then

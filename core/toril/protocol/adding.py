@@ -197,9 +197,7 @@ def add_large_flow(
         yield _check_call(part, root, now)
     for step, extra in _steps(nodes, root, now):
         with calls() as record:
-            effects = yield _call(
-                step, root.queue, now, record, wants, flow_root=root, **extra
-            )
+            effects = yield _call(step, root.queue, now, record, wants, flow_root=root, **extra)
         events += effects.events
         results |= {node.key: added for node, added in zip(step, effects.value, strict=True)}
     return Effects(tuple(results[node.key] for node in nodes), tuple(events))
@@ -326,5 +324,3 @@ def _error(node: NewNode, code: int) -> JobError:
         queue=queue,
         job_id=node.id,
     )
-
-

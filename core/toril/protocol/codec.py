@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -61,29 +61,36 @@ def encode_json(value: Json, what: str = "data", *, most_bytes: int | None = Non
 
 def _check(value: Any, path: str, depth: int) -> None:
     """Raise `InvalidJob` for the first place at which `value` cannot be stored."""
-    if value is None or isinstance(value, bool):
-        return
-    if isinstance(value, str):
+    if isinstance(value, dict | list | tuple):
+        if depth >= DEEPEST:
+            raise InvalidJob(f"{path}: nested more than {DEEPEST} levels deep")
+        for place, part in _parts(value, path):
+            _check(part, place, depth + 1)
+    elif isinstance(value, str):
         _check_text(value, path)
+    elif isinstance(value, bool | None):
+        pass
     elif isinstance(value, int):
         if abs(value) > LARGEST:
             raise InvalidJob(f"{path}: {value} is beyond 2^53; store it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidJob(f"{path}: {value} is not a number in JSON")
-    elif not isinstance(value, dict | list | tuple):
+    else:
         raise InvalidJob(f"{path}: a {type(value).__name__} cannot be stored as JSON")
-    elif depth >= DEEPEST:
-        raise InvalidJob(f"{path}: nested more than {DEEPEST} levels deep")
-    elif isinstance(value, dict):
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, object]]:
+    """The parts of a list or an object, each with its place."""
+    if isinstance(value, dict):
         for key, part in cast("dict[object, object]", value).items():
             if not isinstance(key, str):
                 raise InvalidJob(f"{path}: keys in JSON are texts, not {key!r}")
             _check_text(key, path)
-            _check(part, f"{path}.{key}", depth + 1)
+            yield f"{path}.{key}", part
     else:
         for position, part in enumerate(cast("Sequence[object]", value)):
-            _check(part, f"{path}[{position}]", depth + 1)
+            yield f"{path}[{position}]", part
 
 
 def _check_text(text: str, path: str) -> None:
@@ -119,7 +126,7 @@ def encode_stacktrace(entries: Sequence[str]) -> str:
 
 
 def valid_text(text: str) -> str:
-    """`text` with what is not valid Unicode replaced; for error messages, which come as they are."""
+    """`text` with what is not valid Unicode replaced; for error messages."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -48,8 +48,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Effects(Generic[T]):
-    """The result of a call, and what it did: events for the hooks, in order of their commit,
-    errors of plugins' Lua, and what that Lua reported.
+    """The result of a call, and what it did.
+
+    `events` are for the hooks, in order of their commit; `chunk_errors` are errors of plugins'
+    Lua, and `reports` what that Lua handed back.
     """
 
     value: T
@@ -77,9 +79,9 @@ def unpack(packed: bytes) -> Json:
 
 
 def _removed(entry: Sequence[Any]) -> JobRemoved:
-    queue, id, state, cause, rule, plugin = (text(part) for part in entry[:6])
+    queue, job_id, state, cause, rule, plugin = (text(part) for part in entry[:6])
     return JobRemoved(
-        JobSnapshot(queue_name(queue), id, hash_fields(entry[6])),
+        JobSnapshot(queue_name(queue), job_id, hash_fields(entry[6])),
         _STATES.get(state, cast(State, state)),
         cast(RemovalCause, cause),
         rule or None,

@@ -74,7 +74,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A wish for jobs. `token` is new with every call; all jobs of the call get it as their lock."""
+    """A wish for jobs. All of them get `token` as their lock; it is new with every call."""
 
     token: str
     lock_ms: int
@@ -148,8 +148,8 @@ def tick(
         codes, jobs, dropped, due, limited, blocked, more, told = reply
         value = TickReply(
             tuple(codes),
-            tuple(JobSnapshot(name, text(id), hash_fields(fields)) for id, fields in jobs),
-            tuple(text(id) for id in dropped),
+            tuple(JobSnapshot(name, text(job), hash_fields(fields)) for job, fields in jobs),
+            tuple(map(text, dropped)),
             due if due >= 0 else None,
             limited if limited > 0 else None,
             bool(blocked),

@@ -14,7 +14,7 @@ from toril.protocol.effects import STALLED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.replies import text
-from toril.snapshots import JobEvent, JobRef, JobStalled
+from toril.snapshots import JobRef, JobStalled
 
 MOST_RENEWED: Final = 250
 """Locks renewed by one call."""
@@ -52,7 +52,7 @@ def renew(queue: str, jobs: Sequence[tuple[str, str]], lock_ms: int) -> Call[tup
         raise ValueError(f"between 1 and {MOST_RENEWED} locks can be renewed in one call")
 
     def parse(reply: Any) -> tuple[str, ...]:
-        return tuple(text(id) for id in reply)
+        return tuple(map(text, reply))
 
     request = {"jobs": list(jobs), "lock": lock_ms}
     return _call("renew", queue, request, parse, Resend.ALWAYS)
@@ -123,55 +123,46 @@ def stalled_check(
     stalled more than `max_stalled` times is failed by the worker that takes it next. Works in
     slices of 500 jobs.
     """
-    left: int = yield _stalled_call(queue, "begin", now, interval_ms, max_stalled)
+    request: dict[str, Any] = {"now": now, "interval": interval_ms, "max_stalled": max_stalled}
+
+    def phase(name: str, start: int = 0) -> Call[Any]:
+        told = {**request, "phase": name, "from": start}
+        return _call("stalled", queue, told, _as_it_is, Resend.NEVER)
+
+    left: int = yield phase("begin")
     if left > 0:
         return Effects(StalledReport(ran=False, next_in_ms=left))
-    recovered: list[tuple[str, int, bool]] = []
+    recovered: list[JobStalled] = []
     dropped: list[str] = []
     more = True
     while more:
-        reply: Any = yield _stalled_call(queue, "recover", now, interval_ms, max_stalled)
+        reply: Any = yield phase("recover")
         more = bool(reply[0])
-        recovered += [(text(id), count, bool(fails)) for id, count, fails in reply[1]]
-        dropped += [text(id) for id in reply[2]]
+        recovered += [_stalled(queue, *entry) for entry in reply[1]]
+        dropped += map(text, reply[2])
     start, more = 0, True
     while more:
-        more = yield _stalled_call(queue, "mark", now, interval_ms, max_stalled, start)
+        more = yield phase("mark", start)
         start += STALLED_SLICE
-    events: tuple[JobEvent, ...] = ()
-    if STALLED in wants:
-        name = queue_name(queue)
-        events = tuple(
-            JobStalled(JobRef(name, id), count, fails) for id, count, fails in recovered
-        )
     report = StalledReport(
         ran=True,
         next_in_ms=interval_ms,
         recovered=len(recovered),
-        failing=sum(fails for _, _, fails in recovered),
+        failing=sum(event.fails_next for event in recovered),
         dropped=tuple(dropped),
     )
-    return Effects(report, events)
+    return Effects(report, tuple(recovered) if STALLED in wants else ())
 
 
-def _stalled_call(
-    queue: str, phase: str, now: int, interval_ms: int, max_stalled: int, start: int = 0
-) -> Call[Any]:
-    request = {
-        "phase": phase,
-        "now": now,
-        "interval": interval_ms,
-        "max_stalled": max_stalled,
-        "from": start,
-    }
-    return _call("stalled", queue, request, _as_it_is, Resend.NEVER)
+def _stalled(queue: str, job: bytes, count: int, fails: int) -> JobStalled:
+    return JobStalled(JobRef(queue_name(queue), text(job)), count, bool(fails))
 
 
 def _as_it_is(reply: Any) -> Any:
     return reply
 
 
-def _call(
+def _call(  # noqa: PLR0917 - a Call has that many parts
     script: str,
     queue: str,
     request: dict[str, Any],

@@ -44,6 +44,4 @@ def plugin_call(
         broken = ChunkError(plugin, "script", text(value))
         return Effects(None, effects.events, (*effects.chunk_errors, broken), effects.reports)
 
-    return Call(
-        f"plugin:{plugin}:{script}", (queue,), (msgspec.msgpack.encode(request),), parse
-    )
+    return Call(f"plugin:{plugin}:{script}", (queue,), (msgspec.msgpack.encode(request),), parse)

@@ -1,28 +1,10 @@
 --- @include "numbers"
 --- @include "events"
---- @include "queue-state"
--- Putting jobs where workers find them, and waking workers.
+--- @include "marker"
+-- Putting jobs where workers find them.
 
 local SLOTS_PER_MS = 4096 -- a delayed score is the due time in ms times this, plus a sequence
 local PRIORITY_STEP = 4294967296 -- a priority score is the priority times this, plus a sequence
-
--- "There may be a job to take now."
-local function mark(Q)
-  redis.call('ZADD', Q .. ':marker', 0, '0')
-end
-
--- "The earliest delayed job is due then."
-local function mark_delayed(Q)
-  local first = redis.call('ZRANGE', Q .. ':delayed', 0, 0, 'WITHSCORES')
-  if first[2] then
-    redis.call('ZADD', Q .. ':marker', tonumber(first[2]) / SLOTS_PER_MS, '1')
-  end
-end
-
--- Wakes a worker if a job waits and may be taken.
-local function wake(Q)
-  if anything_waits(Q) and not blocked(Q) then mark(Q) end
-end
 
 -- Into the list of waiting jobs, or among the prioritised ones; without a marker.
 -- `next_to_run`: at the end from which workers take (no meaning with a priority).

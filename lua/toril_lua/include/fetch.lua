@@ -1,7 +1,6 @@
 --- @include "numbers"
 --- @include "events"
---- @include "enqueue"
---- @include "promote"
+--- @include "promote-due"
 -- Picking up jobs. wanted = {token, lock (ms), limit, name, max, duration}.
 
 local MAX_FETCHED_BYTES = 1048576

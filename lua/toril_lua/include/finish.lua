@@ -1,60 +1,49 @@
 --- @include "numbers"
 --- @include "events"
---- @include "enqueue"
---- @include "promote"
---- @include "parent"
---- @include "deduplication"
+--- @include "promote-due"
 -- Ending one attempt of an active job. Whoever calls it has trimmed the events: then the server
--- allows all writes here, also when it is full.
+-- allows all writes here, also when it is full. The codes are those in the header of `tick`.
 
-local OK, PARENT_BROKEN, GONE, NO_LOCK, NOT_ACTIVE, PENDING, OTHER_LOCK, FAILED_CHILDREN, CORRUPT =
-  0, 1, -1, -2, -3, -4, -6, -9, -21
 local NOTHING = {}
 local PUT_BACK_LOCK = 30000 -- ms
 
 -- What one call has in common. `open`: some job of the call may have open or failed children.
--- `stalled`: the stalled set has members. `left`: the id taken out of active but not yet settled.
+-- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
+-- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 local finishing = {now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil}
-local finished_jobs = {} -- for the chunks
+--- @when finished, finished_batch
+local finished_jobs = {}
+--- @end
 
 local function release_lock(Q, id, key)
   redis.call('DEL', key .. ':lock')
   if finishing.stalled then redis.call('SREM', Q .. ':stalled', id) end
 end
 
--- An id whose hash is gone, or is not one: nobody can do anything with it any more.
-local function forget(Q, id, key, owned)
-  if owned then
-    release_lock(Q, id, key)
-    redis.call('LREM', Q .. ':active', 1, id)
+-- Closes the deduplication window of a job that has ended.
+local function end_window(Q, deduplication_id, id)
+--- @local "deduplication"
+  if close_window(Q, deduplication_id, id, finishing.now) then
+    finishing.open, finishing.pushed = true, true
   end
-  return GONE
-end
-
--- What stands against a completion, or OK.
-local function open_children(key)
-  if redis.call('EXISTS', key .. ':dependencies') == 1 then return PENDING end
-  if redis.call('EXISTS', key .. ':unsuccessful') == 1 then return FAILED_CHILDREN end
-  return OK
 end
 
 -- Tells the parent. A parent whose keys are garbled does not keep its child from ending.
--- Returns the code and whether the child still keeps the parent waiting.
-local function tell_parent(parent, key, kind, text)
+-- Returns the code, and whether the child still keeps the parent waiting.
+local function tell_parent(key, kind, text, parent_key, parent_json)
+--- @local "parent"
+  local parent = parent_of(parent_key, parent_json)
+  if not parent then return 0, false end
   local tell = kind == 'completed' and child_completed or child_failed
   local ok, blocks = pcall(tell, parent, key, text, finishing.now)
-  if not ok then return PARENT_BROKEN, false end
-  finishing.open = true
-  return OK, blocks
+  if not ok then return 1, false end
+  return 0, blocks or false
 end
 
 local function settle(Q, id, key, kind, text, stored, more)
-  local now, code, blocks = finishing.now, OK, false
-  if stored[5] and close_window(Q, stored[5], id, now) then
-    finishing.open, finishing.pushed = true, true
-  end
-  local parent = parent_of(stored[3], stored[4])
-  if parent then code, blocks = tell_parent(parent, key, kind, text) end
+  local now, code, blocks = finishing.now, 0, false
+  if stored[5] then end_window(Q, stored[5], id) end
+  if stored[3] then code, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
   local made = whole(stored[2]) + 1
   redis.call('ZADD', Q .. ':' .. kind, now, id)
   if kind == 'completed' then
@@ -83,7 +72,8 @@ end
 
 -- Another attempt, at once or later, or none at all: the job goes back to where it came from.
 local function put_off(Q, id, key, kind, text, stored, more)
-  local priority, now = whole(stored[6]), finishing.now
+--- @local "enqueue"
+  local priority = whole(stored[6])
   if text then redis.call('HSET', key, 'failedReason', text) end
   if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
   if kind ~= 'wait' and not more.skip then
@@ -91,9 +81,9 @@ local function put_off(Q, id, key, kind, text, stored, more)
   end
   if kind == 'delay' then
     redis.call('HSET', key, 'delay', int(more.delay))
-    push_delayed(Q, id, now + more.delay)
+    push_delayed(Q, id, finishing.now + more.delay)
     mark_delayed(Q)
-    return OK
+    return 0
   end
   if kind == 'retry' then
     push(Q, id, priority, more.lifo)
@@ -102,7 +92,7 @@ local function put_off(Q, id, key, kind, text, stored, more)
   end
   emit_capped(Q, 'waiting', 'jobId', id, 'prev', 'active')
   finishing.pushed = true
-  return OK
+  return 0
 end
 
 -- item = {id, token, kind, text, from the head of active, more}; `lock` is the lock's value.
@@ -112,16 +102,21 @@ local function end_attempt(Q, item, lock)
   local stored = redis.pcall('HMGET', key,
     'name', 'atm', 'parentKey', 'parent', 'deid', 'priority', 'finishedOn')
   if stored.err or (not stored[1] and redis.call('EXISTS', key) == 0) then
-    return forget(Q, id, key, lock == token)
+    -- Nobody can do anything with such an id any more.
+    if lock == token then
+      release_lock(Q, id, key)
+      redis.call('LREM', Q .. ':active', 1, id)
+    end
+    return -1
   end
   if kind == 'completed' and finishing.open then
-    local code = open_children(key)
-    if code ~= OK then return code end
+    if redis.call('EXISTS', key .. ':dependencies') == 1 then return -4 end
+    if redis.call('EXISTS', key .. ':unsuccessful') == 1 then return -9 end
   end
-  if not lock then return NO_LOCK end
-  if lock ~= token then return OTHER_LOCK end
+  if not lock then return -2 end
+  if lock ~= token then return -6 end
   release_lock(Q, id, key)
-  if redis.call('LREM', Q .. ':active', item[5] and 1 or -1, id) == 0 then return NOT_ACTIVE end
+  if redis.call('LREM', Q .. ':active', item[5] and 1 or -1, id) == 0 then return -3 end
   finishing.left = id
   local settled = (kind == 'completed' or kind == 'failed') and settle or put_off
   local code = settled(Q, id, key, kind, text, stored, more)
@@ -144,7 +139,7 @@ local function try_to_end(Q, item, lock)
     redis.pcall('LPUSH', Q .. ':active', id)
     redis.pcall('SET', Q .. ':' .. id .. ':lock', item[2], 'PX', PUT_BACK_LOCK)
   end
-  return CORRUPT
+  return -21
 end
 
 -- Ends the attempts in `items`, in that order. Returns one code for each; ids without a hash that
@@ -164,7 +159,7 @@ local function end_attempts(Q, items, now, dropped)
   end
   locks = redis.call('MGET', unpack(locks))
   finishing.open = #children > 0 and redis.call('EXISTS', unpack(children)) > 0
-  finishing.stalled = redis.call('EXISTS', Q .. ':stalled') == 1
+  finishing.stalled = #items == 1 or redis.call('EXISTS', Q .. ':stalled') == 1
   if retries and promote_due(Q, now, dropped) > 0 then finishing.pushed = true end
   local codes = {}
   for i, item in ipairs(items) do codes[i] = try_to_end(Q, item, locks[i]) end

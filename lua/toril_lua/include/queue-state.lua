@@ -2,10 +2,14 @@
 -- What a queue says about itself.
 
 -- Whether nothing may be picked up now: paused, or as many active as its concurrency allows.
-local function blocked(Q)
-  local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency')
+-- meta: its fields `paused` and `concurrency`.
+local function is_blocked(Q, meta)
   if meta[1] then return true end
   return meta[2] ~= false and redis.call('LLEN', Q .. ':active') >= whole(meta[2])
+end
+
+local function blocked(Q)
+  return is_blocked(Q, redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency'))
 end
 
 -- Whether a job waits for its turn.
