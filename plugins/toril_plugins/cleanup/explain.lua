@@ -5,7 +5,12 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     local rule = live_rule(outcome)
     local own = tonumber(redis.call('ZSCORE', ctx.own('own:' .. outcome), args.id) or nil)
     local decided = own == finished_on
-    local newer = redis.call('ZCOUNT', finished_key(outcome), '(' .. string.format('%.0f', finished_on), '+inf')
+    local counted = finished_key(outcome)
+    if rule and rule.key ~= '' then
+      counted = ctx.own('bucket:' .. outcome .. ':' .. live_bucket(args.id, rule))
+    end
+    local above = '(' .. string.format('%.0f', finished_on)
+    local newer = redis.call('ZCOUNT', counted, above, '+inf')
     return {
       outcome = outcome, finished_on = finished_on, own = decided,
       rule = decided and redis.call('HGET', ctx.own('rule:' .. outcome), args.id) or nil,

@@ -6,7 +6,7 @@
 --   due:<o>      zset  id -> ms at which the sweeper asks about it (undecided, or it blocks a parent)
 --   rule:<o>     hash  id -> "<text of its rule>\n<its bucket, or nothing>"
 --   bucket:<o>:<hash>  zset  id -> finishedOn, jobs counted together (per name or key)
---   buckets:<o>  set   the hashes in use
+--   buckets:<o>  hash  hash in use -> the key of the live rule that it counts by
 -- and in meta: toril.cleanup.own.<o> (an own index exists), toril.cleanup.seq.<o> (finish number,
 -- only while an own count exists), toril.cleanup.floor.<o> (below this score all are own).
 -- The finished sets of BullMQ are themselves the index of the live rule, so jobs that follow it
@@ -132,12 +132,16 @@ local function trim_bucket(key, outcome, most, remove)
   return excess <= #oldest / 2
 end
 
+local function live_bucket(id, rule)
+  return bucket_of(id, rule.key, 'live ' .. rule.key)
+end
+
 -- Count a job under the live rule's key.
 local function count_live(id, outcome, finished_on, rule)
-  local bucket = bucket_of(id, rule.key, 'live')
+  local bucket = live_bucket(id, rule)
   local key = ctx.own('bucket:' .. outcome .. ':' .. bucket)
   redis.call('ZADD', key, finished_on, id)
-  redis.call('SADD', ctx.own('buckets:' .. outcome), bucket)
+  redis.call('HSET', ctx.own('buckets:' .. outcome), bucket, rule.key)
   return trim_bucket(key, outcome, rule.count, function(old, score)
     remove_live(old, outcome, score, rule)
   end)

@@ -1,8 +1,30 @@
--- One slice of a sweep. args = {service, token, upto = {outcome -> ms}}; upto only while plugins have
--- strategies: about jobs that finished later they have not been asked yet. Returns {more, ask}: whether another slice is needed now,
--- and the jobs about which the plugins must be asked: {id, outcome, finished_on}.
+-- One slice of a sweep. args = {service, token, buckets, upto}; buckets = {outcome -> cursor of the last
+-- slice}; upto = {outcome -> ms}, only while plugins have strategies: about jobs that finished later
+-- they have not been asked yet. Returns {more, ask, buckets, rules}: whether another slice is needed
+-- now; the jobs about which the plugins must be asked, {id, outcome, finished_on}; the live rules.
 if not ctx.lease_held(args.service, args.token) then return {more = false, lost = true, ask = {}} end
-local more, ask = false, {}
+
+-- Go on through the buckets: lowered counts, and keys by which nobody counts any more.
+local function sweep_buckets(outcome, rule)
+  local registry = ctx.own('buckets:' .. outcome)
+  local page = redis.call('HSCAN', registry, args.buckets[outcome] or '0', 'COUNT', 100)
+  for i = 1, #page[2], 2 do
+    local key = ctx.own('bucket:' .. outcome .. ':' .. page[2][i])
+    if not rule or rule.key ~= page[2][i + 1] then
+      redis.call('UNLINK', key)
+      redis.call('HDEL', registry, page[2][i])
+    elseif redis.call('ZCARD', key) == 0 then
+      redis.call('HDEL', registry, page[2][i])
+    elseif ctx.budget > 0 then
+      trim_bucket(key, outcome, rule.count, function(old, score)
+        remove_live(old, outcome, score, rule)
+      end)
+    end
+  end
+  return page[1]
+end
+
+local more, ask, buckets, rules = false, {}, {}, {}
 for _, outcome in ipairs({'completed', 'failed'}) do
   local own, budget = ctx.own('own:' .. outcome), ctx.budget
 
@@ -41,6 +63,9 @@ for _, outcome in ipairs({'completed', 'failed'}) do
   elseif rule then
     more = true
   end
+  buckets[outcome] = sweep_buckets(outcome, rule)
+  if buckets[outcome] ~= '0' or ctx.budget <= 0 then more = true end
+  rules[outcome] = rule and rule.text or ''
   if state('own', outcome) and redis.call('ZCARD', own) == 0 then
     set_state('own', outcome, nil)
     set_state('floor', outcome, nil)
@@ -50,4 +75,4 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     ctx.emit('toril:evicted', {outcome = outcome, count = budget - ctx.budget})
   end
 end
-return {more = more or #ask == 100, ask = ask}
+return {more = more or #ask == 100, ask = ask, buckets = buckets, rules = rules}

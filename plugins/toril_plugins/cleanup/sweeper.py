@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from toril.plugins import FinishedJob, Json, Outcome, ServiceContext
@@ -72,6 +72,7 @@ class Sweeper:
         self._decider = decider
         self._period = period
         self._adoption = {outcome: _Adoption() for outcome in OUTCOMES}
+        self._rules: dict[str, str] = {}
 
     async def run_once(self, context: ServiceContext) -> float:
         """Do everything that is due now, in slices, at most half of the time."""
@@ -80,6 +81,7 @@ class Sweeper:
         args: dict[str, Json] = {}
         if self._decider.ask is not None:
             args["upto"] = {outcome: self._adoption[outcome].seen for outcome in OUTCOMES}
+        args["buckets"] = {}
         more = True
         while more:
             started = time.perf_counter()
@@ -87,10 +89,19 @@ class Sweeper:
             if slice_.get("lost"):
                 break
             await self._decide(context, slice_.get("ask") or ())
+            self._note_rules(slice_["rules"])
+            args["buckets"] = slice_["buckets"]
             more = bool(slice_["more"])
             if more:
                 await asyncio.sleep(time.perf_counter() - started)
         return self._period
+
+    def _note_rules(self, rules: Mapping[str, str]) -> None:
+        """Start adoption anew when a live rule has changed: it may count by another key."""
+        for outcome in OUTCOMES:
+            if self._rules.get(outcome, rules[outcome]) != rules[outcome]:
+                self._adoption[outcome] = _Adoption()
+        self._rules = dict(rules)
 
     async def _adopt(self, context: ServiceContext, outcome: Outcome) -> None:
         """Find jobs that other workers finished and for which something else was said."""

@@ -1,0 +1,173 @@
+"""`toril retention` and `toril sweep`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import click
+
+from toril import App
+from toril.commands import CommandError, Exit, Output, connection_options, output_option, talk
+from toril.plugins import (
+    LIVE_LEVELS,
+    Level,
+    Outcome,
+    Said,
+    as_datetime,
+    by_this_user,
+    milliseconds,
+)
+from toril_plugins.retention.resolve import resolve
+from toril_plugins.retention.values import OUTCOMES, Keep, Retention
+
+T = TypeVar("T")
+
+
+class _KeepText(click.ParamType[Keep]):
+    """`7d`, `1000`, `last 5 per data.customer, 30d`, `forever`, `nothing`."""
+
+    name = "keep"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keep:
+        try:
+            return Keep.parse(str(value))
+        except ValueError as error:
+            self.fail(
+                f"{error}. Say how long to keep, such as 7d, 1000 (the newest), "
+                "'last 5 per name', forever or nothing",
+                param,
+                ctx,
+            )
+
+
+KEEP = _KeepText()
+
+
+def _with_app(url: str | None, prefix: str, work: Callable[[App], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with App(url, prefix=prefix) as app:
+            return await work(app)
+
+    return asyncio.run(run())
+
+
+@click.group()
+def retention() -> None:
+    """Say how long a queue's finished jobs are kept, and see what is said."""
+
+
+@retention.command("show")
+@click.argument("queue")
+@connection_options
+@output_option
+def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
+    """Show what is said for all jobs of QUEUE, and which of it holds."""
+
+    async def read(app: App) -> Sequence[Said[Retention]]:
+        return await app.queue(queue).said_by_level(Retention)
+
+    rows = _rows(_with_app(url, prefix, read))
+    if not rows and output.format == "table":
+        talk(f"nothing is said for queue {queue!r}: its finished jobs are kept for ever")
+    else:
+        output.rows(
+            "retention", rows, ("outcome", "keep", "level", "source", "since", "holds"), id="keep"
+        )
+
+
+def _rows(said: Sequence[Said[Retention]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for outcome in OUTCOMES:
+        winner = resolve(said, outcome).said
+        rows += [
+            {
+                "outcome": outcome,
+                "keep": str(keep),
+                "level": each.level,
+                "source": each.source,
+                "since": f"{as_datetime(each.since):%Y-%m-%d %H:%M:%S}",
+                "holds": each is winner,
+            }
+            for each in said
+            if (keep := each.value.of(outcome)) is not None
+        ]
+    return rows
+
+
+@retention.command("set")
+@click.argument("queue")
+@click.option("--completed", type=KEEP, help="How long jobs that ended well are kept.")
+@click.option("--failed", type=KEEP, help="How long failed jobs are kept.")
+@connection_options
+def set_(
+    url: str | None, prefix: str, queue: str, completed: Keep | None, failed: Keep | None
+) -> None:
+    """Say how long QUEUE's finished jobs are kept: 7d, 1000, 'last 5 per name', forever, nothing.
+
+    Counts at once, also for jobs that are kept already. An outcome that is not named stays as it
+    was said before.
+    """
+    given: dict[Outcome, Keep | None] = {"completed": completed, "failed": failed}
+    if not any(given.values()):
+        raise CommandError("say --completed, --failed or both", Exit.USAGE)
+
+    async def write(app: App) -> None:
+        target = app.queue(queue)
+        before = [s for s in await target.said_by_level(Retention) if s.level == "queue"]
+        if before:
+            for outcome in OUTCOMES:
+                given[outcome] = given[outcome] or before[0].value.of(outcome)
+        await target.set(Retention(**given), source=by_this_user("toril retention set"))
+
+    _with_app(url, prefix, write)
+
+
+@retention.command("unset")
+@click.argument("queue")
+@click.option(
+    "--level",
+    type=click.Choice(LIVE_LEVELS),
+    default="queue",
+    show_default=True,
+    help="Whose word is taken back. What a worker or an application says in its code comes back "
+    "when it starts again.",
+)
+@connection_options
+def unset(url: str | None, prefix: str, queue: str, level: Level) -> None:
+    """Take back what was said for all jobs of QUEUE."""
+
+    async def write(app: App) -> None:
+        await app.queue(queue).unset(
+            Retention, level=level, source=by_this_user("toril retention unset")
+        )
+
+    _with_app(url, prefix, write)
+
+
+@click.command()
+@click.argument("queues", nargs=-1, required=True, metavar="QUEUE…")
+@click.option("--every", metavar="TIME", help="Go on sweeping, that long apart, until Ctrl-C.")
+@connection_options
+def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None) -> None:
+    """Do what retention asks for now on QUEUES, without a worker.
+
+    For queues whose workers are not Toril's. One process at a time sweeps a queue: another one that
+    does it already is left to it.
+    """
+    pause = None if every is None else milliseconds(every) / 1000
+
+    async def run(app: App) -> None:
+        while True:
+            for queue in queues:
+                done = await app.run_services(queue)
+                if not done:
+                    talk(f"queue {queue!r} is swept by another process")
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+
+    with suppress(KeyboardInterrupt):
+        _with_app(url, prefix, run)
