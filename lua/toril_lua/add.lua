@@ -10,7 +10,7 @@
 --            children that come in later steps. flow = {root, lease (ms), nodes}: the step belongs
 --            to a large flow; without nodes = it is done.
 -- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late.
---            Codes: 0 done, -5 no such parent, -7 it has another living parent, -21 garbled.
+--            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
 -- Events:    added, waiting, delayed, waiting-children, duplicated
 -- Seam:      saved
 
@@ -24,7 +24,7 @@
 --- @include "seam"
 --- @end
 
-local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -21
+local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -23
 
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])

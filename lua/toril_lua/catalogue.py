@@ -83,7 +83,7 @@ class Header:
 
 def names() -> tuple[str, ...]:
     """The names of all scripts, sorted. `plugin`, the frame of plugins' own scripts, is not one."""
-    found = (entry.name for entry in files(__package__).iterdir())
+    found = (entry.name for entry in files("toril_lua").iterdir())
     return tuple(
         sorted(n.removesuffix(".lua") for n in found if n.endswith(".lua") and n != "plugin.lua")
     )
@@ -217,7 +217,7 @@ class _Resolver:
 
 @cache
 def _read(path: str) -> str:
-    file = files(__package__).joinpath(path)
+    file = files("toril_lua").joinpath(path)
     if not file.is_file():
         raise ScriptError(f"there is no file {path!r} among the scripts")
     return file.read_text("utf-8")

@@ -11,7 +11,7 @@
 -- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
 --            (ms, 0: not), blocked (paused or maxed), more, effects}; or -20: late.
 --            Codes: 0 done, 1 done but the parent's keys are garbled, -1 no such job, -2 no lock,
---            -3 not active, -4 open children, -6 another's lock, -9 failed children, -21 garbled:
+--            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
 --            still active.
 -- Events:    completed, failed, retries-exhausted, waiting, delayed, active, drained; removed
 -- Seam:      finished, finished_batch, removed

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from toril.connection.call import Call, Procedure
-from toril.errors import InvalidJob, JobError, ParentError
+from toril.errors import InvalidJob, JobError
 from toril.options import POLICY_OPTION
 from toril.protocol.codec import encode_json, encode_opts
 from toril.protocol.effects import SAVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
+from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
 from toril.snapshots import JobEvent, JobSaved, JobSnapshot, ParentRef
 from toril.types import JsonObject
@@ -27,8 +28,7 @@ LARGEST_FLOW: Final = 500
 """Nodes of a flow that is added in one step."""
 _MOST_LINKS: Final = 2000
 _FLOW_LEASE_MS: Final = 60_000
-_NO_PARENT: Final = -5
-_OTHER_PARENT: Final = -7
+_GARBLED: Final = -23
 _POLICY_FLAGS: Final = {
     "failParentOnFailure": "fpof",
     "continueParentOnFailure": "cpof",
@@ -303,24 +303,10 @@ def _added(node: NewNode, id: bytes, existed: int, code: int) -> Added:
 
 
 def _error(node: NewNode, code: int) -> JobError:
-    queue = queue_name(node.queue)
-    parent = cast(ParentRef, node.parent)
-    if code == _NO_PARENT:
-        return ParentError(
-            f"the parent {parent.id!r} in queue {parent.queue!r} does not exist, so job "
-            f"{node.id!r} cannot be added to it",
-            queue=queue,
+    if code == _GARBLED:
+        return JobError(
+            f"job {node.id!r} was not added: a key of it or of its queue {node.queue!r} is garbled",
+            queue=queue_name(node.queue),
             job_id=node.id,
         )
-    if code == _OTHER_PARENT:
-        return ParentError(
-            f"job {node.id!r} in queue {queue!r} exists and has another living parent than "
-            f"{parent.id!r}",
-            queue=queue,
-            job_id=node.id,
-        )
-    return JobError(
-        f"job {node.id!r} was not added: a key of it or of queue {queue!r} is garbled",
-        queue=queue,
-        job_id=node.id,
-    )
+    return refusal(code, node.queue, node.id)

@@ -40,7 +40,7 @@ OPEN_CHILDREN: Final = -4
 OTHER_LOCK: Final = -6
 FAILED_CHILDREN: Final = -9
 """Not completed: children have failed. The job is still active and this worker's."""
-GARBLED: Final = -21
+GARBLED: Final = -23
 """Its keys, or its queue's, are garbled. The job is still active and locked."""
 
 

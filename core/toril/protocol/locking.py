@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from toril.connection.call import Call, Procedure, Resend
-from toril.errors import JobError, JobNotFound, JobStateError, LockLost
 from toril.protocol.effects import STALLED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
+from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
 from toril.snapshots import JobRef, JobStalled
 
@@ -92,21 +92,10 @@ def wait_children(
         refuse_late(reply)
         code, told = reply
         if code < 0:
-            raise _error(queue_name(queue), id, code)
+            raise refusal(code, queue, id, "is not active")
         return with_effects(code == 0, told)
 
     return _call("wait_children", queue, request, parse, resend_for(record), (id,))
-
-
-def _error(queue: str, id: str, code: int) -> JobError:
-    where = f"job {id!r} of queue {queue!r}"
-    if code == -1:
-        return JobNotFound(f"{where} does not exist", queue=queue, job_id=id)
-    if code in {-2, -6}:
-        return LockLost(f"{where} is no longer this worker's", queue=queue, job_id=id)
-    if code == -9:
-        return JobStateError(f"{where} has failed children", queue=queue, job_id=id)
-    return JobStateError(f"{where} is not active", queue=queue, job_id=id)
 
 
 def stalled_check(

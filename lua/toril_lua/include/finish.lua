@@ -139,7 +139,7 @@ local function try_to_end(Q, item, lock)
     redis.pcall('LPUSH', Q .. ':active', id)
     redis.pcall('SET', Q .. ':' .. id .. ':lock', item[2], 'PX', PUT_BACK_LOCK)
   end
-  return -21
+  return -23
 end
 
 -- Ends the attempts in `items`, in that order. Returns one code for each; ids without a hash that
