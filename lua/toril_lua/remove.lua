@@ -2,7 +2,8 @@
 --
 -- Keys:      [1] the queue of the call; the jobs may be in other queues of the slot
 -- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
---                         open = boolean: a lock on a target counts, cause = text, want_removed = boolean, now = ms,
+--                         open = boolean: a lock on a target counts, cause = text,
+--                         want_removed = boolean, now = ms,
 --                         doomed = {key = true} of jobs that the caller will remove next}
 -- Returns:   {{code, ...}, effects}, a code per target, in order; fewer codes than targets if the
 --            limit of 100 jobs a call was reached.
