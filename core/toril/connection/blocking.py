@@ -31,8 +31,8 @@ from toril.connection.sockets import (
     Connection,
     exchange,
     exchange_async,
-    new_async_connection,
-    new_connection,
+    open_async_connection,
+    open_connection,
 )
 from toril.connection.steps import Command, Exchange, Forget, NotSent, Refused, ReplyLost, Steps
 from toril.errors import ConfigurationError
@@ -141,15 +141,11 @@ class _Blocking:
             return self._connection
         self._pid = os.getpid()
         self._server = await self._executor.drive(self._executor.route.locate(self._key))
-        connection = new_async_connection(self._server, self._client_name)
+        connection = await open_async_connection(self._server, self._client_name)
         try:
-            await connection.connect()
             (client_id,) = await exchange_async(
                 connection, (("CLIENT", "ID"),), self._server.access.connect_timeout
             )
-        except (RedisError, OSError, TimeoutError) as error:
-            await connection.disconnect(nowait=True)
-            raise NotSent(str(error), self._server) from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -284,13 +280,9 @@ class SyncStreamRead:
         self.close()
         self._pid = os.getpid()
         self._server = self._executor.drive(self._executor.route.locate(self._key))
-        connection = new_connection(self._server, self._client_name, limit)
-        try:
-            connection.connect()
-        except (RedisError, OSError) as error:
-            raise NotSent(str(error), self._server) from error
-        self._connection, self._limit = connection, limit
-        return connection
+        self._connection = open_connection(self._server, self._client_name, limit)
+        self._limit = limit
+        return self._connection
 
     def _recover(self, error: Exception) -> None:
         self.close()

@@ -22,8 +22,8 @@ from toril.connection.sockets import (
     exchange_async,
     is_fresh,
     is_fresh_async,
-    new_async_connection,
-    new_connection,
+    open_async_connection,
+    open_connection,
 )
 from toril.connection.steps import (
     Exchange,
@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS = 16
 """Requests under way at once in one executor; more wait for their turn."""
+LONG_IDLE = 0.01
+"""Seconds after which a connection may have been closed without the loop having noticed."""
 
 _inherited: list[object] = []
 """Connections that a forked child got from its parent. They are kept, never closed: closing one
@@ -72,7 +74,7 @@ class Executor:
         self._patience = patience
         self._client_name = client_name
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self._idle: dict[Server, list[AsyncConnection]] = {}
+        self._idle: dict[Server, list[tuple[AsyncConnection, float]]] = {}
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @overload
@@ -118,7 +120,7 @@ class Executor:
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Forget(server):
-                for connection in self._idle.pop(server, ()):
+                for connection, _ in self._idle.pop(server, ()):
                     await connection.disconnect(nowait=True)
             case InThread(function):
                 return await asyncio.to_thread(function)
@@ -150,7 +152,7 @@ class Executor:
             raise ReplyLost(str(error), server) from error
         finally:
             if whole and connection.is_connected:
-                self._idle.setdefault(server, []).append(connection)
+                self._idle.setdefault(server, []).append((connection, time.monotonic()))
             else:
                 await connection.disconnect(nowait=True)
         return replies
@@ -158,23 +160,22 @@ class Executor:
     async def _connected(self, server: Server) -> AsyncConnection:
         idle = self._idle.get(server)
         while idle:
-            connection = idle.pop()
+            connection, since = idle.pop()
+            if time.monotonic() - since > LONG_IDLE:
+                # Let the loop look at the socket: first it runs us, then what it saw there.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
             if await is_fresh_async(connection):
                 return connection
             await connection.disconnect(nowait=True)
-        connection = new_async_connection(server, self._client_name)
-        try:
-            await connection.connect()
-        except (RedisError, OSError) as error:
-            raise NotSent(str(error), server) from error
-        return connection
+        return await open_async_connection(server, self._client_name)
 
     async def aclose(self) -> None:
         """Close the connections. The executor can be used again; it then opens new ones."""
         if self._owner is not None and self._owner[0] == os.getpid():
             idle, self._idle = self._idle, {}
             for connections in idle.values():
-                for connection in connections:
+                for connection, _ in connections:
                     await connection.disconnect()
         await asyncio.to_thread(self.route.close)
 
@@ -277,12 +278,7 @@ class SyncExecutor:
             if is_fresh(connection):
                 return connection
             connection.disconnect()
-        connection = new_connection(server, self._client_name)
-        try:
-            connection.connect()
-        except (RedisError, OSError) as error:
-            raise NotSent(str(error), server) from error
-        return connection
+        return open_connection(server, self._client_name)
 
     def close(self) -> None:
         """Close the connections. The executor can be used again; it then opens new ones."""

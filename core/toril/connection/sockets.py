@@ -24,7 +24,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from toril.connection.endpoint import Server
-from toril.connection.steps import Command
+from toril.connection.steps import Command, NotSent
 
 _ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 """Errors that the server said. redis-py counts some of them among the broken connections."""
@@ -71,10 +71,14 @@ class AsyncConnection(Protocol):
         """The next reply; an error that the server said is raised."""
 
 
-def new_connection(
+def open_connection(
     server: Server, client_name: str | None = None, reply_timeout: float | None = None
 ) -> Connection:
-    """A synchronous connection, not yet opened. `reply_timeout` in seconds; None: the server's."""
+    """A new synchronous connection. `reply_timeout` in seconds; None: as the server's URL says.
+
+    Raises:
+        NotSent: it was not to be had.
+    """
     options = _options(server, client_name)
     options["socket_timeout"] = reply_timeout or server.access.reply_timeout
     kind: Any = redis.Connection
@@ -82,11 +86,20 @@ def new_connection(
         kind = redis.UnixDomainSocketConnection
     elif server.access.tls is not None:
         kind = redis.SSLConnection
-    return cast(Connection, kind(**options))
+    connection = cast(Connection, kind(**options))
+    try:
+        connection.connect()
+    except (RedisError, OSError) as error:
+        raise NotSent(str(error), server) from error
+    return connection
 
 
-def new_async_connection(server: Server, client_name: str | None = None) -> AsyncConnection:
-    """An asynchronous connection, not yet opened. Its user limits the time of a reply."""
+async def open_async_connection(server: Server, client_name: str | None = None) -> AsyncConnection:
+    """A new asynchronous connection. Its user limits the time of a reply.
+
+    Raises:
+        NotSent: it was not to be had.
+    """
     options = _options(server, client_name)
     options["socket_timeout"] = None
     kind: Any = redis.asyncio.Connection
@@ -94,7 +107,20 @@ def new_async_connection(server: Server, client_name: str | None = None) -> Asyn
         kind = redis.asyncio.UnixDomainSocketConnection
     elif server.access.tls is not None:
         kind = redis.asyncio.SSLConnection
-    return cast(AsyncConnection, kind(**options))
+    connection = cast(AsyncConnection, kind(**options))
+    seconds = server.access.connect_timeout
+    try:
+        async with asyncio.timeout(seconds):
+            await connection.connect()
+    except TimeoutError as error:
+        await connection.disconnect(nowait=True)
+        raise NotSent(f"no connection to {server} within {seconds:g} s", server) from error
+    except (RedisError, OSError) as error:
+        raise NotSent(str(error), server) from error
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 def _options(server: Server, client_name: str | None) -> dict[str, Any]:
