@@ -1,3 +1,92 @@
 """Toril: a job queue for Python on Redis and Valkey that shares its data with BullMQ."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ActiveJob",
+    "App",
+    "Backoff",
+    "ConfigurationError",
+    "Flow",
+    "Job",
+    "JobFailed",
+    "JobNotFound",
+    "JobRemoved",
+    "LockLost",
+    "NewJob",
+    "PluginError",
+    "Queue",
+    "QueueEvents",
+    "Reject",
+    "RetryIn",
+    "ServerError",
+    "Setting",
+    "State",
+    "SyncApp",
+    "TorilError",
+    "Unrecoverable",
+    "WaitForChildren",
+    "Worker",
+    "hookimpl",
+]
+
+if TYPE_CHECKING:
+    from toril.app import App
+    from toril.backoff import Backoff
+    from toril.errors import (
+        ConfigurationError,
+        JobFailed,
+        JobNotFound,
+        JobRemoved,
+        LockLost,
+        PluginError,
+        Reject,
+        RetryIn,
+        ServerError,
+        TorilError,
+        Unrecoverable,
+        WaitForChildren,
+    )
+    from toril.events import QueueEvents
+    from toril.flow import Flow
+    from toril.hooks.markers import hookimpl
+    from toril.job import Job
+    from toril.new_job import NewJob
+    from toril.queue import Queue
+    from toril.setting import Setting
+    from toril.sync import SyncApp
+    from toril.types import State
+    from toril.worker import ActiveJob, Worker
+else:
+    # Each name is imported when it is first asked for, so that a plugin or a command that needs
+    # only some of them does not wait for the rest.
+    _HOMES = {
+        "App": "app",
+        "Backoff": "backoff",
+        "Flow": "flow",
+        "Job": "job",
+        "NewJob": "new_job",
+        "Queue": "queue",
+        "QueueEvents": "events",
+        "Setting": "setting",
+        "State": "types",
+        "SyncApp": "sync",
+        "hookimpl": "hooks.markers",
+        "ActiveJob": "worker",
+        "Worker": "worker",
+    }
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from toril.errors import InvalidJob
-from toril.new_job import JobOptions, NewJob, check_options, draft, said_at
+from toril.new_job import JobOptions, NewJob, check_options, draft
 from toril.setting import Said, Setting
+from toril.settings import say
 from toril.snapshots import Draft, ParentRef
 from toril.types import ChildFailurePolicy, Json, State
 
 if TYPE_CHECKING:
-    from toril.job import Job
     from toril.queue import Queue
+
+J = TypeVar("J")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -67,15 +69,15 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class FlowTree:
+class FlowTree(Generic[J]):
     """A flow as it is stored now. `cut` tells that it has more children than were read."""
 
-    job: Job
+    job: J
     state: State
-    children: tuple[FlowTree, ...] = ()
+    children: tuple[FlowTree[J], ...] = ()
     cut: bool = False
 
-    def __iter__(self) -> Iterator[FlowTree]:
+    def __iter__(self) -> Iterator[FlowTree[J]]:
         """This node and all below it, parents first."""
         yield self
         for child in self.children:
@@ -122,7 +124,7 @@ def flow_drafts(
         made = draft(
             queue_key,
             job,
-            said_at("job", node.settings, "Flow", now) + flow_said,
+            say("job", node.settings, "Flow", now) + flow_said,
             node.defaults,
             now,
             parent=parent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypedDict, Unpack, cast
@@ -13,7 +13,7 @@ from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
 from toril.options import POLICY_OPTION
-from toril.setting import Level, Said, Setting
+from toril.setting import Said, Setting
 from toril.snapshots import Draft, JobRef, ParentRef
 from toril.types import ChildFailurePolicy, Json, JsonObject
 
@@ -68,9 +68,6 @@ class JobOptions(TypedDict, total=False):
     """What its parent does if it fails for good."""
 
 
-_OPTIONS: Final = tuple(JobOptions.__annotations__)
-
-
 @dataclass(frozen=True, slots=True, init=False)
 class NewJob:
     """A job for `Queue.add_many`; the arguments are those of `Queue.add`."""
@@ -99,30 +96,18 @@ class NewJob:
 
 
 def check_options(where: str, options: Mapping[str, Any]) -> None:
-    """Raise `TypeError` for an option that does not exist, naming the nearest that does."""
+    """Raise `TypeError` for an option that a job has not, naming the nearest that it has."""
+    check_names(where, options, JobOptions)
+
+
+def check_names(where: str, options: Mapping[str, Any], known: type) -> None:
+    """Raise `TypeError` for an option that the TypedDict `known` has not."""
+    names = list(known.__annotations__)
     for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_OPTIONS)}"
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
             raise TypeError(f"{where}() has no option {name!r}; {hint}")
-
-
-def said_at(
-    level: Level, settings: Iterable[Setting], source: str, now: int
-) -> tuple[Said[Any], ...]:
-    """`settings` together with where and when they were said.
-
-    Raises:
-        TypeError: Something is not a setting, or there are two of one kind.
-    """
-    said: dict[str, Said[Any]] = {}
-    for setting in settings:
-        if not isinstance(cast(object, setting), Setting):
-            raise TypeError(f"{source}: {setting!r} is not a setting")
-        if setting.name in said:
-            raise TypeError(f"{source}: two settings of kind {type(setting).__name__}; give one")
-        said[setting.name] = Said(setting, level, source, now)
-    return tuple(said.values())
 
 
 def job_id(given: str) -> str:

@@ -1,0 +1,207 @@
+"""An App: a server, its plugins, and the queues, workers and flows that live there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+
+from toril.backoff import Backoff
+from toril.connection.call import Procedure
+from toril.connection.endpoint import Endpoint
+from toril.connection.open import open_endpoint
+from toril.events import QueueEvents
+from toril.flow import Flow, FlowTree, queues_of
+from toril.flow_operations import FlowOperations
+from toril.job import Job
+from toril.operations import Context
+from toril.queue import Queue
+from toril.results import Results
+from toril.runtime import AppOptions, Runtime, queue_defaults
+from toril.setting import Setting
+from toril.sync import SyncApp
+
+if TYPE_CHECKING:
+    from toril.worker import Handler, Worker, WorkerOptions
+
+T = TypeVar("T")
+
+
+class App:
+    """One server with one set of plugins; everything else is made from it.
+
+        app = App("redis://localhost")
+        emails = app.queue("emails")
+
+        async def main() -> None:
+            async with app:
+                job = await emails.add("welcome", {"to": "ada@example.org"}, delay="5s")
+
+    Making an App does nothing yet: the first operation that is awaited connects and starts the
+    plugins, and `async with` or `aclose` ends them. An App lives on one event loop; `app.sync` is
+    its synchronous face.
+
+    Args:
+        url: The server; None: what `TORIL_URL` says.
+        settings: What is said for all jobs of all queues.
+        options: See `AppOptions`: `prefix`, `plugins`, `block`, `config`, `clock`.
+
+    Raises:
+        ConfigurationError: The URL cannot be understood.
+        TypeError: An unknown option, two settings of one kind, or something that is no setting.
+    """
+
+    def __init__(
+        self,
+        url: str | Endpoint | None = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[AppOptions],
+    ) -> None:
+        self.runtime = Runtime(url, settings, **options)
+        self.results = Results(self)
+        self.sync = SyncApp(self.runtime)
+        self._workers: list[Worker] = []
+
+    @classmethod
+    def from_client(
+        cls, client: object, /, *settings: Setting, **options: Unpack[AppOptions]
+    ) -> Self:
+        """An App on the server of a client of redis-py or valkey-py.
+
+        Only its address and login are used: Toril makes connections of its own, and the client
+        stays the caller's. The other arguments are those of `App`.
+        """
+        return cls(open_endpoint(client), *settings, **options)
+
+    def __repr__(self) -> str:
+        return f"<App on {self.runtime.place}>"
+
+    @property
+    def context(self) -> Context:
+        """What operations need to know of this App."""
+        return self.runtime.context
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The workers made by `worker`, in that order; `toril worker` runs them."""
+        return tuple(self._workers)
+
+    def queue(
+        self,
+        name: str,
+        /,
+        *settings: Setting,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> Queue:
+        """A queue.
+
+        Args:
+            name: Its name, without colons.
+            settings: What is said for the whole queue. It is published at the first operation on
+                it, and gives way to what somebody has set at run time.
+            attempts: How many times its jobs may be tried, unless a job says otherwise.
+            backoff: How long they wait before the next attempt, unless a job says otherwise.
+
+        Raises:
+            ConfigurationError: A bad name; or the queue was declared with other settings before.
+        """
+        self.context.key(name)
+        self.runtime.declare(name, settings)
+        return Queue(self, name, queue_defaults(attempts, backoff))
+
+    def worker(
+        self,
+        queue: str | Queue,
+        handler: Handler,
+        /,
+        *settings: Setting,
+        **options: Unpack[WorkerOptions],
+    ) -> Worker:
+        """A worker for a queue.
+
+        It runs with `worker.run()`, `async with worker`, or the command `toril worker module:app`,
+        which runs all workers of an App.
+
+        Args:
+            queue: The queue, or its name.
+            handler: What runs a job: `async def`, or `def` (in a thread), with one argument.
+            settings: What is said for the queue by this worker; what the queue says goes before it.
+            options: See `WorkerOptions`: `concurrency`, `lock`, `grace`, …
+        """
+        from toril.worker import Worker
+
+        name = queue if isinstance(queue, str) else queue.name
+        made = Worker(self, name, handler, *settings, **options)
+        self._workers.append(made)
+        return made
+
+    async def add_flow(self, flow: Flow, /, *settings: Setting) -> Job:
+        """Add a flow: all its jobs, or none.
+
+        A flow of more than 500 jobs is added in steps: all is checked before the first, no parent
+        can run before the last, and other programs may see parents whose children do not exist yet.
+
+        Args:
+            flow: The root.
+            settings: What is said for all jobs of the flow; a job's own settings go before it.
+
+        Returns:
+            The root.
+
+        Raises:
+            InvalidJob: Something that cannot be saved.
+            ParentError: A job with the `id` of one of its jobs exists and has another parent.
+            ConfigurationError: The server is a cluster, and the queues are in different slots.
+            Reject: A plugin refuses one of the jobs.
+            PluginError: A plugin broke while the jobs were planned.
+            IndeterminateError: The reply was lost; `job_ids` names the jobs.
+        """
+        operations = FlowOperations(self.context)
+        one_slot = self.runtime.endpoint.kind == "cluster"
+        adding = operations.add(flow, settings, one_slot=one_slot)
+        return Job(self, await self.perform(adding, *queues_of(flow)))
+
+    async def flow_tree(self, job: Job, *, depth: int = 10, width: int = 50) -> FlowTree[Job]:
+        """A flow as it is stored now, from `job` downwards.
+
+        Args:
+            job: Where to begin.
+            depth: How many levels are read.
+            width: How many children of one job are read; a node with more has `cut` set.
+
+        Raises `JobNotFound` if the job is gone. Children that are gone are left out.
+        """
+        tree = await self.perform(FlowOperations(self.context).tree(job.ref, depth, width))
+        return tree.of(lambda snapshot: Job(self, snapshot))
+
+    def events(self, queue: str | Queue, *, after: str | None = None) -> QueueEvents:
+        """The events of a queue as they happen, whoever causes them.
+
+        Args:
+            queue: The queue, or its name.
+            after: Go on behind this event (`QueueEvents.after` of an earlier iteration); `"0-0"`:
+                from the oldest that is kept; None: from now.
+        """
+        return QueueEvents(self, queue if isinstance(queue, str) else queue.name, after)
+
+    async def perform(self, procedure: Procedure[T], *queues: str) -> T:
+        """Carry out a procedure; for Toril's own nouns, and for tools.
+
+        `queues` are the queues it is about: what was declared for them is published first.
+        """
+        return await self.runtime.perform(procedure, queues)
+
+    async def __aenter__(self) -> Self:
+        await self.runtime.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the plugins and close the connections; workers are to be stopped first.
+
+        The App can be used again; it then starts anew.
+        """
+        await self.results.aclose()
+        await self.runtime.aclose()

@@ -1,0 +1,127 @@
+"""Adding flows, and reading them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from toril.connection.call import Procedure
+from toril.errors import ConfigurationError
+from toril.flow import Flow, FlowTree, flow_drafts
+from toril.operations import Context, data_text, saved_job
+from toril.protocol import adding, dependencies, reading
+from toril.protocol.adding import Added
+from toril.protocol.keys import slot
+from toril.setting import Setting
+from toril.settings import say
+from toril.snapshots import Draft, JobRef, JobSnapshot
+from toril.types import State
+
+J = TypeVar("J")
+
+
+class FlowOperations:
+    """Adding flows and reading them back."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def add(
+        self, flow: Flow, settings: Sequence[Setting], *, one_slot: bool
+    ) -> Procedure[JobSnapshot]:
+        """Add a flow, all or nothing up to 500 nodes, else in steps. Returns the root.
+
+        `one_slot`: the server is a cluster, so all queues have to be in one slot.
+        """
+        context = self._context
+        now = context.clock.now_ms()
+        said = say("flow", settings, "add_flow", now)
+        drafts = flow_drafts(flow, said, context.key, now)
+        if one_slot:
+            _check_slots({context.key(one.queue) for one in drafts})
+        return self._add(drafts, [data_text(one) for one in drafts])
+
+    def _add(self, drafts: Sequence[Draft], texts: Sequence[str]) -> Procedure[JobSnapshot]:
+        context = self._context
+        nodes = context.planned(drafts, texts)
+        now, wants = context.clock.now_ms(), context.wants()
+        added: tuple[Added, ...]
+        if len(nodes) <= adding.LARGEST_FLOW:
+            with context.lanes.call() as record:
+                added = yield adding.add_flow(nodes, now=now, record=record, wants=wants)
+        else:
+            added = yield from adding.add_large_flow(
+                nodes, now=now, calls=context.lanes.call, wants=wants
+            )
+        return (yield from saved_job(nodes[0], added[0]))
+
+    def tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
+        """A flow as it is stored, from `root` downwards, level by level."""
+        if depth < 1 or width < 1:
+            raise ValueError("depth and width are at least 1")
+        return self._tree(root, depth, width)
+
+    def _tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
+        found = yield from _stored_node(self._context.key(root.queue), root.id)
+        if found is None:
+            raise self._context.job_not_found(root.queue, root.id)
+        level = [found]
+        for left in range(depth - 1, -1, -1):
+            for node in level:
+                yield from _add_children(node, width if left else 0)
+            level = [child for node in level for child in node.children]
+        return found
+
+
+@dataclass(slots=True)
+class StoredTree:
+    """A node of a flow as it is stored, and the nodes below it."""
+
+    queue_key: str
+    job: JobSnapshot
+    state: State
+    children: list[StoredTree] = field(default_factory=list["StoredTree"])
+    cut: bool = False
+
+    def of(self, make: Callable[[JobSnapshot], J]) -> FlowTree[J]:
+        """The same with the jobs of one face."""
+        children = tuple(child.of(make) for child in self.children)
+        return FlowTree(make(self.job), self.state, children, self.cut)
+
+
+def _stored_node(queue_key: str, id: str) -> Procedure[StoredTree | None]:
+    found: JobSnapshot | None = yield reading.job(queue_key, id)
+    if found is None:
+        return None
+    state: State = yield reading.state(queue_key, id)
+    return StoredTree(queue_key, found, state)
+
+
+def _add_children(node: StoredTree, width: int) -> Procedure[None]:
+    """Read at most `width` children of a node."""
+    counts: dict[str, int] = yield dependencies.dependency_counts(node.queue_key, node.job.id)
+    node.cut = sum(counts.values()) > width
+    keys: dict[str, None] = {}
+    for kind in dependencies.DEPENDENCY_KINDS:
+        cursor: str | None = "0" if counts[kind] else None
+        while cursor is not None and len(keys) < width:
+            page: dependencies.DependencyPage = yield dependencies.dependency_page(
+                node.queue_key, node.job.id, kind, cursor
+            )
+            keys.update(dict.fromkeys(page.children))
+            cursor = page.cursor
+    for key in list(keys)[:width]:
+        queue_key, _, job_id = key.rpartition(":")
+        child = yield from _stored_node(queue_key, job_id)
+        if child is not None:
+            node.children.append(child)
+
+
+def _check_slots(keys: set[str]) -> None:
+    if len({slot(f"{key}:meta") for key in keys}) > 1:
+        raise ConfigurationError(
+            f"the queues of this flow ({', '.join(sorted(keys))}) are in different slots of the "
+            "cluster, and a flow is written in one step; put one hash tag into the prefix: "
+            "App(url, prefix='{bull}')"
+        )

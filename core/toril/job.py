@@ -1,0 +1,174 @@
+"""A stored job: looking at it, waiting for it, and acting on it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from toril.connection.call import Procedure
+from toril.explaining import explain
+from toril.hooks.context import Fact
+from toril.operations import JobOperations
+from toril.protocol.dependencies import Dependencies
+from toril.snapshots import JobRef, JobSnapshot
+from toril.types import Json, State
+
+if TYPE_CHECKING:
+    from toril.app import App
+
+T = TypeVar("T")
+
+
+class StoredJob:
+    """What the job of both faces have in common: how the job was when it was last read."""
+
+    def __init__(self, snapshot: JobSnapshot) -> None:
+        self.snapshot = snapshot
+        """The job as it was when it was last read, with everything that is stored of it."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.queue}/{self.id} {self.name!r}>"
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return self.snapshot.queue
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.snapshot.id
+
+    @property
+    def ref(self) -> JobRef:
+        """Queue and id."""
+        return JobRef(self.queue, self.id)
+
+    @property
+    def name(self) -> str:
+        """What kind of job it is."""
+        return self.snapshot.name
+
+    @property
+    def data(self) -> Json:
+        """The payload."""
+        return self.snapshot.data
+
+    @property
+    def attempts_made(self) -> int:
+        """Attempts that had ended when it was last read."""
+        return self.snapshot.attempts_made
+
+    @property
+    def keep_logs(self) -> int | None:
+        """How many of its log lines are kept; None: all."""
+        keep = self.snapshot.opts.get("keepLogs")
+        return keep if isinstance(keep, int) else None
+
+    @property
+    def reason(self) -> str | None:
+        """The message of its last failure, as last read."""
+        return self.snapshot.reason
+
+
+class Job(StoredJob):
+    """A job of an App, as `Queue.add` and `Queue.get` return it.
+
+    The properties tell how it was when it was last read; `refresh` reads it again.
+    """
+
+    def __init__(self, app: App, snapshot: JobSnapshot) -> None:
+        super().__init__(snapshot)
+        self._app = app
+        self._operations = JobOperations(app.context, snapshot.queue, snapshot.id)
+
+    async def _perform(self, procedure: Procedure[T]) -> T:
+        return await self._app.perform(procedure, self.queue)
+
+    async def refresh(self) -> Job:
+        """Read the job again. Raises `JobNotFound` if it is gone."""
+        self.snapshot = await self._perform(self._operations.read())
+        return self
+
+    async def state(self) -> State:
+        """In which state it is now; `unknown` if it is in none."""
+        return await self._perform(self._operations.state())
+
+    async def result(self, *, timeout: timedelta | str | None = None) -> Json:
+        """Wait for the job to end, and return what its handler returned.
+
+        A job that has been removed since is looked up in the queue's event stream.
+
+        Args:
+            timeout: How long to wait at most (`"10s"`); None: as long as it takes.
+
+        Raises:
+            JobFailed: It failed for good.
+            JobRemoved: It is gone, and nothing tells how it ended.
+            TimeoutError: It has not ended in time.
+        """
+        return await self._app.results.wait(self.snapshot, timeout)
+
+    async def retry(self, *, reset_attempts: bool = False) -> None:
+        """Let the finished job run again.
+
+        Args:
+            reset_attempts: Begin to count its attempts anew; otherwise one that has used them up
+                gets one more.
+
+        Raises:
+            JobNotFound: It is gone.
+            JobStateError: It has not finished.
+        """
+        await self._perform(self._operations.retry(reset_attempts=reset_attempts))
+
+    async def promote(self) -> None:
+        """Let the delayed job run now. Raises `JobStateError` if it is not delayed."""
+        await self._perform(self._operations.promote())
+
+    async def remove(self, *, children: bool = True) -> bool:
+        """Remove the job, with all jobs below it unless `children` is False.
+
+        Returns:
+            False if it was gone already.
+
+        Raises:
+            JobLocked: A worker is running it, or one below it.
+            JobStateError: It is the next run of a schedule.
+            Reject: A plugin refuses.
+        """
+        return await self._perform(self._operations.remove(children=children))
+
+    async def update(self, data: Json) -> None:
+        """Replace its payload. Raises `JobNotFound` if it is gone."""
+        await self._perform(self._operations.update(data))
+
+    async def progress(self, value: Json) -> None:
+        """Report its progress, any JSON value. Raises `JobNotFound` if it is gone."""
+        await self._perform(self._operations.progress(value))
+
+    async def log(self, line: str) -> int:
+        """Add a line to its log. Returns how many it has. Raises `JobNotFound` if it is gone."""
+        return await self._perform(self._operations.log(line, self.keep_logs))
+
+    async def logs(self, *, limit: int | None = None) -> tuple[str, ...]:
+        """Its log lines, oldest first; with `limit` the newest so many."""
+        return await self._perform(self._operations.logs(limit))
+
+    async def children(self) -> Dependencies:
+        """Its children, by what became of them."""
+        return await self._perform(self._operations.children())
+
+    async def parent(self) -> Job | None:
+        """The job that waits for it; None if there is none, or it is gone."""
+        found = await self._perform(self._operations.parent(self.snapshot.parent))
+        return None if found is None else Job(self._app, found)
+
+    async def explain(self) -> list[Fact]:
+        """What is known about its present and future, by Toril and by the plugins.
+
+        Raises `JobNotFound` if it is gone.
+        """
+        facts = await self._perform(explain(self._app.context, self.ref))
+        told = await self._app.runtime.dispatcher.explain(self.ref)
+        return facts + [fact for _, fact in told]

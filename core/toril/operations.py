@@ -1,0 +1,386 @@
+"""What can be done with queues and jobs, each operation once, as a procedure.
+
+Both faces run these: `App` and `SyncApp` differ only in how they wait. What a caller got wrong is
+raised when a procedure is made, before anything is sent; the plan hooks are asked when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypeVar, cast
+
+from toril.clock import Clock
+from toril.connection.call import Call, Procedure, Read
+from toril.connection.lanes import LanePool
+from toril.duration import milliseconds
+from toril.errors import ConfigurationError, JobNotFound, JobStateError
+from toril.new_job import NewJob, draft
+from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
+from toril.protocol import adding, changing, dependencies, reading, removing
+from toril.protocol.adding import Added, NewNode
+from toril.protocol.codec import encode_json
+from toril.protocol.keys import queue_key
+from toril.protocol.settings import read_live, set_live
+from toril.setting import Said, Setting
+from toril.settings import say
+from toril.snapshots import Draft, JobSnapshot, ParentRef, Removal
+from toril.types import STATES, Json, Outcome, RemovalCause, State
+
+S = TypeVar("S", bound=Setting)
+T = TypeVar("T")
+
+_PAGE: Final = 100
+
+
+def only(request: Call[Any] | Read[Any]) -> Procedure[Any]:
+    """The procedure of a single call or read."""
+    return (yield request)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What operations need to know of their App.
+
+    `functions`, `wants` and `check_settings` answer once the plugins run, which is before a
+    procedure does.
+    """
+
+    prefix: str
+    clock: Clock
+    lanes: LanePool
+    functions: Functions
+    wants: Callable[[], frozenset[str]]
+    """The event hooks that somebody implements."""
+    check_settings: Callable[[Sequence[Said[Any]]], None]
+    """Raises `ConfigurationError` for a setting whose plugin is not in use."""
+
+    def key(self, queue: str) -> str:
+        """What a queue's keys begin with. Raises `ConfigurationError` for a bad name."""
+        return queue_key(self.prefix, queue)
+
+    def job_not_found(self, queue: str, id: str) -> JobNotFound:
+        """The error that says so."""
+        return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
+
+    def planned(self, drafts: Sequence[Draft], texts: Sequence[str]) -> list[NewNode]:
+        """The nodes to write, once every plugin has been asked about every draft."""
+        self.check_settings([said for one in drafts for said in one.said])
+        now = self.clock.now_ms()
+        plans = plan_saves(self.functions, drafts)
+        return [_node(self, plan, text, now) for plan, text in zip(plans, texts, strict=True)]
+
+    def ask_before_removal(
+        self,
+        queue: str,
+        action: RemovalCause,
+        ids: Sequence[str] | None = None,
+        states: Sequence[State] | None = None,
+    ) -> None:
+        """Ask every plugin whether an operator may remove these. Raises `Reject`, `PluginError`."""
+        plan_removal(self.functions, Removal(queue, action, ids, states, self.clock.now_ms()))
+
+
+def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
+    made = plan.draft
+    return NewNode(
+        queue=context.key(made.queue),
+        id=made.id,
+        name=made.name,
+        data=data,
+        opts=dict(made.opts),
+        timestamp=cast(int, made.opts.get("timestamp", now)),
+        parent=made.parent,
+        is_parent=made.has_children,
+        own=plan.own,
+    )
+
+
+def data_text(one: Draft) -> str:
+    """Its payload as JSON text. Raises `InvalidJob` if that cannot be stored."""
+    limit = cast("int | None", one.opts.get("sizeLimit"))
+    return encode_json(one.data, f"data of job {one.name!r}", most_bytes=limit)
+
+
+def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
+    """The job as it is stored; read only if it existed before."""
+    if not added.duplicate:
+        return node.snapshot(added.id)
+    found: JobSnapshot | None = yield reading.job(node.queue, added.id)
+    return found or node.snapshot(added.id)
+
+
+class QueueOperations:
+    """The operations of one queue."""
+
+    def __init__(self, context: Context, name: str, defaults: Mapping[str, Any]) -> None:
+        self._context = context
+        self._defaults = defaults
+        self.name = name
+        self.key = context.key(name)
+
+    def job(self, id: str) -> JobOperations:
+        """The operations of one job of it."""
+        return JobOperations(self._context, self.name, id)
+
+    def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:
+        """Add jobs, in calls of at most 200. All are checked and planned before the first."""
+        now = self._context.clock.now_ms()
+        drafts = [
+            draft(self.key, job, say("job", job.settings, "Queue.add", now), self._defaults, now)
+            for job in jobs
+        ]
+        return self._add(drafts, [data_text(one) for one in drafts])
+
+    def _add(self, drafts: Sequence[Draft], texts: Sequence[str]) -> Procedure[list[JobSnapshot]]:
+        context = self._context
+        nodes = context.planned(drafts, texts)
+        saved: list[JobSnapshot] = []
+        for start in range(0, len(nodes), adding.MOST_ADDED):
+            part = nodes[start : start + adding.MOST_ADDED]
+            with context.lanes.call() as record:
+                added: tuple[Added, ...] = yield adding.add_jobs(
+                    part, now=context.clock.now_ms(), record=record, wants=context.wants()
+                )
+            for node, one in zip(part, added, strict=True):
+                if one.error is not None:
+                    _note_others(one.error, len(drafts))
+                    raise one.error
+                saved.append((yield from saved_job(node, one)))
+        return saved
+
+    def get(self, id: str) -> Procedure[JobSnapshot | None]:
+        """The job with that id."""
+        return only(reading.job(self.key, id))
+
+    def pages(self, states: Sequence[State], limit: int | None) -> Pages:
+        """The jobs of some states, page by page."""
+        return Pages(self.key, states, limit)
+
+    def counts(self) -> Procedure[dict[State, int]]:
+        """How many jobs are in each state."""
+        return only(reading.counts(self.key, STATES))
+
+    def pause(self) -> Procedure[None]:
+        """Let no worker begin another job."""
+        return only(changing.pause(self.key))
+
+    def resume(self) -> Procedure[None]:
+        """Undo `pause`."""
+        return changing.resume(self.key)
+
+    def is_paused(self) -> Procedure[bool]:
+        """Whether the queue is paused."""
+        meta: reading.QueueMeta = yield reading.meta(self.key)
+        return meta.paused
+
+    def retry_all(self, state: Outcome) -> Procedure[int]:
+        """Let all finished jobs of one outcome run again."""
+        context = self._context
+        return (
+            yield from changing.retry_all(
+                self.key, state, before=context.clock.now_ms(), wants=context.wants()
+            )
+        )
+
+    def promote_all(self) -> Procedure[int]:
+        """Let all delayed jobs run now."""
+        return changing.promote_all(self.key)
+
+    def drain(self, *, delayed: bool) -> Procedure[int]:
+        """Remove the jobs that wait to run."""
+        context = self._context
+        states: tuple[State, ...] = ("waiting", "prioritized", *(("delayed",) if delayed else ()))
+        context.ask_before_removal(self.name, "drain", states=states)
+        return (
+            yield from removing.drain(
+                self.key, delayed=delayed, now=context.clock.now_ms(), wants=context.wants()
+            )
+        )
+
+    def clean(
+        self, state: State, *, older_than: timedelta | str, limit: int | None
+    ) -> Procedure[list[str]]:
+        """Remove old jobs of one state."""
+        age = milliseconds(older_than)
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is at least 1, or None for no limit, not {limit!r}")
+        if state not in STATES or state == "waiting-children":
+            raise ValueError(f"jobs that are {state} cannot be cleaned")
+        return self._clean(state, age, limit or 0)
+
+    def _clean(self, state: State, age: int, limit: int) -> Procedure[list[str]]:
+        context = self._context
+        context.ask_before_removal(self.name, "clean", states=(state,))
+        now = context.clock.now_ms()
+        return (
+            yield from removing.clean(
+                self.key, state, now - age, limit=limit, now=now, wants=context.wants()
+            )
+        )
+
+    def obliterate(self, *, force: bool) -> Procedure[None]:
+        """Remove the queue with everything in it."""
+        context = self._context
+        context.ask_before_removal(self.name, "obliterate")
+        yield from removing.obliterate(
+            self.key, force=force, now=context.clock.now_ms(), wants=context.wants()
+        )
+
+    def set(self, setting: Setting, source: str = "Queue.set") -> Procedure[None]:
+        """Say something for the whole queue."""
+        (said,) = say("queue", (setting,), source, self._context.clock.now_ms())
+        return self._set(said)
+
+    def _set(self, said: Said[Any]) -> Procedure[None]:
+        self._context.check_settings((said,))
+        yield from self._live(type(said.value), said.value, said.source)
+
+    def unset(self, kind: type[Setting], source: str = "Queue.unset") -> Procedure[None]:
+        """Take back what was said for the queue."""
+        yield from self._live(kind, None, source)
+
+    def _live(self, kind: type[S], value: S | None, source: str) -> Procedure[None]:
+        now = self._context.clock.now_ms()
+        yield from set_live(self.key, kind, "queue", value, how="set", source=source, now=now)
+
+    def said(self, kind: type[S]) -> Procedure[Said[S] | None]:
+        """What is said for the queue now."""
+        live: tuple[Said[S], ...] = yield read_live(self.key, kind)
+        return live[0] if live else None
+
+
+def _note_others(error: Exception, count: int) -> None:
+    if count > 1:
+        error.add_note(f"the other jobs of the {count} of this call were added or are not affected")
+
+
+class Pages:
+    """The jobs of some states, state by state, in pages of 100."""
+
+    def __init__(self, key: str, states: Sequence[State], limit: int | None) -> None:
+        for state in states:
+            if state not in STATES:
+                raise ConfigurationError(
+                    f"there is no state {state!r} to list; there are {', '.join(STATES)}"
+                )
+        self._key = key
+        self._states = list(dict.fromkeys(states or STATES))
+        self._left = limit
+        self._start = 0
+        self._seen: set[str] = set()
+
+    @property
+    def done(self) -> bool:
+        """Whether all pages have been read."""
+        return not self._states or self._left == 0
+
+    def following(self) -> Procedure[list[reading.ListedJob]]:
+        """The next page; jobs that have been given before are left out."""
+        state = self._states[0]
+        size = _PAGE if self._left is None else min(_PAGE, self._left)
+        page: reading.Page = yield from reading.page(
+            self._key,
+            (state,),
+            self._start,
+            self._start + size - 1,
+            ascending=state not in ("completed", "failed"),
+        )
+        self._start += size
+        if self._start >= page.total:
+            del self._states[0]
+            self._start = 0
+        fresh = [listed for listed in page.jobs if listed.job.id not in self._seen]
+        self._seen.update(listed.job.id for listed in fresh)
+        if self._left is not None:
+            self._left = max(0, self._left - len(fresh))
+        return fresh
+
+
+class JobOperations:
+    """The operations of one job."""
+
+    def __init__(self, context: Context, queue: str, id: str) -> None:
+        self._context = context
+        self._queue = queue
+        self._id = id
+        self._key = context.key(queue)
+
+    def read(self) -> Procedure[JobSnapshot]:
+        """The job as it is stored now."""
+        found: JobSnapshot | None = yield reading.job(self._key, self._id)
+        if found is None:
+            raise self._context.job_not_found(self._queue, self._id)
+        return found
+
+    def state(self) -> Procedure[State]:
+        """In which state it is."""
+        return only(reading.state(self._key, self._id))
+
+    def retry(self, *, reset_attempts: bool) -> Procedure[None]:
+        """Let the finished job run again."""
+        state: State = yield reading.state(self._key, self._id)
+        if state not in ("completed", "failed"):
+            yield from self.read()  # raises if it does not exist
+            raise JobStateError(
+                f"job {self._id!r} of queue {self._queue!r} has not finished: it is {state}",
+                queue=self._queue,
+                job_id=self._id,
+            )
+        yield changing.retry_job(
+            self._key,
+            self._id,
+            state,
+            reset_attempts=reset_attempts,
+            wants=self._context.wants(),
+        )
+
+    def promote(self) -> Procedure[None]:
+        """Let the delayed job run now."""
+        return only(changing.promote_job(self._key, self._id))
+
+    def remove(self, *, children: bool) -> Procedure[bool]:
+        """Remove the job, with all jobs below it if asked."""
+        context = self._context
+        context.ask_before_removal(self._queue, "operator", ids=(self._id,))
+        return (
+            yield from removing.remove_job(
+                self._key,
+                self._id,
+                with_children=children,
+                now=context.clock.now_ms(),
+                wants=context.wants(),
+            )
+        )
+
+    def update(self, data: Json) -> Procedure[None]:
+        """Replace its payload."""
+        return only(changing.update_data(self._key, self._id, encode_json(data)))
+
+    def progress(self, value: Json) -> Procedure[None]:
+        """Report its progress."""
+        text = encode_json(value, "progress")
+        return only(changing.update_progress(self._key, self._id, text))
+
+    def log(self, line: str, keep_logs: int | None) -> Procedure[int]:
+        """Add a line to its log."""
+        return only(changing.add_log(self._key, self._id, line, keep_logs=keep_logs))
+
+    def logs(self, limit: int | None) -> Procedure[tuple[str, ...]]:
+        """Its newest log lines, oldest first."""
+        if limit == 0:
+            return ()
+        found: reading.Logs = yield reading.logs(self._key, self._id, -(limit or 0), -1)
+        return found.lines
+
+    def children(self) -> Procedure[dependencies.Dependencies]:
+        """Its children, by what became of them."""
+        return dependencies.dependencies(self._key, self._id)
+
+    def parent(self, parent: ParentRef | None) -> Procedure[JobSnapshot | None]:
+        """The job that waits for it."""
+        if parent is None:
+            return None
+        found: JobSnapshot | None = yield reading.job(parent.queue_key, parent.id)
+        return found

@@ -1,0 +1,103 @@
+"""What an App does for its plugins, from `toril_start` until after `toril_stop`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from toril.clock import Clock
+from toril.connection.call import Procedure, Read
+from toril.errors import PluginError
+from toril.operations import only
+from toril.protocol import reading
+from toril.protocol.effects import ChunkError, Effects
+from toril.protocol.plugin_call import plugin_call
+from toril.protocol.reading import FinishedCursor, FinishedPage
+from toril.protocol.settings import read_live
+from toril.setting import Said, Setting
+from toril.snapshots import JobEvent, JobSnapshot
+from toril.types import Json, Outcome
+
+if TYPE_CHECKING:
+    from toril.runtime import Runtime
+
+
+class PluginHost:
+    """See `toril.hooks.context.Host`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def clock(self) -> Clock:
+        """The App's clock."""
+        return self._runtime.clock
+
+    async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
+        """Run a script that the plugin registered. Raises `PluginError` if it broke."""
+        context = self._runtime.context
+        call = plugin_call(
+            context.key(queue),
+            plugin,
+            script,
+            args,
+            now=self.clock.now_ms(),
+            wants=context.wants(),
+        )
+        broken: list[ChunkError] = []
+
+        def parse(reply: Any) -> Effects[Json]:
+            effects = call.parse(reply)
+            broken.extend(error for error in effects.chunk_errors if error.point == "script")
+            return effects
+
+        value: Json = await self._runtime.drive(only(replace(call, parse=parse)))
+        if broken:
+            raise PluginError(
+                f"script {script!r} of plugin {plugin!r} failed on queue {queue!r}: "
+                f"{broken[0].message}",
+                plugin=plugin,
+                hook=script,
+            )
+        return value
+
+    async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
+        """Jobs by their ids, 100 at a time."""
+        key = self._runtime.context.key(queue)
+        found: list[JobSnapshot | None] = []
+        for start in range(0, len(ids), 100):
+            reads = [reading.job(key, job_id) for job_id in ids[start : start + 100]]
+            found += await self._runtime.drive(_together(reads))
+        return found
+
+    async def read_finished(
+        self,
+        queue: str,
+        outcome: Outcome,
+        after: FinishedCursor | None,
+        limit: int,
+        before: int | None,
+    ) -> FinishedPage:
+        """A page of finished jobs."""
+        key = self._runtime.context.key(queue)
+        page = reading.finished_page(key, outcome, after, limit, before=before)
+        return await self._runtime.drive(only(page))
+
+    async def read_live(self, queue: str, kind: type[Setting]) -> Sequence[Said[Any]]:
+        """What is said for the queue as a whole, most specific first."""
+        return await self._runtime.drive(only(read_live(self._runtime.context.key(queue), kind)))
+
+    async def publish(self, events: Sequence[JobEvent]) -> None:
+        """Tell the plugins of events."""
+        await self._runtime.dispatcher.publish(events)
+
+
+def _together(reads: Sequence[Read[JobSnapshot | None]]) -> Procedure[list[JobSnapshot | None]]:
+    """Several reads of one command each, in one pipeline."""
+    commands = tuple(read.commands[0] for read in reads)
+
+    def parse(replies: list[Any]) -> list[JobSnapshot | None]:
+        return [read.parse([reply]) for read, reply in zip(reads, replies, strict=True)]
+
+    return only(Read(commands, parse))

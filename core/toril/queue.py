@@ -1,0 +1,192 @@
+"""A queue: adding jobs, looking at them, and steering the queue itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from toril.connection.call import Procedure
+from toril.job import Job
+from toril.new_job import JobOptions, NewJob, check_options
+from toril.operations import QueueOperations
+from toril.setting import Said, Setting
+from toril.types import Json, Outcome, State
+
+if TYPE_CHECKING:
+    from toril.app import App
+
+S = TypeVar("S", bound=Setting)
+T = TypeVar("T")
+
+
+class Queue:
+    """A queue of an App, made by `app.queue(name)`.
+
+    Every method raises `ServerError` if the server cannot do what was asked.
+    """
+
+    def __init__(self, app: App, name: str, defaults: Mapping[str, Any]) -> None:
+        self._app = app
+        self._operations = QueueOperations(app.context, name, defaults)
+        self.name = name
+        self.defaults = defaults
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r}>"
+
+    @property
+    def key(self) -> str:
+        """What the names of its keys in the server begin with."""
+        return self._operations.key
+
+    async def _perform(self, procedure: Procedure[T]) -> T:
+        return await self._app.perform(procedure, self.name)
+
+    async def add(
+        self,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[JobOptions],
+    ) -> Job:
+        """Add a job.
+
+        Args:
+            name: What kind of job it is; the handler sees it.
+            data: The payload, any JSON value.
+            settings: What is said for this one job.
+            options: See `JobOptions`: `id`, `delay`, `priority`, `lifo`, `attempts`, `backoff`,
+                `size_limit`, `keep_logs`, `stack_trace_limit`, `timestamp`, `parent`, `on_failure`.
+
+        Returns:
+            The job; if one with the same `id` exists, that one, unchanged.
+
+        Raises:
+            TypeError: An unknown option, or a value of the wrong type.
+            InvalidJob: Something that cannot be saved.
+            ParentError: The parent does not exist, or the job has another living parent.
+            Reject: A plugin refuses the job.
+            PluginError: A plugin broke while the job was planned.
+            ServerFull: The server is full; nothing was written.
+            IndeterminateError: The reply was lost; `job_ids` names the job.
+        """
+        check_options("add", options)
+        job = NewJob(name, data, *settings, **options)
+        (added,) = await self._perform(self._operations.add((job,)))
+        return Job(self._app, added)
+
+    async def add_many(self, jobs: Iterable[NewJob]) -> list[Job]:
+        """Add many jobs, in calls of at most 200 each; the order is kept.
+
+        Everything is checked and planned before the first is written: one refusal refuses all.
+        Raises what `add` raises, naming the item. Each call is atomic, all of them together are
+        not: after a lost connection the first calls may have been done.
+        """
+        added = await self._perform(self._operations.add(tuple(jobs)))
+        return [Job(self._app, job) for job in added]
+
+    async def get(self, id: str) -> Job | None:
+        """The job with that id, or None."""
+        found = await self._perform(self._operations.get(id))
+        return None if found is None else Job(self._app, found)
+
+    async def jobs(self, *states: State, limit: int | None = None) -> AsyncIterator[Job]:
+        """The jobs of some states (default: all), state by state, read in pages.
+
+        Within a state what runs next comes first; of finished jobs the newest. `limit`: at most so
+        many in all. The pages are not one moment: a job that moves meanwhile may be missed.
+        """
+        pages = self._operations.pages(states, limit)
+        while not pages.done:
+            for listed in await self._perform(pages.following()):
+                yield Job(self._app, listed.job)
+
+    async def state(self, id: str) -> State:
+        """In which state the job is; `unknown` if it is in none."""
+        return await self._perform(self._operations.job(id).state())
+
+    async def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        return await self._perform(self._operations.counts())
+
+    async def pause(self) -> None:
+        """Let no worker begin another job of this queue; those that run are not touched."""
+        await self._perform(self._operations.pause())
+
+    async def resume(self) -> None:
+        """Undo `pause`."""
+        await self._perform(self._operations.resume())
+
+    async def is_paused(self) -> bool:
+        """Whether the queue is paused."""
+        return await self._perform(self._operations.is_paused())
+
+    async def drain(self, *, delayed: bool = False) -> int:
+        """Remove the jobs that wait to run, the delayed ones too if asked. Returns how many.
+
+        Raises `Reject` or `PluginError` if a plugin refuses; then nothing was removed.
+        """
+        return await self._perform(self._operations.drain(delayed=delayed))
+
+    async def clean(
+        self, state: State, *, older_than: timedelta | str, limit: int | None = None
+    ) -> list[str]:
+        """Remove jobs of one state, oldest first. Returns their ids.
+
+        Args:
+            state: Any but `waiting-children`.
+            older_than: Finished jobs: that ended so long ago; others: that were picked up, or else
+                added, so long ago. Jobs that a worker is running are left.
+            limit: At most so many.
+
+        Raises:
+            Reject: A plugin refuses; nothing was removed.
+            PluginError: A plugin broke; nothing was removed.
+        """
+        return await self._perform(
+            self._operations.clean(state, older_than=older_than, limit=limit)
+        )
+
+    async def obliterate(self, *, force: bool = False) -> None:
+        """Remove the queue with all its jobs. It is paused first.
+
+        Raises:
+            JobLocked: Jobs are running, and `force` was not given; the queue stays paused.
+            Reject: A plugin refuses; nothing was removed.
+        """
+        await self._perform(self._operations.obliterate(force=force))
+
+    async def remove(self, id: str, *, children: bool = True) -> bool:
+        """Remove a job, with all jobs below it unless `children` is False.
+
+        Returns:
+            False if there was no such job.
+
+        Raises:
+            JobLocked: A worker is running it, or one below it.
+            JobStateError: It is the next run of a schedule.
+            Reject: A plugin refuses.
+        """
+        return await self._perform(self._operations.job(id).remove(children=children))
+
+    async def retry_all(self, state: Outcome = "failed") -> int:
+        """Let all finished jobs of one outcome run again. Returns how many."""
+        return await self._perform(self._operations.retry_all(state))
+
+    async def promote_all(self) -> int:
+        """Let all delayed jobs run now. Returns how many."""
+        return await self._perform(self._operations.promote_all())
+
+    async def set(self, setting: Setting) -> None:
+        """Say something for the whole queue; it counts at once, also for jobs that are kept."""
+        await self._perform(self._operations.set(setting))
+
+    async def unset(self, kind: type[Setting]) -> None:
+        """Take back what was said for the queue."""
+        await self._perform(self._operations.unset(kind))
+
+    async def said(self, kind: type[S]) -> Said[S] | None:
+        """What is said for the queue now: the most specific of queue, worker and application."""
+        return await self._perform(self._operations.said(kind))

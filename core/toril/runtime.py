@@ -1,0 +1,375 @@
+"""What both faces of an App share: the server's address, the plugins, and where hooks run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypedDict, TypeVar, Unpack
+
+from toril.backoff import Backoff
+from toril.clock import Clock, SystemClock
+from toril.connection.call import Procedure
+from toril.connection.endpoint import Endpoint
+from toril.connection.execute import Executor, SyncExecutor
+from toril.connection.lanes import LanePool
+from toril.connection.open import open_endpoint
+from toril.connection.scripts import ScriptSet
+from toril.errors import ConfigurationError
+from toril.hooks.configuration import Configuration
+from toril.hooks.dispatch import Dispatcher
+from toril.hooks.function import HookFunction
+from toril.hooks.lifecycle import Lifecycle
+from toril.hooks.loader import load_plugins
+from toril.hooks.plugin_set import PluginSet
+from toril.new_job import check_names
+from toril.operations import Context
+from toril.plugin_host import PluginHost
+from toril.protocol.effects import Effects
+from toril.protocol.settings import set_live
+from toril.setting import Said, Setting
+from toril.settings import check_declared, say
+
+T = TypeVar("T")
+
+_inherited: list[object] = []
+
+log: Final = logging.getLogger("toril.app")
+
+
+class AppOptions(TypedDict, total=False):
+    """The options of an App, all optional."""
+
+    prefix: str
+    """What the names of all keys begin with (`bull`, BullMQ's own default)."""
+    plugins: Sequence[object] | None
+    """Which plugins to use, and in which order: names of installed ones and objects; None: what
+    `TORIL_PLUGINS` says, else all that are installed."""
+    block: Sequence[str]
+    """Names of plugins not to use."""
+    config: Mapping[str, Any] | None
+    """A table of options per plugin; None: the TOML file that `TORIL_CONFIG` names."""
+    clock: Clock | None
+    """Where the time comes from; tests give a `ManualClock`."""
+
+
+class Runtime:
+    """One App's server, plugins and declared settings.
+
+    The plugins are loaded and started once, by whichever face is used first, and anew after a fork
+    or when the loop they ran on has been closed. Asynchronous hooks run on one loop: the App's own,
+    or a thread's if only the synchronous face is used.
+    """
+
+    def __init__(
+        self,
+        target: str | Endpoint | None,
+        settings: Sequence[Setting],
+        **options: Unpack[AppOptions],
+    ) -> None:
+        check_names("App", options, AppOptions)
+        self._target = None if target is None else open_endpoint(target)
+        self._options = options
+        self.clock: Clock = options.get("clock") or SystemClock()
+        self.settings = say("application", settings, "App", self.clock.now_ms())
+        self.lanes = LanePool()
+        self.context = Context(
+            prefix=options.get("prefix", "bull"),
+            clock=self.clock,
+            lanes=self.lanes,
+            functions=self._functions,
+            wants=lambda: self.plugins.wants,
+            check_settings=lambda said: check_declared(said, self.plugins.settings),
+        )
+        self._declared: dict[str, dict[type[Setting], Said[Any]]] = {}
+        self._pid = os.getpid()
+        self._forget()
+
+    def _forget(self) -> None:
+        """As if nothing had been started yet: at first, after `aclose`, and in a forked child."""
+        if self._pid != os.getpid():
+            # Kept, not closed: the child shares them with its parent.
+            _inherited.append((self.executor, self.sync_executor, self.lifecycle))
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._started: Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._unpublished = set(self._declared)
+
+    def _functions(self, hook: str) -> Sequence[HookFunction]:
+        return self.plugins.functions(hook)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server. Raises `ConfigurationError` if none is named."""
+        return self._target or open_endpoint(None)
+
+    @property
+    def place(self) -> str:
+        """The server's URL without secrets, for people; a question mark if none is named yet."""
+        return str(self._target or "?")
+
+    @property
+    def started(self) -> bool:
+        """Whether the plugins run."""
+        return self._started is not None and self._started.done()
+
+    def _load(self) -> None:
+        endpoint = self.endpoint
+        self.plugins: PluginSet = load_plugins(
+            self._options.get("plugins"),
+            self._options.get("block", ()),
+            Configuration.read(self._options.get("config")),
+        )
+        check_declared(self.settings, self.plugins.settings)
+        self.dispatcher = Dispatcher(self.plugins)
+        self.lifecycle = Lifecycle(self.plugins, PluginHost(self))
+        self._open(endpoint)
+
+    def _open(self, endpoint: Endpoint) -> None:
+        self.scripts = ScriptSet(self.plugins.chunks, self.plugins.scripts)
+        self.executor = Executor(endpoint, self.scripts)
+        self.sync_executor = SyncExecutor(endpoint, self.scripts)
+
+    async def start(self) -> None:
+        """Start the plugins on this loop, unless they run already.
+
+        Raises:
+            ConfigurationError: Something configured cannot work; or this App lives on another loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed()):
+            self._forget()
+        if self._loop is loop and self.started:
+            return
+        with self._lock:
+            self._claim_loop(loop)
+            first = self._started is None
+            if self._started is None:
+                self._started = Future()
+            starting = self._started
+        if first:
+            self._starter = asyncio.create_task(self._start(starting))
+        await asyncio.shield(asyncio.wrap_future(starting))
+
+    def _claim_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "this App is in use on another event loop; an App has one. Use `app.sync` from "
+                "other threads, or make an App per loop"
+            )
+
+    async def _start(self, starting: Future[None]) -> None:
+        try:
+            self._load()
+            chunks = self.plugins.chunks
+            await self.lifecycle.start()
+            if self.plugins.chunks != chunks:
+                await self.executor.aclose()
+                self._open(self.executor.endpoint)
+        except BaseException as error:  # noqa: BLE001 - handed to everybody who waits
+            self._started = None
+            starting.set_exception(error)
+        else:
+            starting.set_result(None)
+
+    def start_sync(self) -> None:
+        """Start the plugins for the synchronous face, unless they run already.
+
+        Raises:
+            ConfigurationError: Something configured cannot work; or this is the App's loop, which a
+                synchronous call would block.
+        """
+        if self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed()):
+            self._forget()
+        if self._loop is not None and self._loop is _running_loop():
+            raise ConfigurationError(
+                "app.sync would block the event loop on which this App runs; use `await`"
+            )
+        with self._lock:
+            first = self._started is None
+            if self._started is None:
+                self._started = Future()
+            starting = self._started
+        if first:
+            try:
+                self._load()
+                self.lifecycle.start_sync(self.run)
+                self._open(self.executor.endpoint)
+            except BaseException as error:
+                self._started = None
+                starting.set_exception(error)
+                raise
+            starting.set_result(None)
+        starting.result()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop of the hooks, in another thread, and wait for it here."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="toril-hooks", daemon=True
+                )
+                self._thread.start()
+            loop = self._loop
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    async def drive(self, procedure: Procedure[T]) -> T:
+        """Carry out a procedure on this loop and tell the plugins what it did."""
+        try:
+            request = next(procedure)
+            while True:
+                try:
+                    result = await self.executor.run(request)
+                except Exception as error:  # noqa: BLE001 - the procedure decides what it means
+                    request = procedure.throw(error)
+                    continue
+                if isinstance(result, Effects):
+                    effects: Effects[Any] = result
+                    log_chunk_errors(effects)
+                    await self.dispatcher.publish(effects.events)
+                    result = effects.value
+                request = procedure.send(result)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        finally:
+            procedure.close()
+
+    async def perform(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
+        """`drive`, once the plugins run and what these queues were declared with is published."""
+        try:
+            await self.start()
+            if self._unpublished:
+                for publishing in self.publishing(queues):
+                    await self.drive(publishing)
+        except BaseException:
+            procedure.close()
+            raise
+        return await self.drive(procedure)
+
+    def declare(self, queue: str, settings: Sequence[Setting]) -> None:
+        """Note what was said for a queue in code.
+
+        Raises `ConfigurationError` if something else of that kind was said for it before.
+        """
+        known = self._declared.get(queue, {})
+        for said in say("queue", settings, f"app.queue({queue!r})", self.clock.now_ms()):
+            other = known.get(type(said.value))
+            if other is not None and other.value != said.value:
+                raise ConfigurationError(
+                    f"queue {queue!r} was declared with {other.value!r} before, "
+                    f"and now with {said.value!r}"
+                )
+            if other is None:
+                known = self._declared.setdefault(queue, known)
+                known[type(said.value)] = said
+                self._unpublished.add(queue)
+
+    def declared(self, queue: str) -> tuple[Said[Any], ...]:
+        """What was said for a queue in code."""
+        return tuple(self._declared.get(queue, {}).values())
+
+    def publishing(self, queues: Iterable[str]) -> Iterator[Procedure[object]]:
+        """Procedures that publish what queues were declared with and is not published yet."""
+        for queue in queues:
+            if queue not in self._unpublished:
+                continue
+            check_declared(self.declared(queue), self.plugins.settings)
+            for said in self.declared(queue):
+                yield set_live(
+                    self.context.key(queue),
+                    type(said.value),
+                    "queue",
+                    said.value,
+                    how="declared",
+                    source=said.source,
+                    now=said.since,
+                )
+            self._unpublished.discard(queue)
+
+    def drive_sync(self, procedure: Procedure[T]) -> T:
+        """`drive` in the calling thread."""
+        try:
+            request = next(procedure)
+            while True:
+                try:
+                    result = self.sync_executor.run(request)
+                except Exception as error:  # noqa: BLE001 - the procedure decides what it means
+                    request = procedure.throw(error)
+                    continue
+                if isinstance(result, Effects):
+                    effects: Effects[Any] = result
+                    log_chunk_errors(effects)
+                    self.dispatcher.publish_sync(effects.events, self.run)
+                    result = effects.value
+                request = procedure.send(result)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        finally:
+            procedure.close()
+
+    def perform_sync(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
+        """`perform` in the calling thread."""
+        try:
+            self.start_sync()
+            if self._unpublished:
+                for publishing in self.publishing(queues):
+                    self.drive_sync(publishing)
+        except BaseException:
+            procedure.close()
+            raise
+        return self.drive_sync(procedure)
+
+    async def aclose(self) -> None:
+        """Stop the plugins and close the connections. The App can be used again."""
+        if self._pid != os.getpid() or not self.started:
+            return
+        if self._thread is not None:
+            await asyncio.to_thread(self.close_sync)
+            return
+        await self.lifecycle.stop()
+        await self.executor.aclose()
+        self.sync_executor.close()
+        self._forget()
+
+    def close_sync(self) -> None:
+        """The same without a loop here."""
+        if self._pid != os.getpid() or not self.started:
+            return
+        self.lifecycle.stop_sync(self.run)
+        self.sync_executor.close()
+        loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None:
+            self.run(self.executor.aclose())
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+        self._forget()
+
+
+def log_chunk_errors(effects: Effects[Any]) -> None:
+    """Report what plugins' Lua did wrong; it harmed no job."""
+    for error in effects.chunk_errors:
+        log.error("plugin %r failed in its Lua at %r: %s", error.plugin, error.point, error.message)
+
+
+def queue_defaults(attempts: int | None, backoff: Backoff | None) -> dict[str, Any]:
+    """The options that a queue gives to its jobs."""
+    given = {"attempts": attempts, "backoff": backoff}
+    return {option: value for option, value in given.items() if value is not None}
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,286 @@
+"""The synchronous face of an App: the same operations for code without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final, Self, TypeVar, Unpack
+
+from toril.backoff import Backoff
+from toril.connection.blocking import SyncStreamRead
+from toril.connection.call import Procedure
+from toril.explaining import explain
+from toril.flow import Flow, FlowTree, queues_of
+from toril.flow_operations import FlowOperations
+from toril.hooks.context import Fact
+from toril.job import StoredJob
+from toril.new_job import JobOptions, NewJob, check_options
+from toril.operations import JobOperations, QueueOperations, only
+from toril.protocol import streams
+from toril.protocol.dependencies import Dependencies
+from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
+from toril.runtime import Runtime, queue_defaults
+from toril.setting import Said, Setting
+from toril.snapshots import JobSnapshot
+from toril.types import Json, Outcome, State
+
+S = TypeVar("S", bound=Setting)
+T = TypeVar("T")
+
+_EVENTS: Final = 200
+"""Events read at once."""
+
+
+class SyncApp:
+    """`app.sync`: queues, flows and jobs of an App, for threads.
+
+        app = App("redis://localhost")
+        app.sync.queue("emails").add("welcome", {"to": "ada@example.org"})
+
+    Redis is asked from the calling thread; any number of threads may share it. Plugins are the
+    App's own; what they do asynchronously runs on one loop while the caller waits. After a fork it
+    opens its own connections. `close` (or `with`) ends it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def queue(
+        self,
+        name: str,
+        /,
+        *settings: Setting,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> SyncQueue:
+        """A queue; see `App.queue`."""
+        self.runtime.context.key(name)
+        self.runtime.declare(name, settings)
+        return SyncQueue(self, name, queue_defaults(attempts, backoff))
+
+    def add_flow(self, flow: Flow, /, *settings: Setting) -> SyncJob:
+        """Add a flow; see `App.add_flow`."""
+        one_slot = self.runtime.endpoint.kind == "cluster"
+        adding = FlowOperations(self.runtime.context).add(flow, settings, one_slot=one_slot)
+        return SyncJob(self, self.perform(adding, *queues_of(flow)))
+
+    def flow_tree(self, job: SyncJob, *, depth: int = 10, width: int = 50) -> FlowTree[SyncJob]:
+        """A flow as it is stored now; see `App.flow_tree`."""
+        tree = self.perform(FlowOperations(self.runtime.context).tree(job.ref, depth, width))
+        return tree.of(lambda snapshot: SyncJob(self, snapshot))
+
+    def perform(self, procedure: Procedure[T], *queues: str) -> T:
+        """Carry out a procedure; see `App.perform`."""
+        return self.runtime.perform_sync(procedure, queues)
+
+    def __enter__(self) -> Self:
+        self.runtime.start_sync()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the plugins and close the connections; the App can be used again.
+
+        Raises `ConfigurationError` on the App's own loop: `await app.aclose()` there.
+        """
+        self.runtime.close_sync()
+
+
+class SyncQueue:
+    """A queue, made by `app.sync.queue(name)`. Every method is that of `Queue`, without `await`."""
+
+    def __init__(self, app: SyncApp, name: str, defaults: Mapping[str, Any]) -> None:
+        self._app = app
+        self._operations = QueueOperations(app.runtime.context, name, defaults)
+        self.name = name
+        self.defaults = defaults
+
+    def __repr__(self) -> str:
+        return f"<SyncQueue {self.name!r}>"
+
+    @property
+    def key(self) -> str:
+        """What the names of its keys in the server begin with."""
+        return self._operations.key
+
+    def _perform(self, procedure: Procedure[T]) -> T:
+        return self._app.perform(procedure, self.name)
+
+    def add(
+        self,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[JobOptions],
+    ) -> SyncJob:
+        """Add a job."""
+        check_options("add", options)
+        job = NewJob(name, data, *settings, **options)
+        (added,) = self._perform(self._operations.add((job,)))
+        return SyncJob(self._app, added)
+
+    def add_many(self, jobs: Iterable[NewJob]) -> list[SyncJob]:
+        """Add many jobs, in calls of at most 200 each."""
+        added = self._perform(self._operations.add(tuple(jobs)))
+        return [SyncJob(self._app, job) for job in added]
+
+    def get(self, id: str) -> SyncJob | None:
+        """The job with that id, or None."""
+        found = self._perform(self._operations.get(id))
+        return None if found is None else SyncJob(self._app, found)
+
+    def jobs(self, *states: State, limit: int | None = None) -> Iterator[SyncJob]:
+        """The jobs of some states (default: all), state by state."""
+        pages = self._operations.pages(states, limit)
+        while not pages.done:
+            for listed in self._perform(pages.following()):
+                yield SyncJob(self._app, listed.job)
+
+    def state(self, id: str) -> State:
+        """In which state the job is."""
+        return self._perform(self._operations.job(id).state())
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        return self._perform(self._operations.counts())
+
+    def pause(self) -> None:
+        """Let no worker begin another job of this queue."""
+        self._perform(self._operations.pause())
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._perform(self._operations.resume())
+
+    def is_paused(self) -> bool:
+        """Whether the queue is paused."""
+        return self._perform(self._operations.is_paused())
+
+    def drain(self, *, delayed: bool = False) -> int:
+        """Remove the jobs that wait to run, the delayed ones too if asked."""
+        return self._perform(self._operations.drain(delayed=delayed))
+
+    def clean(
+        self, state: State, *, older_than: timedelta | str, limit: int | None = None
+    ) -> list[str]:
+        """Remove jobs of one state, oldest first."""
+        return self._perform(self._operations.clean(state, older_than=older_than, limit=limit))
+
+    def obliterate(self, *, force: bool = False) -> None:
+        """Remove the queue with all its jobs."""
+        self._perform(self._operations.obliterate(force=force))
+
+    def remove(self, id: str, *, children: bool = True) -> bool:
+        """Remove a job, with all jobs below it unless `children` is False."""
+        return self._perform(self._operations.job(id).remove(children=children))
+
+    def retry_all(self, state: Outcome = "failed") -> int:
+        """Let all finished jobs of one outcome run again."""
+        return self._perform(self._operations.retry_all(state))
+
+    def promote_all(self) -> int:
+        """Let all delayed jobs run now."""
+        return self._perform(self._operations.promote_all())
+
+    def set(self, setting: Setting) -> None:
+        """Say something for the whole queue."""
+        self._perform(self._operations.set(setting))
+
+    def unset(self, kind: type[Setting]) -> None:
+        """Take back what was said for the queue."""
+        self._perform(self._operations.unset(kind))
+
+    def said(self, kind: type[S]) -> Said[S] | None:
+        """What is said for the queue now."""
+        return self._perform(self._operations.said(kind))
+
+
+class SyncJob(StoredJob):
+    """A job, as `SyncQueue.add` returns it. Every method is that of `Job`, without `await`."""
+
+    def __init__(self, app: SyncApp, snapshot: JobSnapshot) -> None:
+        super().__init__(snapshot)
+        self._app = app
+        self._operations = JobOperations(app.runtime.context, snapshot.queue, snapshot.id)
+
+    def _perform(self, procedure: Procedure[T]) -> T:
+        return self._app.perform(procedure, self.queue)
+
+    def refresh(self) -> SyncJob:
+        """Read the job again."""
+        self.snapshot = self._perform(self._operations.read())
+        return self
+
+    def state(self) -> State:
+        """In which state it is now."""
+        return self._perform(self._operations.state())
+
+    def result(self, *, timeout: timedelta | str | None = None) -> Json:
+        """Wait for the job to end, and return what its handler returned."""
+        key = self._app.runtime.context.key(self.queue)
+        deadline = Deadline(self.snapshot, timeout)
+        after: str = self._perform(only(streams.last_event_id(key)))
+        end = self._perform(ended(key, self.snapshot))
+        reader = SyncStreamRead(self._app.runtime.sync_executor, f"{key}:events")
+        try:
+            while end is None:
+                block = deadline.left(ASK_AGAIN)
+                milliseconds = max(1, round(block * 1000))
+                command, parse = streams.wait_for_events({key: after}, milliseconds, _EVENTS)
+                events = parse(reader.read(command, block)).get(key, ())
+                for event in events:
+                    after = event.id
+                    end = end or ending(event, self.id)
+                if end is None and concerns(events, self.id):
+                    end = self._perform(ended(key, self.snapshot))
+        finally:
+            reader.close()
+        return end.result(self.snapshot)
+
+    def explain(self) -> list[Fact]:
+        """What is known about its present and future, by Toril and by the plugins."""
+        facts = self._perform(explain(self._app.runtime.context, self.ref))
+        runtime = self._app.runtime
+        if runtime.plugins.functions("toril_explain_job"):
+            facts += [fact for _, fact in runtime.run(runtime.dispatcher.explain(self.ref))]
+        return facts
+
+    def retry(self, *, reset_attempts: bool = False) -> None:
+        """Let the finished job run again."""
+        self._perform(self._operations.retry(reset_attempts=reset_attempts))
+
+    def promote(self) -> None:
+        """Let the delayed job run now."""
+        self._perform(self._operations.promote())
+
+    def remove(self, *, children: bool = True) -> bool:
+        """Remove the job, with all jobs below it unless `children` is False."""
+        return self._perform(self._operations.remove(children=children))
+
+    def update(self, data: Json) -> None:
+        """Replace its payload."""
+        self._perform(self._operations.update(data))
+
+    def progress(self, value: Json) -> None:
+        """Report its progress, any JSON value."""
+        self._perform(self._operations.progress(value))
+
+    def log(self, line: str) -> int:
+        """Add a line to its log."""
+        return self._perform(self._operations.log(line, self.keep_logs))
+
+    def logs(self, *, limit: int | None = None) -> tuple[str, ...]:
+        """Its log lines, oldest first; with `limit` the newest so many."""
+        return self._perform(self._operations.logs(limit))
+
+    def children(self) -> Dependencies:
+        """Its children, by what became of them."""
+        return self._perform(self._operations.children())
+
+    def parent(self) -> SyncJob | None:
+        """The job that waits for it; None if there is none, or it is gone."""
+        found = self._perform(self._operations.parent(self.snapshot.parent))
+        return None if found is None else SyncJob(self._app, found)
