@@ -56,6 +56,12 @@ DIFFERENCES = [
         "",
     ),
     Difference(
+        "Python writes the time of the call into the jobs of a scheduler with an interval",
+        roles("python producer", "python worker"),
+        r'"prevMillis": "<time>", (?="repeat": {"count": \d+, "every")',
+        "",
+    ),
+    Difference(
         "Python finishes without fetching, so its finish does not learn of delayed jobs or limits, "
         "which would keep it from saying `drained`",
         roles("python worker"),
@@ -69,6 +75,10 @@ DIFFERENCES = [
                 "pause and resume",
                 "worker's limiter",
                 "global rate limit",
+                "scheduler with an interval",
+                "scheduler with a pattern",
+                "scheduler with a limit",
+                "scheduler whose job fails and is retried",
             }
         ),
     ),

@@ -508,7 +508,7 @@ scenario(
     Gated("parent"),
     Add("children", "bad", FAIL, {"failParentOnFailure": True}, parent="parent"),
     Work("children"),
-    Settle({"bad": "failed"}, idle=False),
+    Settle({"bad": "failed"}, busy=1),
     Dump("child failed"),
     Open("parent"),
     Settle({"parent": "failed"}),
@@ -989,7 +989,7 @@ scenario(
     Add("q", "a", OK),
     Add("q", "b", OK),
     Work("q", {"limiter": {"max": 1, "duration": 200}}),
-    Settle({"a": "completed", "b": "completed"}, idle=False),
+    Settle({"a": "completed", "b": "completed"}, busy=1),
     Pass(250),
     Dump("completed"),
 )
@@ -1000,7 +1000,7 @@ scenario(
     Add("q", "b", OK),
     Dump("added"),
     Work("q"),
-    Settle({"a": "completed", "b": "completed"}, idle=False),
+    Settle({"a": "completed", "b": "completed"}, busy=1),
     Pass(250),
     Dump("completed"),
 )
@@ -1099,6 +1099,87 @@ scenario(
     Add("q", "b", OK, dedup(keepLastIfActive=True), again=True),
     Open("a"),
     Settle({"a": "completed", "b": "completed"}),
+    Dump("completed"),
+)
+
+# -- schedulers ------------------------------------------------------------------------------------
+
+
+def count(name: str, number: int) -> Until:
+    return Until(f"{number} {name}", lambda run: run.client.zcard(run.key("q", name)) == number)
+
+
+def bring_forward(run: Run) -> None:
+    """Make the scheduler's pending job due, as if its time had come."""
+    for job, _ in run.client.zrange(run.key("q", "delayed"), 0, -1, withscores=True):
+        run.client.zadd(run.key("q", "delayed"), {job: run.since * 4096})
+
+
+scenario(
+    "scheduler with an interval",
+    Act(
+        "schedule",
+        "q",
+        {"id": "s", "repeat": {"every": 10 * MINUTE}, "template": {"name": "tick", "data": {}}},
+    ),
+    Work("q"),
+    count("completed", 1),
+    count("delayed", 1),
+    Settle({}),
+    Dump("run once"),
+    Act("unschedule", "q", {"id": "s"}),
+    Dump("removed"),
+)
+scenario(
+    "scheduler with a pattern",
+    Act(
+        "schedule",
+        "q",
+        {
+            "id": "s",
+            "repeat": {"pattern": "0 30 4 29 2 *", "tz": "Europe/Madrid"},
+            "template": {"name": "tick", "data": {"do": [["return", 1]]}, "opts": {"attempts": 2}},
+        },
+    ),
+    Dump("scheduled"),
+    Surgery(bring_forward),
+    Work("q"),
+    count("completed", 1),
+    count("delayed", 1),
+    Settle({}),
+    Dump("run once"),
+)
+scenario(
+    "scheduler with a limit",
+    Act(
+        "schedule",
+        "q",
+        {"id": "s", "repeat": {"every": 200, "limit": 2}, "template": {"name": "tick"}},
+    ),
+    Work("q"),
+    count("completed", 2),
+    Settle({}),
+    Dump("over"),
+)
+scenario(
+    "scheduler whose job fails and is retried",
+    Act(
+        "schedule",
+        "q",
+        {
+            "id": "s",
+            "repeat": {"every": 10 * MINUTE},
+            "template": {
+                "name": "tick",
+                "data": {"do": [["fail-times", 1, "not yet"]]},
+                "opts": {"attempts": 2},
+            },
+        },
+    ),
+    Work("q"),
+    count("completed", 1),
+    count("delayed", 1),
+    Settle({}),
     Dump("completed"),
 )
 

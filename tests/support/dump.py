@@ -11,6 +11,8 @@ means:
 - a `delayed` event's due time by `timestamp+DELAY`, exact, or `now+DELAY`, where DELAY is rounded
   up to a multiple of `GRAIN`, which is why scenarios use such multiples;
 - a priority's score by priority and counter, a finished set's by `finishedOn` if it equals that;
+- the delay of a scheduler's job by `<until due>`, if it leads to the time that its id names, and
+  a scheduler's phase by `<phase>`;
 - a lock's token by `<token>`, the text of a stack by `<stack>`;
 - the order of members in JSON objects, of hash fields and of sets by the alphabet.
 
@@ -122,6 +124,8 @@ class _Database:
             return self.label(home, value) if (home, value) in self.labels else value
         if name in {"timestamp", "prevMillis"} and isinstance(value, (int, float)):
             return self.time(value)
+        if name == "offset" and "every" in object_ and isinstance(value, int):
+            return "<phase>" if 0 <= value < object_["every"] else value
         return self.known(queue, value)
 
     def json(self, queue: str, value: str) -> str:
@@ -209,7 +213,7 @@ def dump(client: redis.Redis, since: int, prefix: str = "bull") -> list[str]:
             body = _queue_key(found, queue, rest, held)
         else:
             title = f"{queue}:{found.label(queue, job[0])}" + (f":{job[1]}" if job[1] else "")
-            body = _job_key(found, queue, job[1], held)
+            body = _job_key(found, queue, *job, held)
         if held.expires:
             title += " (expires)"
         lines += [f"{title} {line}" for line in body]
@@ -235,13 +239,13 @@ def _queue_key(found: _Database, queue: str, rest: str, held: _Key) -> list[str]
     return lines
 
 
-def _job_key(found: _Database, queue: str, part: str, held: _Key) -> list[str]:
+def _job_key(found: _Database, queue: str, id: str, part: str, held: _Key) -> list[str]:
     if part == "lock":
         return ["= <token>"]
     if part == "logs":
         return [json.dumps(line) for line in held.value]
     if part == "":
-        return _job(found, queue, held.value) if held.type == "hash" else [f"= {held.value}"]
+        return _job(found, queue, id, held.value) if held.type == "hash" else [f"= {held.value}"]
     if part == "unsuccessful":
         return sorted(f"{found.text(queue, m)} at {found.time(score)}" for m, score in held.value)
     if part == "dependencies":
@@ -251,10 +255,11 @@ def _job_key(found: _Database, queue: str, part: str, held: _Key) -> list[str]:
     return sorted(f"{found.text(queue, c)} = {inner(queue, v)}" for c, v in children.items())
 
 
-def _job(found: _Database, queue: str, fields: Mapping[str, str]) -> list[str]:
+def _job(found: _Database, queue: str, id: str, fields: Mapping[str, str]) -> list[str]:
     lines: list[str] = []
+    due = int(id.split(":")[2]) if id.startswith("repeat:") else None
     for name in sorted(fields):
-        value = fields[name]
+        value = _without_waiting(name, fields, due)
         if name == "toril":
             continue
         if name in TIME_FIELDS:
@@ -269,6 +274,20 @@ def _job(found: _Database, queue: str, fields: Mapping[str, str]) -> list[str]:
             value = str(math.ceil(int(value) / GRAIN) * GRAIN)  # "due then", some ms later
         lines.append(f".{name} = {value}")
     return lines
+
+
+def _without_waiting(name: str, fields: Mapping[str, str], due: int | None) -> str:
+    """A field; for the job of a scheduler without the milliseconds until its time."""
+    value = fields[name]
+    if due is None or name not in {"delay", "opts"}:
+        return value
+    now = int(fields["timestamp"])
+    if name == "delay":
+        return "<until due>" if int(value) and abs(now + int(value) - due) < 50 else value
+    opts = json.loads(value)
+    if opts.get("delay") and abs(now + opts["delay"] - due) < 50:
+        opts["delay"] = "<until due>"
+    return json.dumps(opts)
 
 
 def _stacks(value: str) -> str:
@@ -291,6 +310,8 @@ def _settings(found: _Database, queue: str, fields: Mapping[str, str]) -> list[s
             value = "<version>" if re.fullmatch(r"bullmq:[\w.-]+", value) else value
         elif name in TIME_FIELDS:
             value = found.time(value)
+        elif name == "offset" and 0 <= int(value) < int(fields.get("every", 0)):
+            value = "<phase>"
         elif name in {"opts", "data"}:
             value = found.json(queue, value)
         lines.append(f".{name} = {value}")
@@ -308,10 +329,15 @@ def _scores(found: _Database, queue: str, rest: str, members: list[tuple[str, fl
     if rest == "marker":
         return sorted(_marker(found, queue, member, score) for member, score in members)
     if rest == "repeat":
-        return sorted(f"{scheduler} at <time>" for scheduler, _ in members)
+        return sorted(f"{each} at {_turn(found, queue, each, at)}" for each, at in members)
     return sorted(
         f"{found.label(queue, job)} at {_when(found, queue, job, score)}" for job, score in members
     )
+
+
+def _turn(found: _Database, queue: str, scheduler: str, score: float) -> str:
+    """Which job of a scheduler it is that its score names."""
+    return found.label(queue, f"repeat:{scheduler}:{score:.0f}")
 
 
 def _fields(found: _Database, queue: str, id: str) -> dict[str, str]:
@@ -341,7 +367,9 @@ def _due(found: _Database, queue: str, id: str, score: float) -> str:
         if entry.get("event") == "delayed" and entry.get("jobId") == id
     ]
     begun, delay = int(fields.get("timestamp", 0)), int(fields.get("delay", 0))
-    if due == begun + delay:
+    if id.startswith("repeat:") and id.endswith(f":{due}"):
+        meaning = "the time in its id"
+    elif due == begun + delay:
         meaning = f"timestamp+{delay}"
     elif told and told[-1] == str(due):
         meaning = "event"
@@ -386,6 +414,8 @@ def _promise(found: _Database, queue: str, id: str, written: int, value: str) ->
     if not value.isdigit():
         return repr(value)
     fields = _fields(found, queue, id)
+    if id.startswith("repeat:") and id.endswith(f":{value}"):
+        return "the time in its id"
     try:
         asked = int(json.loads(fields["opts"]).get("delay", 0))
     except (KeyError, ValueError):

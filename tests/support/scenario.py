@@ -290,18 +290,18 @@ class Open:
 
 @dataclass(frozen=True)
 class Settle:
-    """Wait until every named job is in its state and, if `idle`, every worker for a marker."""
+    """Wait until every named job is in its state, and all workers but `busy` wait for a marker."""
 
     states: Mapping[str, str]
-    idle: bool = True
+    busy: int = 0
 
     async def __call__(self, run: Run, /) -> None:
         def settled() -> bool:
             if any(run.state(name) != state for name, state in self.states.items()):
                 return False
-            return not self.idle or run.blocked() >= len(run.workers)
+            return run.blocked() >= len(run.workers) - self.busy
 
-        await run.until(f"{dict(self.states)}{' and idle' if self.idle else ''}", settled)
+        await run.until(f"{dict(self.states)}, {self.busy} busy", settled)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,348 @@
+"""Toril behind the protocol of `tests.support.driver`, by its public API alone.
+
+Usage: python -m tests.interop.toril_driver URL PREFIX
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from tests.support.serving import Script, Service, Unsupported, serve
+from toril import (
+    ActiveJob,
+    App,
+    Backoff,
+    Flow,
+    Job,
+    JobRef,
+    NewJob,
+    Queue,
+    RetryIn,
+    Setting,
+    Unrecoverable,
+    WaitForChildren,
+    Worker,
+)
+from toril_plugins import Keep, Retention
+
+
+def _backoff(told: Any) -> Backoff:
+    if isinstance(told, int):
+        return Backoff.fixed(timedelta(milliseconds=told))
+    make = {"fixed": Backoff.fixed, "exponential": Backoff.exponential}[told["type"]]
+    return make(timedelta(milliseconds=told["delay"]), jitter=told.get("jitter", 0.0))
+
+
+POLICIES = {
+    "failParentOnFailure": "fail",
+    "ignoreDependencyOnFailure": "ignore",
+    "continueParentOnFailure": "continue",
+    "removeDependencyOnFailure": "remove",
+}
+
+#: BullMQ's options of a job that have an option of Toril, and how the value is put.
+OPTIONS: Mapping[str, tuple[str, Any]] = {
+    "jobId": ("id", str),
+    "delay": ("delay", lambda ms: timedelta(milliseconds=ms)),
+    "priority": ("priority", int),
+    "lifo": ("lifo", bool),
+    "attempts": ("attempts", int),
+    "backoff": ("backoff", _backoff),
+    "keepLogs": ("keep_logs", int),
+    "stackTraceLimit": ("stack_trace_limit", int),
+    "sizeLimit": ("size_limit", int),
+    "timestamp": ("timestamp", lambda ms: datetime.fromtimestamp(ms / 1000, UTC)),
+    "parent": ("parent", lambda told: JobRef(told["queue"].split(":")[1], told["id"])),
+}
+
+WORKER_OPTIONS = {
+    "concurrency": ("concurrency", int),
+    "lockDuration": ("lock", lambda ms: timedelta(milliseconds=ms)),
+    "stalledInterval": ("stalled_interval", lambda ms: timedelta(milliseconds=ms)),
+    "maxStalledCount": ("max_stalled", int),
+}
+
+
+def _keep(told: Any) -> Keep | None:
+    if told is None or isinstance(told, bool):
+        return None if told is None else (Keep.nothing() if told else Keep.forever())
+    if isinstance(told, int):
+        return Keep(last=told)
+    age = told.get("age")
+    return Keep(last=told.get("count"), age=None if age is None else timedelta(seconds=age))
+
+
+def translated(opts: dict[str, Any]) -> tuple[tuple[Setting, ...], dict[str, Any]]:
+    """BullMQ's options as Toril's settings and options."""
+    settings: list[Setting] = []
+    options: dict[str, Any] = {}
+    completed, failed = _keep(opts.get("removeOnComplete")), _keep(opts.get("removeOnFail"))
+    if completed is not None or failed is not None:
+        settings.append(Retention(completed=completed, failed=failed))
+    for name, value in opts.items():
+        if name in POLICIES:
+            options["on_failure"] = POLICIES[name]
+        elif name in OPTIONS:
+            option, put = OPTIONS[name]
+            options[option] = put(value)
+        elif name not in {"removeOnComplete", "removeOnFail"}:
+            raise Unsupported(name)
+    return tuple(settings), options
+
+
+class Handler(Script):
+    """One run of the scripted handler."""
+
+    def __init__(self, service: Toril, job: ActiveJob) -> None:
+        super().__init__(service, job.queue, job.id, job.name)
+        self.job = job
+
+    async def do_log(self, text: str) -> None:
+        await self.job.log(text)
+
+    async def do_progress(self, value: Any) -> None:
+        await self.job.progress(value)
+
+    async def do_update_data(self, value: Any) -> None:
+        await self.job.update(value)
+
+    async def do_fail_times(self, times: int, text: str) -> None:
+        if self.job.attempt <= times:
+            raise RuntimeError(text)
+
+    async def do_unrecoverable(self, text: str) -> None:
+        raise Unrecoverable(text)
+
+    async def do_delay(self, ms: int) -> None:
+        if self.first_time():
+            raise RetryIn(timedelta(milliseconds=ms))
+
+    async def do_child(self, queue: str, name: str, data: Any, opts: dict[str, Any]) -> None:
+        if self.first_time():
+            settings, options = translated(opts)
+            await self.job.add_children([Flow(queue, name, data, *settings, **options)])
+
+    async def do_wait_children(self) -> None:
+        if (await self.job.children()).unprocessed:
+            raise WaitForChildren
+
+    async def do_children_values(self) -> None:
+        values = (await self.job.children()).processed.values()
+        self.result = sorted(cast("list[Any]", list(values)))
+
+
+class Toril(Service):
+    """The driven library."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        super().__init__()
+        self.url = url
+        self.prefix = prefix
+        self.app = App(url, prefix=prefix)
+        self.workers: dict[str, tuple[Worker, asyncio.Task[Any]]] = {}
+        self.readers: dict[str, tuple[asyncio.Task[None], list[dict[str, Any]]]] = {}
+
+    def queue(self, name: str) -> Queue:
+        return self.app.queue(name)
+
+    async def found(self, queue: str, id: str) -> Job:
+        job = await self.queue(queue).get(id)
+        if job is None:
+            raise LookupError(f"no job {id} in {queue}")
+        return job
+
+    async def reset(self) -> None:
+        self.forget()
+        tasks = [task for task, _ in self.readers.values()]
+        for worker, task in self.workers.values():
+            await worker.stop(grace="0s")
+            tasks.append(task)
+        for task, _ in self.readers.values():
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.app.aclose()
+        self.workers, self.readers = {}, {}
+        self.app = App(self.url, prefix=self.prefix)
+
+    # -- producing ---------------------------------------------------------------------------------
+
+    async def add(
+        self, queue: str, name: str, data: Any = None, opts: dict[str, Any] | None = None
+    ) -> str:
+        settings, options = translated(opts or {})
+        return (await self.queue(queue).add(name, data, *settings, **options)).id
+
+    async def add_bulk(self, queue: str, jobs: list[dict[str, Any]]) -> list[str]:
+        new: list[NewJob] = []
+        for job in jobs:
+            settings, options = translated(job.get("opts", {}))
+            new.append(NewJob(job["name"], job.get("data"), *settings, **options))
+        return [job.id for job in await self.queue(queue).add_many(new)]
+
+    async def add_flow(self, flow: dict[str, Any]) -> dict[str, Any]:
+        root = await self.app.add_flow(self._flow(flow))
+        return await self._added(flow, root)
+
+    def _flow(self, told: dict[str, Any]) -> Flow:
+        settings, options = translated(told.get("opts", {}))
+        children = [self._flow(child) for child in told.get("children", [])]
+        return Flow(
+            told["queue"], told["name"], told.get("data"), *settings, children=children, **options
+        )
+
+    async def _added(self, told: dict[str, Any], job: Job) -> dict[str, Any]:
+        """The ids of the flow's jobs; the names of the children of one node differ."""
+        below: dict[str, Job] = {}
+        for key in (await job.children()).unprocessed:
+            _, queue, found = key.split(":")
+            child = await self.found(queue, found)
+            below[child.name] = child
+        children = [
+            await self._added(child, below[child["name"]])
+            for child in told.get("children", [])
+            if child["name"] in below
+        ]
+        return {"queue": job.queue, "name": job.name, "id": job.id, "children": children}
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def job(self, queue: str, id: str) -> dict[str, Any] | None:
+        job = await self.queue(queue).get(id)
+        if job is None:
+            return None
+        seen = job.snapshot
+        return {
+            "id": job.id,
+            "name": job.name,
+            "data": job.data,
+            "state": await job.state(),
+            "progress": 0 if seen.progress is None else seen.progress,
+            "result": seen.result,
+            "reason": job.reason,
+            "attempts_made": job.attempts_made,
+            "delay": seen.delay,
+            "priority": seen.priority,
+        }
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        return {str(state): count for state, count in (await self.queue(queue).counts()).items()}
+
+    async def ids(self, queue: str, state: str) -> list[str]:
+        return [job.id async for job in self.queue(queue).jobs(cast("Any", state))]
+
+    async def logs(self, queue: str, id: str) -> list[str]:
+        return list(await (await self.found(queue, id)).logs())
+
+    async def children(self, queue: str, id: str) -> dict[str, Any]:
+        found = await (await self.found(queue, id)).children()
+        return {"processed": dict(found.processed), "unprocessed": sorted(found.unprocessed)}
+
+    async def wait_until_finished(self, queue: str, id: str, ms: int) -> Any:
+        return await (await self.found(queue, id)).result(timeout=timedelta(milliseconds=ms))
+
+    async def events_open(self, queue: str) -> str:
+        seen: list[dict[str, Any]] = []
+
+        async def read() -> None:
+            async for event in self.app.events(queue, after="0-0"):
+                told: dict[str, Any] = {**event.fields, "event": event.kind}
+                if event.job_id is not None:
+                    told["jobId"] = event.job_id
+                seen.append(told)
+
+        handle = self.handle_name("events")
+        self.readers[handle] = (asyncio.create_task(read()), seen)
+        return handle
+
+    async def events_take(self, handle: str) -> list[dict[str, Any]]:
+        seen = self.readers[handle][1]
+        taken = list(seen)
+        seen.clear()
+        return taken
+
+    # -- working -----------------------------------------------------------------------------------
+
+    async def worker(self, queue: str, opts: dict[str, Any]) -> str:
+        async def handler(job: ActiveJob) -> Any:
+            return await Handler(self, job).run(job.data)
+
+        settings, options = self._worker_options(opts)
+        worker = self.app.worker(queue, handler, *settings, **options)
+        handle = self.handle_name("worker")
+        self.workers[handle] = (worker, asyncio.create_task(worker.run()))
+        return handle
+
+    def _worker_options(self, opts: dict[str, Any]) -> tuple[tuple[Setting, ...], dict[str, Any]]:
+        kept = {name: opts[name] for name in opts if name.startswith("removeOn")}
+        settings, _ = translated(kept)
+        options: dict[str, Any] = {}
+        for name, value in opts.items():
+            if name not in kept:
+                if name not in WORKER_OPTIONS:
+                    raise Unsupported(name)
+                option, put = WORKER_OPTIONS[name]
+                options[option] = put(value)
+        return settings, options
+
+    async def worker_close(self, handle: str, force: bool = False) -> None:
+        worker, task = self.workers.pop(handle)
+        await worker.stop(grace="0s" if force else None)
+        await task
+
+    async def worker_errors(self, handle: str) -> list[str]:
+        task = self.workers[handle][1]
+        return [repr(task.exception())] if task.done() and not task.cancelled() else []
+
+    # -- operating ---------------------------------------------------------------------------------
+
+    async def pause(self, queue: str) -> None:
+        await self.queue(queue).pause()
+
+    async def resume(self, queue: str) -> None:
+        await self.queue(queue).resume()
+
+    async def drain(self, queue: str, delayed: bool = False) -> None:
+        await self.queue(queue).drain(delayed=delayed)
+
+    async def clean(self, queue: str, state: str, grace: int = 0, limit: int = 0) -> list[str]:
+        state = {"wait": "waiting"}.get(state, state)
+        return await self.queue(queue).clean(
+            cast("Any", state), older_than=timedelta(milliseconds=grace), limit=limit or None
+        )
+
+    async def obliterate(self, queue: str, force: bool = False) -> None:
+        await self.queue(queue).obliterate(force=force)
+
+    async def retry_all(self, queue: str, state: str) -> None:
+        await self.queue(queue).retry_all(cast("Any", state))
+
+    async def promote_all(self, queue: str) -> None:
+        await self.queue(queue).promote_all()
+
+    async def retry(self, queue: str, id: str, state: str, reset: bool = False) -> None:
+        await (await self.found(queue, id)).retry(reset_attempts=reset)
+
+    async def remove(self, queue: str, id: str, children: bool = True) -> None:
+        await (await self.found(queue, id)).remove(children=children)
+
+    async def promote(self, queue: str, id: str) -> None:
+        await (await self.found(queue, id)).promote()
+
+    async def update_data(self, queue: str, id: str, data: Any) -> None:
+        await (await self.found(queue, id)).update(data)
+
+    async def progress(self, queue: str, id: str, value: Any) -> None:
+        await (await self.found(queue, id)).progress(value)
+
+    async def log(self, queue: str, id: str, text: str, keep: int | None = None) -> int:
+        if keep is not None:
+            raise Unsupported("a number of lines to keep per call")
+        return await (await self.found(queue, id)).log(text)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Toril(*sys.argv[1:3])))
