@@ -1,0 +1,218 @@
+"""`toril worker`: run workers until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, cast
+
+import click
+
+from toril.app import App
+from toril.duration import milliseconds
+from toril.errors import ConfigurationError, ServerUnavailable
+from toril.worker import Worker
+
+log = logging.getLogger("toril.worker")
+
+EXIT_USAGE: Final = 2
+EXIT_SERVER: Final = 3
+EXIT_UNFINISHED: Final = 7
+
+
+@click.command()
+@click.argument("targets", metavar="MODULE:OBJECT…", nargs=-1, required=True)
+@click.option("-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue.")
+@click.option("-c", "--concurrency", type=click.IntRange(1), help="Jobs at once, per queue.")
+@click.option("--burst", is_flag=True, help="Stop when there is nothing left to run.")
+@click.option("--grace", metavar="DURATION", help="How long running jobs may go on at a stop.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every job.")
+def worker(
+    targets: Sequence[str],
+    queues: Sequence[str],
+    concurrency: int | None,
+    burst: bool,  # noqa: FBT001 - click passes options by name
+    grace: str | None,
+    verbose: bool,  # noqa: FBT001
+) -> None:
+    r"""Run workers.
+
+    OBJECT is an App, whose workers are run, or a Worker, or a function that returns one of these.
+    Modules of the working directory can be named.
+
+    \b
+    Signals:
+      TERM, INT  stop fetching and let running jobs finish for the grace time;
+                 a second one puts them back at once, a third one kills
+      USR1       stop fetching, go on with the jobs that run
+      USR2       write the stacks of all tasks and threads to stderr
+
+    \b
+    Exit codes: 0 done, 2 usage or import failed, 3 server not reachable,
+      7 stopped with jobs not finished in time; they were put back
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    if grace is not None:
+        try:
+            milliseconds(grace)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--grace") from error
+    workers = _choose(_workers(targets), queues)
+    for one in workers:
+        one.configure(concurrency=concurrency, grace=grace)
+    try:
+        given_back = asyncio.run(_Run(workers).run(burst=burst))
+    except ConfigurationError as error:
+        _end(EXIT_USAGE, str(error))
+    except ServerUnavailable as error:
+        _end(EXIT_SERVER, str(error))
+    else:
+        if given_back:
+            _end(EXIT_UNFINISHED, f"{given_back} jobs were not finished in time and were put back")
+        _end(0)
+
+
+def _end(code: int, message: str = "") -> None:
+    """Leave, whatever threads of handlers are still running."""
+    if message:
+        click.echo(message, err=True)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(
+        not thread.daemon
+        for thread in threading.enumerate()
+        if thread.is_alive() and thread is not threading.main_thread()
+    ):
+        os._exit(code)
+    sys.exit(code)
+
+
+def _workers(targets: Iterable[str]) -> list[Worker]:
+    """The workers that the targets name, each once."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found: dict[Worker, None] = {}
+    for target in targets:
+        for one in _of(target, _load(target)):
+            found[one] = None
+    return list(found)
+
+
+def _load(target: str) -> object:
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise click.UsageError(f"{target!r} is not of the form MODULE:OBJECT")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"cannot import {target!r}: {error}") from error
+    except AttributeError as error:
+        raise click.UsageError(f"cannot find {target!r}: {error}") from error
+    return found
+
+
+def _of(target: str, found: object) -> list[Worker]:
+    if isinstance(found, Worker):
+        return [found]
+    if isinstance(found, App):
+        if not found.workers:
+            raise click.UsageError(f"{target!r} is an App without workers; see app.worker(…)")
+        return list(found.workers)
+    if callable(found):
+        made = cast("Callable[[], object]", found)()
+        if isinstance(made, App | Worker):
+            return _of(target, made)
+        found = made
+    raise click.UsageError(f"{target!r} is {found!r}, which is no App and no Worker")
+
+
+def _choose(workers: Sequence[Worker], queues: Sequence[str]) -> list[Worker]:
+    known = {worker.queue for worker in workers}
+    for name in queues:
+        if name not in known:
+            raise click.UsageError(
+                f"no worker for the queue {name!r}; there are {', '.join(sorted(known))}"
+            )
+    return [worker for worker in workers if not queues or worker.queue in queues]
+
+
+class _Run:
+    """Some workers, run until they have stopped, and steered by signals."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+        self._stops = 0
+        self._stopping: set[asyncio.Task[object]] = set()
+
+    async def run(self, *, burst: bool) -> int:
+        """Returns how many jobs were given back."""
+        self._loop = asyncio.get_running_loop()
+        before = {number: signal.signal(number, handle) for number, handle in self._signals()}
+        apps = dict.fromkeys(worker.app for worker in self._workers)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers:
+                    group.create_task(worker.run(burst=burst))
+        except* ConfigurationError as errors:
+            raise errors.exceptions[0] from None
+        except* ServerUnavailable as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            for app in apps:
+                await app.aclose()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return sum(worker.given_back for worker in self._workers)
+
+    def _signals(self) -> list[tuple[int, Callable[[int, FrameType | None], None]]]:
+        # Plain handlers instead of the loop's: they also run while a job blocks the loop.
+        stop, quiet, dump = self._on_stop, self._on_quiet, self._on_dump
+        return [
+            (signal.SIGTERM, stop), (signal.SIGINT, stop),
+            (signal.SIGUSR1, quiet), (signal.SIGUSR2, dump),
+        ]  # fmt: skip
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stops += 1
+        if self._stops > 2:
+            os._exit(1)
+        self._loop.call_soon_threadsafe(self._stop, self._stops > 1)
+
+    def _stop(self, now: bool) -> None:  # noqa: FBT001 - through call_soon
+        if now:
+            log.warning("giving running jobs back now; once more kills the process")
+        else:
+            log.info("stopping: running jobs may finish; once more gives them back now")
+        for worker in self._workers:
+            task = self._loop.create_task(worker.stop(grace="0s" if now else None))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    def _on_quiet(self, _number: int, _frame: FrameType | None) -> None:
+        for worker in self._workers:
+            self._loop.call_soon_threadsafe(worker.quiet)
+
+    def _on_dump(self, _number: int, _frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        for task in asyncio.all_tasks(self._loop):
+            task.print_stack(file=sys.stderr)
+        for worker in self._workers:
+            held = ", ".join(worker.running) or "nothing"
+            click.echo(f"queue {worker.queue}: running {held}", err=True)

@@ -1,0 +1,215 @@
+"""The job a handler is running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from toril.errors import LockLost
+from toril.flow import Flow
+from toril.new_job import NewJob
+from toril.options import long_names
+from toril.protocol.dependencies import Dependencies
+from toril.snapshots import JobRef, JobSnapshot, ParentRef, SettingsView
+from toril.types import Json, JsonObject
+
+T = TypeVar("T")
+
+
+class Undecodable(ValueError):
+    """A stored field of the job is garbled, so that it cannot be run."""
+
+
+class JobHost(Protocol):
+    """What a running job needs of its worker."""
+
+    @property
+    def stopping(self) -> bool: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    async def update(self, job: ActiveJob, data: Json, /) -> None: ...
+    async def progress(self, job: ActiveJob, value: Json, /) -> None: ...
+    async def log(self, job: ActiveJob, line: str, /) -> int: ...
+    async def add_children(
+        self, job: ActiveJob, children: Sequence[NewJob | Flow], /
+    ) -> list[JobRef]: ...
+    async def children(self, job: ActiveJob, /) -> Dependencies: ...
+
+
+class ActiveJob:
+    """A job while it runs: what was stored with it, and what its handler can do.
+
+    The methods are for `async def` handlers; a plain `def` handler finds the same ones, blocking,
+    in `job.sync`. Once the job is no longer this worker's, everything that writes is refused with
+    `LockLost`.
+    """
+
+    __slots__ = (
+        "_host", "cancelled", "data", "id", "lost", "opts", "queue", "snapshot", "task", "token",
+    )  # fmt: skip
+
+    queue: str
+    """The queue's name."""
+    id: str
+    token: str
+    """The value of the job's lock while it is this worker's: new each time a job is picked up."""
+    data: Json
+    """The payload."""
+    opts: JsonObject
+    """The stored options under their public, long BullMQ names."""
+    snapshot: JobSnapshot
+    """The job as it was stored when it was picked up."""
+    cancelled: bool
+    """The job has been taken from this handler: its lock was lost, or the worker gives it back.
+
+    An `async def` handler is cancelled then; a plain `def` handler has to look here.
+    """
+    lost: bool
+    """The job is somebody else's now: whatever the handler returns is of no use."""
+    task: asyncio.Task[None] | None
+
+    def __init__(self, host: JobHost, snapshot: JobSnapshot, token: str) -> None:
+        self._host = host
+        self.snapshot = snapshot
+        self.queue = snapshot.queue
+        self.id = snapshot.id
+        self.token = token
+        self.data = None
+        self.opts = {}
+        self.cancelled = False
+        self.lost = False
+        self.task = None
+
+    def decode(self) -> None:
+        """Read data and options. Raises `Undecodable`, naming the field."""
+        fields = self.snapshot.fields
+        field = "data"
+        try:
+            self.data = msgspec.json.decode(fields.get(b"data") or b"null")
+            field = "opts"
+            opts = msgspec.json.decode(fields.get(b"opts") or b"{}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Undecodable(f"the stored {field!r} is not JSON: {error}") from None
+        if not isinstance(opts, dict):
+            raise Undecodable("the stored 'opts' is not a JSON object")
+        self.opts = long_names(opts)
+
+    def __repr__(self) -> str:
+        return f"<ActiveJob {self.queue}/{self.id} {self.name!r} attempt {self.attempt}>"
+
+    @property
+    def ref(self) -> JobRef:
+        """Queue and id."""
+        return JobRef(self.queue, self.id)
+
+    @property
+    def name(self) -> str:
+        """What kind of job it is."""
+        return self.snapshot.name
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.snapshot.attempts_made + 1
+
+    @property
+    def parent(self) -> ParentRef | None:
+        """The job that waits for this one."""
+        return self.snapshot.parent
+
+    @property
+    def settings(self) -> SettingsView:
+        """The settings that were stored with this job."""
+        return self.snapshot.settings
+
+    @property
+    def shutting_down(self) -> bool:
+        """The worker is stopping; what will not be done within its grace time is better left."""
+        return self._host.stopping
+
+    @property
+    def sync(self) -> SyncActiveJob:
+        """The methods below for a plain `def` handler: they block its thread."""
+        return SyncActiveJob(self, self._host)
+
+    async def log(self, line: str) -> int:
+        """Add a line to the job's log. Returns how many lines it has now. Raises `LockLost`."""
+        self._check()
+        return await self._host.log(self, line)
+
+    async def progress(self, value: Json) -> None:
+        """Report progress, any JSON value. Raises `LockLost`."""
+        self._check()
+        await self._host.progress(self, value)
+
+    async def update(self, data: Json) -> None:
+        """Replace the job's data, also for its later attempts. Raises `LockLost`."""
+        self._check()
+        await self._host.update(self, data)
+        self.data = data
+
+    async def add_children(self, children: Sequence[NewJob | Flow]) -> list[JobRef]:
+        """Add jobs that this job can wait for by raising `WaitForChildren`.
+
+        A `NewJob` goes to this job's queue, a `Flow` with all its children to the one it names.
+        What a child's final failure does to this job is said by the child's `on_failure`.
+
+        Raises:
+            LockLost: The job is no longer this worker's.
+            InvalidJob, Reject, PluginError, ServerError: As for `Queue.add`.
+        """
+        self._check()
+        return await self._host.add_children(self, children)
+
+    async def children(self) -> Dependencies:
+        """The children by what became of them: results, failures, and those still open."""
+        return await self._host.children(self)
+
+    def _check(self) -> None:
+        if self.lost:
+            raise LockLost(
+                f"job {self.id!r} of queue {self.queue!r} is no longer this worker's",
+                queue=self.queue,
+                job_id=self.id,
+            )
+
+
+class SyncActiveJob:
+    """The methods of `ActiveJob` for a plain `def` handler, which runs in a thread."""
+
+    __slots__ = ("_host", "_job")
+
+    def __init__(self, job: ActiveJob, host: JobHost) -> None:
+        self._job = job
+        self._host = host
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(work, self._host.loop).result()
+        work.close()
+        raise RuntimeError("job.sync would block the event loop; await the job's own methods")
+
+    def log(self, line: str) -> int:
+        """See `ActiveJob.log`."""
+        return self._wait(self._job.log(line))
+
+    def progress(self, value: Json) -> None:
+        """See `ActiveJob.progress`."""
+        self._wait(self._job.progress(value))
+
+    def update(self, data: Json) -> None:
+        """See `ActiveJob.update`."""
+        self._wait(self._job.update(data))
+
+    def add_children(self, children: Sequence[NewJob | Flow]) -> list[JobRef]:
+        """See `ActiveJob.add_children`."""
+        return self._wait(self._job.add_children(children))
+
+    def children(self) -> Dependencies:
+        """See `ActiveJob.children`."""
+        return self._wait(self._job.children())

@@ -1,0 +1,275 @@
+"""The worker's engine: a loop over one value, the batch.
+
+Each turn tells the server in one call what has ended since the last turn, and picks up as many jobs
+as there are free slots. It is sent as soon as the previous one returned, so that a lone job waits
+for nobody and a busy worker pays one round trip for many. Only when a turn brought nothing and
+nothing has ended does the engine wait: for a job to end, for a marker, or for the time at which a
+delayed job is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from toril.clock import Clock
+from toril.protocol.finishing import (
+    FAILED_CHILDREN,
+    MOST_FETCHED,
+    OPEN_CHILDREN,
+    Finish,
+    TickReply,
+)
+from toril.worker.active_job import ActiveJob, JobHost
+from toril.worker.runner import FailedChildren, OpenChildren, Runner, give_back
+from toril.worker.slots import Slots
+
+log = logging.getLogger("toril.worker")
+
+_LONGEST_LIMITED: Final = 30.0
+"""Seconds after which a rate-limited worker asks whether it still is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one call shall do: end these attempts, and pick up so many jobs (0: none)."""
+
+    ended: Sequence[tuple[ActiveJob, Finish]]
+    fetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came of a batch: the token of the jobs that were picked up, and the reply."""
+
+    token: str
+    reply: TickReply
+
+
+class Outside(Protocol):
+    """What the engine needs others to do."""
+
+    async def take_turn(self, batch: Batch, /) -> Turn:
+        """Carry out a batch on the server, however long that takes."""
+        ...
+
+    def watch(self) -> None:
+        """The engine waits although it has free slots: call `look` once there may be jobs."""
+        ...
+
+    def hold(self, jobs: Iterable[ActiveJob], /) -> None:
+        """From now on these are the jobs whose locks are to be renewed."""
+        ...
+
+
+class Engine:
+    """Fetches, runs and finishes the jobs of one queue.
+
+    Args:
+        queue: The queue's name.
+        host: What the jobs are given to work with.
+        runner: Runs one job.
+        slots: The jobs held.
+        outside: What does everything that goes beyond this process.
+        clock: For the times at which delayed jobs are due.
+        burst: Stop when there is nothing left to run.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        host: JobHost,
+        runner: Runner,
+        slots: Slots,
+        outside: Outside,
+        clock: Clock,
+        burst: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._host = host
+        self._runner = runner
+        self._slots = slots
+        self._outside = outside
+        self._clock = clock
+        self._burst = burst
+        self._hungry = True  # there may be jobs to pick up
+        self._quiet = False
+        self._finishing = False
+        self._idle_said = False
+        self._due: int | None = None  # when the earliest delayed job is due
+        self._limited_until = 0.0
+        self._again: set[ActiveJob] = set()  # finishes that were refused once for open children
+        self.given_back = 0
+        """Jobs given back unfinished."""
+
+    @property
+    def wants_jobs(self) -> bool:
+        """Whether there are free slots for jobs."""
+        return not self._quiet and self._slots.free > 0
+
+    def look(self) -> None:
+        """There may be jobs to pick up."""
+        self._hungry = True
+        self._slots.changed.set()
+
+    def expect(self, due: int) -> None:
+        """A job will be due at this time, in milliseconds since the epoch."""
+        if self._due is None or due < self._due:
+            self._due = due
+            self._slots.changed.set()
+
+    def quiet(self) -> None:
+        """Pick up no more jobs."""
+        self._quiet = True
+        self._slots.changed.set()
+
+    def finish(self) -> None:
+        """Pick up no more jobs, and end `run` when those that run are finished."""
+        self._finishing = True
+        self.quiet()
+
+    async def run(self) -> None:
+        """Work until told to finish, or in a burst until nothing is left."""
+        slots = self._slots
+        while True:
+            slots.changed.clear()
+            batch = self._next_batch()
+            if batch is not None:
+                turn = await self._outside.take_turn(batch)
+                self._settle(batch, turn.reply.codes)
+                self._take_in(batch, turn)
+            elif self._finishing and not slots.held:
+                return
+            else:
+                await self._wait()
+
+    def _next_batch(self) -> Batch | None:
+        """What is to be done now, if anything."""
+        ended = self._slots.take_ended()
+        free = 0 if self._quiet else min(self._slots.free, MOST_FETCHED)
+        if ended:
+            return Batch(ended, free)
+        if free and time.monotonic() >= self._limited_until and self._may_find_jobs():
+            return Batch((), free)
+        return None
+
+    def _may_find_jobs(self) -> bool:
+        if self._due is not None and self._clock.now_ms() >= self._due:
+            self._due = None
+            return True
+        return self._hungry
+
+    def _settle(self, batch: Batch, codes: Sequence[int]) -> None:
+        """Take note of what became of the attempts that ended."""
+        for (job, finish), code in zip(batch.ended, codes, strict=True):
+            if code >= 0:
+                self._slots.forget(job)
+                if job.cancelled:
+                    self.given_back += finish.kind == "wait"
+            else:
+                self._refused(job, finish, code)
+
+    def _refused(self, job: ActiveJob, finish: Finish, code: int) -> None:
+        if code == OPEN_CHILDREN and job not in self._again:
+            # A child may have ended in the same batch, behind its parent.
+            self._again.add(job)
+            self._slots.ended.append((job, finish))
+            return
+        self._again.discard(job)
+        if code in (OPEN_CHILDREN, FAILED_CHILDREN):
+            error = OpenChildren(job.id) if code == OPEN_CHILDREN else FailedChildren(job.id)
+            self._slots.ended.append((job, self._runner.failed(job, error)))
+        else:
+            # Somebody else has the job, or it is gone, or garbled: the stalled check sees to it.
+            log.warning(
+                "job %s/%s: its end was refused (%s); it is no longer this worker's",
+                self._queue, job.id, code,
+            )  # fmt: skip
+            job.lost = job.cancelled = True
+            self._slots.forget(job)
+
+    def _take_in(self, batch: Batch, turn: Turn) -> None:
+        """Start what was picked up, and note what the server said of the jobs to come."""
+        reply = turn.reply
+        for snapshot in reply.jobs:
+            job = ActiveJob(self._host, snapshot, turn.token)
+            self._slots.start(job)
+            job.task = asyncio.create_task(self._work(job))
+        self._outside.hold(self._slots.held)
+        for dropped in reply.dropped:
+            log.warning(
+                "job %s/%s does not exist any more; its id was dropped", self._queue, dropped
+            )
+        if not batch.fetch:
+            return
+        self._hungry = reply.more
+        self._due = reply.next_due_ms
+        if reply.limited_ms is not None:
+            self._hungry = True
+            self._limited_until = time.monotonic() + min(reply.limited_ms / 1000, _LONGEST_LIMITED)
+        elif self._burst and not (reply.jobs or reply.more or self._slots.held):
+            self.finish()
+
+    async def _work(self, job: ActiveJob) -> None:
+        finish: Finish | None = None
+        try:
+            finish = await self._runner.run(job)
+        finally:
+            self._slots.stop(job, finish)
+            if finish is None:  # its slot is free although no call will say so
+                self._hungry = True
+
+    async def _wait(self) -> None:
+        """Until something has changed, or there may be jobs to pick up."""
+        slots = self._slots
+        if not self.wants_jobs:
+            await slots.changed.wait()
+            return
+        if not (self._idle_said or slots.held):
+            self._idle_said = True
+            log.info("queue %s: nothing to do, waiting for jobs", self._queue)
+        seconds = self._limited_until - time.monotonic()
+        if seconds <= 0:
+            self._outside.watch()
+            if self._due is None:
+                await slots.changed.wait()
+                return
+            seconds = (self._due - self._clock.now_ms()) / 1000
+        timer = asyncio.get_running_loop().call_later(max(seconds, 0), slots.changed.set)
+        try:
+            await slots.changed.wait()
+        finally:
+            timer.cancel()
+
+    def lose(self, jobs: Sequence[ActiveJob]) -> None:
+        """The locks of these jobs are gone: stop what runs without a right to."""
+        for job in jobs:
+            if job in self._slots.held:
+                log.warning("job %s/%s: its lock was lost", self._queue, job.id)
+                job.lost = True
+                self._slots.forget(job)
+                self._cancel(job)
+
+    def cancel_all(self) -> None:
+        """Interrupt what runs; it is given back."""
+        for job in self._slots.held:
+            self._cancel(job)
+
+    def abandon_all(self) -> None:
+        """Give back what still runs, although it cannot be interrupted."""
+        ended = {job for job, _ in self._slots.ended}
+        for job in list(self._slots.held):
+            if job.task is not None and not job.task.done() and job not in ended:
+                job.lost = True
+                self._slots.ended.append((job, give_back(job)))
+        self._slots.changed.set()
+
+    def _cancel(self, job: ActiveJob) -> None:
+        job.cancelled = True
+        if self._runner.on_loop and job.task is not None:
+            job.task.cancel()

@@ -1,0 +1,120 @@
+"""What running jobs can do on the server, with the lock that proves they may."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from toril.connection.call import Call
+from toril.errors import JobNotFound, JobStateError, LockLost
+from toril.flow import Flow
+from toril.new_job import JobOptions, NewJob
+from toril.operations import only
+from toril.protocol.changing import add_log, update_data, update_progress
+from toril.protocol.codec import encode_json, valid_text
+from toril.protocol.dependencies import Dependencies, dependencies
+from toril.protocol.effects import Effects
+from toril.protocol.finishing import Finish
+from toril.protocol.locking import wait_children
+from toril.runtime import log_chunk_errors
+from toril.snapshots import JobRef
+from toril.types import Json
+from toril.worker.active_job import ActiveJob
+from toril.worker.insist import insist
+from toril.worker.runner import FailedChildren, Runner, give_back
+from toril.worker.stop import Stop
+
+if TYPE_CHECKING:
+    from toril.app import App
+
+T = TypeVar("T")
+N = TypeVar("N", NewJob, Flow)
+
+
+class AppJobHost:
+    """The `JobHost` of one worker."""
+
+    def __init__(self, app: App, queue: str, stop: Stop) -> None:
+        self._app = app
+        self._runtime = app.runtime
+        self._queue = queue
+        self._key = app.context.key(queue)
+        self._stop = stop
+        self.loop = asyncio.get_running_loop()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.asked
+
+    async def update(self, job: ActiveJob, data: Json, /) -> None:
+        text = encode_json(data)
+        await self._write(job, update_data(self._key, job.id, text, token=job.token))
+
+    async def progress(self, job: ActiveJob, value: Json, /) -> None:
+        text = encode_json(value, "progress")
+        await self._write(job, update_progress(self._key, job.id, text, token=job.token))
+
+    async def log(self, job: ActiveJob, line: str, /) -> int:
+        keep = job.opts.get("keepLogs")
+        keep_logs = keep if isinstance(keep, int) else None
+        line = valid_text(line)
+        return await self._write(
+            job, add_log(self._key, job.id, line, keep_logs=keep_logs, token=job.token)
+        )
+
+    async def _write(self, job: ActiveJob, call: Call[T]) -> T:
+        try:
+            result: T = await self._runtime.drive(only(call))
+        except (LockLost, JobNotFound):
+            job.lost = True
+            raise
+        return result
+
+    async def add_children(
+        self, job: ActiveJob, children: Sequence[NewJob | Flow], /
+    ) -> list[JobRef]:
+        plain = [_below(child, job.ref) for child in children if isinstance(child, NewJob)]
+        added = iter(await self._app.queue(self._queue).add_many(plain) if plain else ())
+        refs: list[JobRef] = []
+        for child in children:
+            if isinstance(child, NewJob):
+                refs.append(next(added).ref)
+            else:
+                root = await self._app.add_flow(_below(child, job.ref))
+                refs.append(root.ref)
+        return refs
+
+    async def children(self, job: ActiveJob, /) -> Dependencies:
+        return await self._runtime.drive(dependencies(self._key, job.id))
+
+    async def put_aside(self, job: ActiveJob, runner: Runner) -> Finish | None:
+        """Let the job wait for its children. Returns None if it does, else how it ends instead."""
+        try:
+            with self._runtime.lanes.call() as record:
+                effects: Effects[bool] = await insist(
+                    self._runtime.executor,
+                    wait_children(
+                        self._key,
+                        job.id,
+                        job.token,
+                        now=self._runtime.clock.now_ms(),
+                        record=record,
+                    ),
+                )
+        except (LockLost, JobNotFound):
+            job.lost = True
+            return None
+        except JobStateError:
+            return runner.failed(job, FailedChildren(job.id))
+        log_chunk_errors(effects)
+        return None if effects.value else give_back(job)
+
+
+def _below(child: N, parent: JobRef) -> N:
+    """The same job or flow as a child of `parent`."""
+    copied = copy.copy(child)
+    options: JobOptions = {**child.options, "parent": parent}
+    object.__setattr__(copied, "options", options)
+    return copied

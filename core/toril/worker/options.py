@@ -1,0 +1,99 @@
+"""What can be said about a worker when it is made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypedDict, Unpack, cast
+
+from toril.duration import milliseconds
+from toril.worker.retry import BackoffFunction
+
+_SHORTEST_LOCK: Final = 100
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The options of a worker, all optional."""
+
+    concurrency: int
+    """How many jobs it runs at once (1)."""
+    lock: timedelta | str
+    """How long a job stays this worker's after the last sign of life (`"30s"`)."""
+    grace: timedelta | str
+    """How long running jobs may go on when the worker is stopped (`"25s"`)."""
+    name: str | None
+    """A name for dashboards; it is written to the jobs that the worker picks up."""
+    max_stalled: int
+    """How many times a job may be recovered from a vanished worker before it fails (1)."""
+    stalled_interval: timedelta | str
+    """How often vanished workers are looked for, in the whole queue (`"30s"`)."""
+    backoffs: Mapping[str, BackoffFunction]
+    """The functions behind `Backoff.custom(name)`."""
+    rate: tuple[int, timedelta | str] | None
+    """At most so many jobs per so much time, in the whole queue; a limit that is stored with the
+    queue goes before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The options of a worker, checked; times in milliseconds."""
+
+    concurrency: int
+    lock_ms: int
+    grace_ms: int
+    name: str | None
+    max_stalled: int
+    stalled_interval_ms: int
+    backoffs: Mapping[str, BackoffFunction]
+    rate: tuple[int, int] | None
+
+
+def terms(**options: Unpack[WorkerOptions]) -> Terms:
+    """The options, checked.
+
+    Raises:
+        TypeError: An unknown option, or a value of the wrong type.
+        ValueError: A value out of range.
+    """
+    for name in options:
+        if name not in WorkerOptions.__annotations__:
+            near = difflib.get_close_matches(name, WorkerOptions.__annotations__, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"a worker has no option {name!r}{hint}")
+    lock_ms = _duration(options, "lock", "30s", _SHORTEST_LOCK)
+    rate = options.get("rate")
+    worker_name = options.get("name")
+    if worker_name is not None and (
+        not worker_name
+        or not worker_name.isprintable()
+        or any(char.isspace() for char in worker_name)
+    ):
+        raise ValueError(f"a worker's name is printable and without blanks, not {worker_name!r}")
+    return Terms(
+        concurrency=count("concurrency", options.get("concurrency", 1)),
+        lock_ms=lock_ms,
+        grace_ms=_duration(options, "grace", "25s", 0),
+        name=worker_name,
+        max_stalled=count("max_stalled", options.get("max_stalled", 1), lowest=0),
+        stalled_interval_ms=_duration(options, "stalled_interval", "30s", _SHORTEST_LOCK),
+        backoffs=dict(options.get("backoffs") or {}),
+        rate=None if rate is None else (count("rate", rate[0]), max(1, milliseconds(rate[1]))),
+    )
+
+
+def count(option: str, value: object, lowest: int = 1) -> int:
+    """`value` if it is a whole number of at least `lowest`; else `TypeError` or `ValueError`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{option} is a whole number, not {value!r}")
+    if value < lowest:
+        raise ValueError(f"{option} must be at least {lowest}, not {value}")
+    return value
+
+
+def _duration(options: Mapping[str, Any], option: str, default: str, lowest: int) -> int:
+    ms = milliseconds(cast("timedelta | str", options.get(option, default)))
+    if ms < lowest:
+        raise ValueError(f"{option} must be at least {lowest} ms")
+    return ms

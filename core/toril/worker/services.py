@@ -1,0 +1,125 @@
+"""Services of plugins: work on one queue that one process at a time does, by lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from toril.connection.call import Procedure
+from toril.hooks.context import PluginContext, Service, ServiceContext
+from toril.operations import only
+from toril.protocol.leases import release_lease, take_lease
+
+log = logging.getLogger("toril.worker")
+
+T = TypeVar("T")
+
+LEASE: Final = 30.0
+"""Seconds for which a lease is taken; it is renewed three times as often."""
+_PERIOD: Final = 60.0
+"""Seconds until a service that names no time is run again."""
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 300.0
+
+
+class Perform(Protocol):
+    """Carries out a procedure on the server."""
+
+    async def __call__(self, procedure: Procedure[T], /) -> T: ...
+
+
+class LeasedService:
+    """One service on one queue, run here while this process holds its lease.
+
+    Args:
+        name: The service's name.
+        service: What does the work.
+        plugin: The context of the plugin it belongs to.
+        queue: The queue's name.
+        queue_key: What the queue's keys begin with.
+        perform: See `Perform`.
+        now: A monotonic clock, in seconds.
+        lease: Seconds for which the lease is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        service: Service,
+        plugin: PluginContext,
+        queue: str,
+        queue_key: str,
+        perform: Perform,
+        now: Callable[[], float] = time.monotonic,
+        lease: float = LEASE,
+    ) -> None:
+        self.name = name
+        self._service = service
+        self._token = str(uuid.uuid4())
+        self._context = ServiceContext(plugin, name, queue, self._token)
+        self._queue_key = queue_key
+        self._perform = perform
+        self._now = now
+        self._lease = lease
+        self._due = now()
+        self._pause = _FIRST_PAUSE
+
+    async def run(self) -> None:
+        """Serve until cancelled; the lease is given back then."""
+        try:
+            while True:  # noqa: ASYNC110 - there is no event to wait for, only the time
+                await asyncio.sleep(await self.run_once())
+        finally:
+            await asyncio.shield(self._release())
+
+    async def run_once(self) -> float:
+        """Take or renew the lease, and do what is due. Returns the seconds until the next look."""
+        try:
+            if not await self._take():
+                return self._lease / 2
+            if self._now() >= self._due:
+                self._due = self._now() + await self._serve()
+                self._pause = _FIRST_PAUSE
+        except Exception:  # a guard: a service that fails is tried again, and harms no job
+            self._due = self._now() + self._pause
+            log.exception(
+                "service %r of plugin %r failed on queue %r; next try in %.0f s",
+                self.name, self._context.plugin.name, self._context.queue, self._pause,
+            )  # fmt: skip
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        return max(0.0, min(self._due - self._now(), self._lease / 3))
+
+    async def _serve(self) -> float:
+        """One `run_once`, with the lease kept meanwhile. Returns the seconds until the next."""
+        keeping = asyncio.create_task(self._keep())
+        try:
+            after = await self._service.run_once(self._context)
+        finally:
+            keeping.cancel()
+        return _PERIOD if after is None else max(0.0, after)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                if not await self._take():
+                    return
+            except Exception as error:  # noqa: BLE001 - the next renewal may succeed
+                log.warning("the lease of service %r could not be renewed: %s", self.name, error)
+
+    async def _take(self) -> bool:
+        milliseconds = round(self._lease * 1000)
+        call = take_lease(self._queue_key, self.name, self._token, milliseconds)
+        taken: bool = await self._perform(only(call))
+        return taken
+
+    async def _release(self) -> None:
+        try:
+            await self._perform(only(release_lease(self._queue_key, self.name, self._token)))
+        except Exception as error:  # noqa: BLE001 - it runs out by itself
+            log.debug("the lease of service %r was not given back: %s", self.name, error)

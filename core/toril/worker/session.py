@@ -1,0 +1,298 @@
+"""One run of a worker: everything that lives from its start to its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from toril.connection.blocking import MarkerWait, worker_client_name
+from toril.connection.conversation import Patience
+from toril.connection.execute import SyncExecutor
+from toril.hooks.buffer import EventBuffer
+from toril.hooks.context import WorkerInfo
+from toril.operations import only
+from toril.protocol import reading
+from toril.protocol.locking import StalledReport, renew, stalled_check
+from toril.protocol.settings import SettingChange, set_live
+from toril.setting import Level, Said
+from toril.settings import check_declared
+from toril.worker.active_job import ActiveJob
+from toril.worker.engine import Batch, Engine, Turn
+from toril.worker.job_host import AppJobHost
+from toril.worker.locks import LockKeeper
+from toril.worker.options import Terms
+from toril.worker.runner import Handler, Runner
+from toril.worker.services import LeasedService
+from toril.worker.slots import Slots
+from toril.worker.stalled import StalledCheck
+from toril.worker.stop import Stop
+from toril.worker.turns import FetchTerms, Turns
+from toril.worker.watch import MarkerWatch
+
+if TYPE_CHECKING:
+    from toril.app import App
+
+log = logging.getLogger("toril.worker")
+
+_LEAST_DRAIN: Final = 1.0
+"""Seconds that the plugins get for the last events, however short the grace time is."""
+
+
+class Session:
+    """A worker at work. Made on the loop on which it runs.
+
+    Args:
+        app: Where it works.
+        queue: The queue's name.
+        handler: What runs a job.
+        said: What the worker says for its queue.
+        terms: Its options.
+        burst: Stop when there is nothing left to run.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        queue: str,
+        handler: Handler,
+        *,
+        said: Sequence[Said[Any]],
+        terms: Terms,
+        burst: bool,
+    ) -> None:
+        self._runtime = app.runtime
+        self._queue = queue
+        self._key = app.context.key(queue)
+        self._prefix = app.context.prefix
+        self._terms = terms
+        self._said = said
+        self._who = str(uuid.uuid4())
+        self._broken: BaseException | None = None
+        self.stop = Stop()
+        self.ready = asyncio.Event()
+        """It has begun to pick up jobs."""
+        self.ended = asyncio.Event()
+        self.slots = Slots(terms.concurrency)
+        host = AppJobHost(app, queue, self.stop)
+        self._runner = Runner(
+            handler,
+            terms.concurrency,
+            terms.backoffs,
+            lambda job: host.put_aside(job, self._runner),
+        )
+        self.engine = Engine(
+            queue=queue,
+            host=host,
+            runner=self._runner,
+            slots=self.slots,
+            outside=self,
+            clock=self._runtime.clock,
+            burst=burst,
+        )
+
+    @property
+    def info(self) -> WorkerInfo:
+        """What plugins are told about this worker."""
+        name = self._terms.name or f"{socket.gethostname()}:{os.getpid()}:{self._who[:8]}"
+        return WorkerInfo(
+            self._queue, name, self._terms.concurrency, given_back=self.engine.given_back
+        )
+
+    async def take_turn(self, batch: Batch, /) -> Turn:
+        """Carry out a batch on the server, however long that takes."""
+        return await self._turns.take(batch)
+
+    def watch(self) -> None:
+        """The engine waits although it has free slots: tell it when there may be jobs."""
+        self._watch.begin()
+
+    def hold(self, jobs: Iterable[ActiveJob], /) -> None:
+        """From now on these are the jobs whose locks are to be renewed."""
+        self._locks.hold(jobs)
+
+    async def run(self) -> None:
+        """Start, work until stopped (or, in a burst, until nothing is left), and stop.
+
+        Raises:
+            ConfigurationError: Something configured cannot work.
+            ServerUnavailable: The server cannot be reached at the start.
+        """
+        await self._runtime.start()
+        await self._publish_settings()
+        # Whether there is a server at all is found out before anything is started.
+        await self._runtime.drive(only(reading.meta(self._key)))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._runner.close)
+            events = await stack.enter_async_context(self._events())
+            await stack.enter_async_context(self._lock_renewal())
+            self._turns = Turns(
+                queue_key=self._key,
+                who=self._who,
+                terms=FetchTerms(self._terms.lock_ms, self._terms.name, self._terms.rate),
+                executor=self._runtime.executor,
+                dispatcher=self._runtime.dispatcher,
+                events=events,
+                clock=self._runtime.clock,
+            )
+            await stack.enter_async_context(self._marker_watch())
+            await stack.enter_async_context(self._helper(self._stalled_check(events).run()))
+            for service in self._services():
+                await stack.enter_async_context(self._helper(service.run()))
+            work = asyncio.create_task(self.engine.run())
+            self.ready.set()
+            log.info(
+                "queue %s: up to %d jobs at once, as %s",
+                self._queue, self._terms.concurrency, self.info.name,
+            )  # fmt: skip
+            await self.stop.watch(self.engine, work)
+            if not work.cancelled():
+                work.result()
+        if self._broken is not None:
+            raise self._broken
+
+    async def _publish_settings(self) -> None:
+        """Say for the queue what the App, the queue and the worker were given in code."""
+        runtime = self._runtime
+        check_declared(self._said, runtime.plugins.settings)
+        for publishing in runtime.publishing((self._queue,)):
+            await runtime.drive(publishing)
+        levels: tuple[tuple[Level, Sequence[Said[Any]]], ...] = (
+            ("application", runtime.settings),
+            ("worker", self._said),
+        )
+        for level, settings in levels:
+            for said in settings:
+                change: SettingChange[Any] = await runtime.drive(
+                    set_live(
+                        self._key,
+                        type(said.value),
+                        level,
+                        said.value,
+                        how="declared",
+                        source=said.source,
+                        now=runtime.clock.now_ms(),
+                    )
+                )
+                if change.disagreement is not None:
+                    log.warning(
+                        "queue %s: this worker says %r; %s said %r, which no longer counts",
+                        self._queue, said.value,
+                        change.disagreement.source, change.disagreement.value,
+                    )  # fmt: skip
+
+    @contextlib.asynccontextmanager
+    async def _events(self) -> AsyncIterator[EventBuffer]:
+        """The way to the plugins, who are told that the worker is ready and that it has stopped."""
+        dispatcher = self._runtime.dispatcher
+        events = EventBuffer(dispatcher)
+        await dispatcher.worker_ready(self.info)
+        try:
+            yield events
+        finally:
+            await events.drain(max(_LEAST_DRAIN, self.stop.left) if self.stop.asked else 10.0)
+            await dispatcher.worker_stopped(self.info)
+
+    @contextlib.asynccontextmanager
+    async def _lock_renewal(self) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        runtime, lock = self._runtime, self._terms.lock_ms / 1000
+        executor = SyncExecutor(
+            runtime.executor.endpoint, runtime.scripts, patience=Patience(total=lock / 3)
+        )
+
+        def renew_some(jobs: Sequence[ActiveJob]) -> set[str]:
+            held = [(job.id, job.token) for job in jobs]
+            lost: tuple[str, ...] = executor.run(renew(self._key, held, self._terms.lock_ms))
+            return set(lost)
+
+        def lose(jobs: Sequence[ActiveJob]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
+                loop.call_soon_threadsafe(self.engine.lose, jobs)
+
+        self._locks = LockKeeper(lock, renew_some, lose, executor.close)
+        self._locks.start()
+        beat = self._helper(self._beat(min(lock / 4, 1.0)))
+        try:
+            async with beat:
+                yield
+        finally:
+            self._locks.stop()
+            await asyncio.to_thread(self._locks.join, lock)
+
+    async def _beat(self, period: float) -> None:
+        while True:
+            self._locks.beat()
+            await asyncio.sleep(period)
+
+    @contextlib.asynccontextmanager
+    async def _marker_watch(self) -> AsyncIterator[None]:
+        marker = MarkerWait(
+            self._runtime.executor,
+            self._key,
+            client_name=worker_client_name(self._prefix, self._queue, self._terms.name),
+        )
+        self._watch = MarkerWatch(marker, self.engine, self._runtime.clock)
+        watching = asyncio.create_task(self._watch.run())
+        watching.add_done_callback(self._helper_ended)
+        try:
+            yield
+        finally:
+            await self._watch.end()
+            await asyncio.wait((watching,))
+            await marker.aclose()
+
+    def _stalled_check(self, events: EventBuffer) -> StalledCheck:
+        runtime, terms = self._runtime, self._terms
+
+        async def check() -> StalledReport:
+            effects = await runtime.drive(
+                stalled_check(
+                    self._key,
+                    now=runtime.clock.now_ms(),
+                    interval_ms=terms.stalled_interval_ms,
+                    max_stalled=terms.max_stalled,
+                    wants=runtime.dispatcher.wants,
+                )
+            )
+            events.put(effects.events)
+            return effects.value
+
+        return StalledCheck(self._queue, check, terms.stalled_interval_ms / 1000)
+
+    def _services(self) -> list[LeasedService]:
+        runtime = self._runtime
+        return [
+            LeasedService(
+                name=each.name,
+                service=each.factory(),
+                plugin=runtime.lifecycle.context(each.plugin),
+                queue=self._queue,
+                queue_key=self._key,
+                perform=runtime.drive,
+            )
+            for each in runtime.plugins.services
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _helper(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """Run `work` meanwhile; should it break, the worker stops."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._helper_ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    def _helper_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._broken is None:
+            log.error("queue %s: the worker stops: %s", self._queue, error, exc_info=error)
+            self._broken = error
+            self.stop.ask(self._terms.grace_ms / 1000)
