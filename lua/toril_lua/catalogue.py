@@ -11,7 +11,7 @@ to Lua they are comments:
     --- @end                    of these points
 
 A script opens with a comment that says what it does and, in sections, its keys, arguments, reply,
-events, and the points of the seam at which it calls chunks.
+events, and the points of the seam at which it calls chunks. An empty line ends a section.
 """
 
 from __future__ import annotations
@@ -137,6 +137,8 @@ def header(name: str) -> Header:
         if not line.startswith("--") or line.startswith("---"):
             break
         text = line.removeprefix("--").strip()
+        if not text:
+            current = purpose
         if section := _SECTION.fullmatch(text):
             current = sections.setdefault(section[1].lower(), [])
             text = section[2]

@@ -175,7 +175,7 @@ def add_large_flow(
     now: int,
     calls: Callable[[], AbstractContextManager[CallRecord]],
     wants: Wants = frozenset(),
-) -> Procedure[Effects[tuple[Added, ...]]]:
+) -> Procedure[tuple[Added, ...]]:
     """Add a flow of any size in steps; parents stand before their children.
 
     First all parents are written, with the keys of all their children, so that none can be
@@ -190,17 +190,16 @@ def add_large_flow(
             living parent; nothing was written.
     """
     root = nodes[0]
-    events: list[JobEvent] = []
-    effects: Effects[tuple[Added, ...]] = Effects(())
     results: dict[str, Added] = {}
     for part in _parts(nodes, LARGEST_FLOW):
         yield _check_call(part, root, now)
     for step, extra in _steps(nodes, root, now):
         with calls() as record:
-            effects = yield _call(step, root.queue, now, record, wants, flow_root=root, **extra)
-        events += effects.events
-        results |= {node.key: added for node, added in zip(step, effects.value, strict=True)}
-    return Effects(tuple(results[node.key] for node in nodes), tuple(events))
+            added: tuple[Added, ...] = yield _call(
+                step, root.queue, now, record, wants, flow_root=root, **extra
+            )
+        results |= {node.key: one for node, one in zip(step, added, strict=True)}
+    return tuple(results[node.key] for node in nodes)
 
 
 def _steps(

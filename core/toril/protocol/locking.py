@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,7 +105,7 @@ def stalled_check(
     interval_ms: int,
     max_stalled: int,
     wants: Wants = frozenset(),
-) -> Procedure[Effects[StalledReport]]:
+) -> Procedure[StalledReport]:
     """Put back jobs whose worker vanished, if nobody has looked within `interval_ms`.
 
     A job is taken for stalled if it was active at the last check and has no lock now. One that
@@ -114,33 +114,47 @@ def stalled_check(
     """
     request: dict[str, Any] = {"now": now, "interval": interval_ms, "max_stalled": max_stalled}
 
-    def phase(name: str, start: int = 0) -> Call[Any]:
+    def phase(name: str, parse: Callable[[Any], Any], start: int = 0) -> Call[Any]:
         told = {**request, "phase": name, "from": start}
-        return _call("stalled", queue, told, _as_it_is, Resend.NEVER)
+        return _call("stalled", queue, told, parse, Resend.NEVER)
 
-    left: int = yield phase("begin")
+    def recovered(reply: Any) -> Effects[_Slice]:
+        more, jobs, dropped = reply
+        events = tuple(_stalled(queue, *job) for job in jobs)
+        value = _Slice(
+            bool(more),
+            len(events),
+            sum(event.fails_next for event in events),
+            tuple(map(text, dropped)),
+        )
+        return Effects(value, events if STALLED in wants else ())
+
+    left: int = yield phase("begin", _as_it_is)
     if left > 0:
-        return Effects(StalledReport(ran=False, next_in_ms=left))
-    recovered: list[JobStalled] = []
-    dropped: list[str] = []
-    more = True
-    while more:
-        reply: Any = yield phase("recover")
-        more = bool(reply[0])
-        recovered += [_stalled(queue, *entry) for entry in reply[1]]
-        dropped += map(text, reply[2])
-    start, more = 0, True
-    while more:
-        more = yield phase("mark", start)
+        return StalledReport(ran=False, next_in_ms=left)
+    slices: list[_Slice] = []
+    while not slices or slices[-1].more:
+        slices.append((yield phase("recover", recovered)))
+    start = 0
+    while (yield phase("mark", _as_it_is, start)):
         start += STALLED_SLICE
-    report = StalledReport(
+    return StalledReport(
         ran=True,
         next_in_ms=interval_ms,
-        recovered=len(recovered),
-        failing=sum(event.fails_next for event in recovered),
-        dropped=tuple(dropped),
+        recovered=sum(part.recovered for part in slices),
+        failing=sum(part.failing for part in slices),
+        dropped=tuple(dropped for part in slices for dropped in part.dropped),
     )
-    return Effects(report, tuple(recovered) if STALLED in wants else ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """What one call of the check put back."""
+
+    more: bool
+    recovered: int
+    failing: int
+    dropped: tuple[str, ...]
 
 
 def _stalled(queue: str, job: bytes, count: int, fails: int) -> JobStalled:

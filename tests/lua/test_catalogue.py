@@ -1,0 +1,167 @@
+"""The catalogue: parts are put in once, chunks only where they are called, every script compiles."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from toril_lua import (
+    POINTS,
+    Chunk,
+    ScriptError,
+    catalogue,
+    compose,
+    compose_plugin_script,
+    header,
+    names,
+)
+
+SCRIPTS = (*names(), "plugin")
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts parts of the test's own in the place of the package's."""
+
+    def put(**texts: str) -> None:
+        files = {f"include/{name}.lua": text for name, text in texts.items()}
+
+        def read(path: str) -> str:
+            if path not in files:
+                raise ScriptError(f"there is no file {path!r} among the scripts")
+            return files[path]
+
+        monkeypatch.setattr(catalogue, "_read", read)
+
+    return put
+
+
+def test_a_part_stands_once_and_after_what_it_includes(parts: Callable[..., None]) -> None:
+    parts(
+        a='--- @include "base"\nlocal a = base', b='--- @include "base"\nlocal b', base="local base"
+    )
+    text = catalogue.resolve('--- @include "a"\n--- @include "b"\nreturn a')
+    lines = [line for line in text.splitlines() if line]
+    assert lines == ["local base", "local a = base", "local b", "return a"]
+
+
+def test_a_local_part_does_not_count_as_included_elsewhere(parts: Callable[..., None]) -> None:
+    parts(base="local base", deep='--- @include "base"\nlocal deep')
+    text = catalogue.resolve(
+        'local function f()\n--- @local "deep"\nend\n--- @include "base"\n--- @include "deep"'
+    )
+    lines = [line for line in text.splitlines() if line]
+    assert lines == [
+        *("local function f()", "local base", "local deep", "end"),
+        *("local base", "local deep"),
+    ]
+
+
+def test_a_local_part_uses_what_stands_above(parts: Callable[..., None]) -> None:
+    parts(base="local base", deep='--- @include "base"\nlocal deep')
+    text = catalogue.resolve('--- @include "base"\nlocal function f()\n--- @local "deep"\nend')
+    assert text.count("local base") == 1
+
+
+def test_parts_that_include_each_other_are_refused(parts: Callable[..., None]) -> None:
+    parts(a='--- @include "b"', b='--- @include "a"')
+    with pytest.raises(ScriptError, match="a > b > a"):
+        catalogue.resolve('--- @include "a"')
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ScriptError, match="nothing-like-it"):
+        catalogue.resolve('--- @include "nothing-like-it"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--- @when finished\nx",
+        "--- @end",
+        "--- @when finished\n--- @when removed\n--- @end",
+        "--- @when nowhere\n--- @end",
+        "--- @inclode numbers",
+    ],
+)
+def test_a_broken_directive_is_refused(text: str) -> None:
+    with pytest.raises(ScriptError):
+        catalogue.resolve(text)
+
+
+def test_lines_for_chunks_stay_only_with_a_chunk() -> None:
+    text = "one\n--- @when finished, removed\ntwo\n--- @end\nthree"
+    assert catalogue.resolve(text) == "one\nthree\n"
+    assert catalogue.resolve(text, ["saved"]) == "one\nthree\n"
+    assert catalogue.resolve(text, ["removed"]) == "one\ntwo\nthree\n"
+
+
+def test_an_unknown_script_is_refused() -> None:
+    with pytest.raises(ScriptError, match="tock"):
+        compose("tock")
+
+
+def test_an_unknown_point_is_refused() -> None:
+    with pytest.raises(ScriptError, match="somewhere"):
+        Chunk("p", "somewhere", "return")
+
+
+@pytest.mark.parametrize("plugin", ["", "a'b", "a b", "a:b"])
+def test_a_plugin_name_that_cannot_stand_in_a_key_is_refused(plugin: str) -> None:
+    with pytest.raises(ScriptError):
+        Chunk(plugin, "saved", "return")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_that_calls_no_chunk_is_the_same_with_and_without(name: str) -> None:
+    chunks = tuple(Chunk("p", point, "return") for point in POINTS)
+    plain, own = (
+        (compose(name), compose(name, chunks))
+        if name != "plugin"
+        else (compose_plugin_script("", (), "p"), compose_plugin_script("", chunks, "p"))
+    )
+    assert (plain == own) == (not header(name).seam)
+    assert ("CHUNKS = {" in own.text) == bool(header(name).seam)
+    assert "CHUNKS = {" not in plain.text
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_says_everything(name: str) -> None:
+    about = header(name)
+    assert about.purpose
+    assert about.keys
+    assert about.arguments
+    assert about.returns
+    assert about.events
+    assert set(about.seam) <= set(POINTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_script_uses_the_keys_and_arguments_of_its_header(name: str) -> None:
+    text = compose(name).text if name != "plugin" else compose_plugin_script("", (), "p").text
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    for used, told in (("KEYS", header(name).keys), ("ARGV", header(name).arguments)):
+        numbers = set(re.findall(rf"{used}\[(\d+)\]", body))
+        assert numbers <= set(re.findall(r"\[(\d+)(?:\.\.\.)?\]", told)), used
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_compiles_with_the_chunks_of_any_points(name: str, raw: redis.Redis) -> None:
+    for count in range(len(POINTS) + 1):
+        for points in itertools.combinations(POINTS, count):
+            chunks = tuple(
+                Chunk(plugin, point, "local x = ctx.id -- a comment", ("toril.x",))
+                for point in points
+                for plugin in ("one", "two")
+            )
+            script = (
+                compose(name, chunks)
+                if name != "plugin"
+                else compose_plugin_script("return args", chunks, "p")
+            )
+            assert raw.script_load(script.text) == script.sha1
+            assert not script.text.startswith("#!")
