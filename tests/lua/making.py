@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, Q
+
 from toril.protocol.adding import NewNode
 from toril.protocol.finishing import Fetch, Finish, TickReply, tick
 from toril.protocol.record import CallRecord

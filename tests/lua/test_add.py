@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import redis
-
 from tests.lua.database import changes, contents
 from tests.lua.making import Numbers, end, event_names, finish, node, take
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
+
 from toril.errors import InvalidJob, ParentError
 from toril.protocol.adding import Added, add_flow, add_jobs, add_large_flow
 from toril.snapshots import JobSaved
@@ -45,7 +45,7 @@ def test_fifo_and_lifo(run: Runner, raw: redis.Redis) -> None:
 
 
 def test_delayed_jobs_of_one_millisecond_keep_their_order(run: Runner, raw: redis.Redis) -> None:
-    nodes = [node(id, opts={"delay": 60_000}) for id in ("z", "a", "m")]
+    nodes = [node(name, opts={"delay": 60_000}) for name in ("z", "a", "m")]
     run(add_jobs(nodes, now=NOW))
     due = NOW + 60_000
     assert raw.zrange(f"{Q}:delayed", 0, -1, withscores=True) == [
@@ -182,7 +182,7 @@ class TestAnExistingJobBecomesAChild:
         assert raw.hget(child, "parentKey") == parent
 
     def test_of_another_living_parent(self, run: Runner, raw: redis.Redis, seed: Seed) -> None:
-        first, second = (seed.job(id, "waiting-children", queue=OTHER) for id in ("p", "q"))
+        first, second = (seed.job(name, "waiting-children", queue=OTHER) for name in ("p", "q"))
         child = seed.job("c", parent=first)
         added = run(add_jobs([node("c", parent=second)], now=NOW))
         assert isinstance(added[0].error, ParentError)
@@ -215,7 +215,7 @@ class TestFlow:
         seed.job("taken", parent=seed.job("p", "waiting-children", queue=OTHER))
         before = contents(raw)
         nodes = [node("root", is_parent=True)]
-        nodes += [node(id, parent=f"{Q}:root") for id in ("fresh", "taken")]
+        nodes += [node(name, parent=f"{Q}:root") for name in ("fresh", "taken")]
         with pytest.raises(ParentError, match="taken"):
             run(add_flow(nodes, now=NOW))
         assert contents(raw) == before
@@ -232,7 +232,7 @@ class TestFlow:
     ) -> None:
         seed.job("done", "completed", returnvalue="1")
         nodes = [node("root", is_parent=True)]
-        nodes += [node(id, parent=f"{Q}:root") for id in ("done", "open")]
+        nodes += [node(name, parent=f"{Q}:root") for name in ("done", "open")]
         run(add_flow(nodes, now=NOW))
         assert raw.zscore(f"{Q}:waiting-children", "root") == NOW
         assert raw.hgetall(f"{Q}:root:processed") == {f"{Q}:done": "1"}

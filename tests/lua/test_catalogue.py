@@ -1,4 +1,4 @@
-"""The catalogue: parts are put in once, chunks only where they are called, every script compiles."""
+"""The catalogue: parts stand once, chunks only where they are called, every script compiles."""
 
 from __future__ import annotations
 
