@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.driver import Driver, PythonDriver
+from tests.support.driver import Driver, PythonDriver, TorilDriver
 from tests.support.node import Node
 from tests.support.server import Server
 
@@ -15,12 +15,13 @@ Library = Callable[[str], Driver]
 
 @pytest.fixture(scope="session")
 def library(server: Server, node: Node) -> Iterator[Library]:
-    """Get a library's driver by name (`node`, `node5`, `node5452`, `python`), always the same."""
+    """Get a library's driver by name (`node`, `node5`, `node5452`, `python`, `toril`)."""
     makers: dict[str, Callable[[], Driver]] = {
         "node": lambda: node.driver(server.url, "bullmq"),
         "node5": lambda: node.driver(server.url, "bullmq5"),
         "node5452": lambda: node.driver(server.url, "bullmq5452"),
         "python": lambda: PythonDriver(server.url),
+        "toril": lambda: TorilDriver(server.url),
     }
     running: dict[str, Driver] = {}
 

@@ -18,7 +18,6 @@ from toril import (
     Backoff,
     Flow,
     Job,
-    JobRef,
     NewJob,
     Queue,
     RetryIn,
@@ -27,14 +26,32 @@ from toril import (
     WaitForChildren,
     Worker,
 )
+from toril.flow import FlowTree
+from toril.plugins import JobRef
 from toril_plugins import Keep, Retention
+
+
+def _ms(ms: int) -> timedelta:
+    return timedelta(milliseconds=ms)
+
+
+def _at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _rate(told: Mapping[str, int]) -> tuple[int, timedelta]:
+    return told["max"], _ms(told["duration"])
+
+
+def _parent(told: Mapping[str, str]) -> JobRef:
+    return JobRef(told["queue"].split(":")[1], told["id"])
 
 
 def _backoff(told: Any) -> Backoff:
     if isinstance(told, int):
-        return Backoff.fixed(timedelta(milliseconds=told))
+        return Backoff.fixed(_ms(told))
     make = {"fixed": Backoff.fixed, "exponential": Backoff.exponential}[told["type"]]
-    return make(timedelta(milliseconds=told["delay"]), jitter=told.get("jitter", 0.0))
+    return make(_ms(told["delay"]), jitter=told.get("jitter", 0.0))
 
 
 POLICIES = {
@@ -47,7 +64,7 @@ POLICIES = {
 #: BullMQ's options of a job that have an option of Toril, and how the value is put.
 OPTIONS: Mapping[str, tuple[str, Any]] = {
     "jobId": ("id", str),
-    "delay": ("delay", lambda ms: timedelta(milliseconds=ms)),
+    "delay": ("delay", _ms),
     "priority": ("priority", int),
     "lifo": ("lifo", bool),
     "attempts": ("attempts", int),
@@ -55,15 +72,17 @@ OPTIONS: Mapping[str, tuple[str, Any]] = {
     "keepLogs": ("keep_logs", int),
     "stackTraceLimit": ("stack_trace_limit", int),
     "sizeLimit": ("size_limit", int),
-    "timestamp": ("timestamp", lambda ms: datetime.fromtimestamp(ms / 1000, UTC)),
-    "parent": ("parent", lambda told: JobRef(told["queue"].split(":")[1], told["id"])),
+    "timestamp": ("timestamp", _at),
+    "parent": ("parent", _parent),
 }
 
-WORKER_OPTIONS = {
+WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "concurrency": ("concurrency", int),
-    "lockDuration": ("lock", lambda ms: timedelta(milliseconds=ms)),
-    "stalledInterval": ("stalled_interval", lambda ms: timedelta(milliseconds=ms)),
+    "lockDuration": ("lock", _ms),
+    "stalledInterval": ("stalled_interval", _ms),
     "maxStalledCount": ("max_stalled", int),
+    "limiter": ("rate", _rate),
+    "name": ("name", str),
 }
 
 
@@ -119,7 +138,7 @@ class Handler(Script):
 
     async def do_delay(self, ms: int) -> None:
         if self.first_time():
-            raise RetryIn(timedelta(milliseconds=ms))
+            raise RetryIn(_ms(ms))
 
     async def do_child(self, queue: str, name: str, data: Any, opts: dict[str, Any]) -> None:
         if self.first_time():
@@ -131,8 +150,8 @@ class Handler(Script):
             raise WaitForChildren
 
     async def do_children_values(self) -> None:
-        values = (await self.job.children()).processed.values()
-        self.result = sorted(cast("list[Any]", list(values)))
+        values: list[Any] = list((await self.job.children()).processed.values())
+        self.result = sorted(values)
 
 
 class Toril(Service):
@@ -241,8 +260,11 @@ class Toril(Service):
         found = await (await self.found(queue, id)).children()
         return {"processed": dict(found.processed), "unprocessed": sorted(found.unprocessed)}
 
+    async def flow(self, queue: str, id: str) -> dict[str, Any]:
+        return _view(await self.app.flow_tree(await self.found(queue, id)))
+
     async def wait_until_finished(self, queue: str, id: str, ms: int) -> Any:
-        return await (await self.found(queue, id)).result(timeout=timedelta(milliseconds=ms))
+        return await (await self.found(queue, id)).result(timeout=_ms(ms))
 
     async def events_open(self, queue: str) -> str:
         seen: list[dict[str, Any]] = []
@@ -311,7 +333,7 @@ class Toril(Service):
     async def clean(self, queue: str, state: str, grace: int = 0, limit: int = 0) -> list[str]:
         state = {"wait": "waiting"}.get(state, state)
         return await self.queue(queue).clean(
-            cast("Any", state), older_than=timedelta(milliseconds=grace), limit=limit or None
+            cast("Any", state), older_than=_ms(grace), limit=limit or None
         )
 
     async def obliterate(self, queue: str, force: bool = False) -> None:
@@ -342,6 +364,18 @@ class Toril(Service):
         if keep is not None:
             raise Unsupported("a number of lines to keep per call")
         return await (await self.found(queue, id)).log(text)
+
+
+def _view(tree: FlowTree[Job]) -> dict[str, Any]:
+    job = tree.job
+    children = [_view(child) for child in tree.children]
+    return {
+        "queue": job.queue,
+        "name": job.name,
+        "id": job.id,
+        "state": tree.state,
+        "children": children,
+    }
 
 
 if __name__ == "__main__":

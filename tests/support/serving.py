@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -106,6 +107,7 @@ async def _answer(service: Service, request: dict[str, Any], write: Callable[[An
         call = cast("Callable[..., Awaitable[Any]]", method)
         write({"id": request["id"], "value": await call(**request["params"])})
     except Exception as error:  # noqa: BLE001 - the test decides what an error means
+        traceback.print_exc()
         told = {"name": type(error).__name__, "message": str(error)}
         write({"id": request["id"], "error": told})
 
