@@ -17,7 +17,7 @@ import difflib
 import os
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -71,15 +71,17 @@ class Configuration:
     @classmethod
     def _parse(cls, content: Mapping[str, Any], source: str) -> Configuration:
         rest = dict(content)
-        required = rest.pop("required", ())
-        if isinstance(required, str) or not all(isinstance(name, str) for name in required):
+        required = rest.pop("required", [])
+        if not isinstance(required, (list, tuple)) or not all(
+            isinstance(name, str) for name in cast("Sequence[object]", required)
+        ):
             raise ConfigurationError(f"{source}: `required` is a list of names of plugins")
         for name, table in rest.items():
             if not isinstance(table, Mapping):
                 raise ConfigurationError(
                     f"{source}: {name!r} must be a table of options of the plugin {name!r}"
                 )
-        return cls(rest, tuple(required), source)
+        return cls(rest, tuple(cast("Sequence[str]", required)), source)
 
     def check_names(self, known: Iterable[str]) -> None:
         """Raise `ConfigurationError` if a table or `required` names a plugin that is not known."""

@@ -184,7 +184,8 @@ class HookFunction:
                 raise TypeError("it is called without a loop and must be a plain function")  # noqa: TRY301
         except Reject:
             raise
-        except Exception as error:
+        # Nobody can have cancelled a plain function from outside.
+        except (Exception, asyncio.CancelledError) as error:
             raise self.failed(error, about) from error
         self._succeeded(started)
         return result

@@ -117,10 +117,9 @@ class Lifecycle:
     async def _stop(self, wait: Settle, grace: float) -> None:
         until = time.monotonic() + grace
         # A plugin that only stops has no start to be reversed; it goes first.
+        starts = {each.plugin for each in self._plugins.functions(_START)}
         names = [
-            each.plugin
-            for each in self._plugins.functions(_STOP)
-            if each.plugin not in self._started
+            each.plugin for each in self._plugins.functions(_STOP) if each.plugin not in starts
         ]
         for name in (*names, *reversed(self._started)):
             await self._stop_one(name, wait, until)

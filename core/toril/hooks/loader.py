@@ -99,7 +99,7 @@ def load_plugins(
     manager = pluggy.PluginManager(PROJECT)
     for candidate in _active(candidates):
         _register(candidate, manager)
-    contributions = _settle_names(candidates)
+    _settle_names(candidates)
     specified = _check_implementations(candidates, manager)
 
     # pluggy calls what was registered last first.
@@ -114,9 +114,7 @@ def load_plugins(
         manager,
         [_info(candidate) for candidate in candidates],
         hooks=frozenset(specified),
-        contributions=[
-            each for each in contributions if each.plugin in {one.name for one in active}
-        ],
+        contributions=[each for one in active for each in one.registry.contributions],
         chunks=tuple(chunk for candidate in active for chunk in candidate.registry.chunks),
         configuration=configuration,
     )
@@ -211,8 +209,8 @@ def _register(candidate: Candidate, manager: pluggy.PluginManager) -> None:
         candidate.refuse("broken", describe(error), error)
 
 
-def _settle_names(candidates: list[Candidate]) -> list[Contribution]:
-    """All named things; a plugin that brings a name that is taken is out of use."""
+def _settle_names(candidates: list[Candidate]) -> None:
+    """Put out of use a plugin that brings a name that is taken by another thing."""
     plugins = {each.name: each for each in _active(candidates)}
     taken: dict[tuple[str, str], Contribution] = {}
     # Ours first, so that a stranger cannot put a default out of use.
@@ -239,7 +237,6 @@ def _settle_names(candidates: list[Candidate]) -> list[Contribution]:
         else:
             for each in candidate.registry.contributions:
                 taken.setdefault((each.kind, each.name), each)
-    return list(taken.values())
 
 
 def _check_implementations(
