@@ -13,20 +13,18 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import click
 
 from toril.app import App
+from toril.cli.exits import CommandError, Exit
+from toril.cli.output import talk
 from toril.duration import milliseconds
-from toril.errors import ConfigurationError, ServerUnavailable
+from toril.errors import TorilError
 from toril.worker import Worker
 
 log = logging.getLogger("toril.worker")
-
-EXIT_USAGE: Final = 2
-EXIT_SERVER: Final = 3
-EXIT_UNFINISHED: Final = 7
 
 
 @click.command()
@@ -36,7 +34,7 @@ EXIT_UNFINISHED: Final = 7
 @click.option("--burst", is_flag=True, help="Stop when there is nothing left to run.")
 @click.option("--grace", metavar="DURATION", help="How long running jobs may go on at a stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every job.")
-def worker(
+def worker(  # noqa: PLR0917 - click passes them by name
     targets: Sequence[str],
     queues: Sequence[str],
     concurrency: int | None,
@@ -73,32 +71,22 @@ def worker(
     workers = _choose(_workers(targets), queues)
     for one in workers:
         one.configure(concurrency=concurrency, grace=grace)
-    try:
-        given_back = asyncio.run(_Run(workers).run(burst=burst))
-    except ConfigurationError as error:
-        _end(EXIT_USAGE, str(error))
-    except ServerUnavailable as error:
-        _end(EXIT_SERVER, str(error))
-    else:
-        if given_back:
-            _end(EXIT_UNFINISHED, f"{given_back} jobs were not finished in time and were put back")
-        _end(0)
+    given_back = asyncio.run(_Run(workers).run(burst=burst))
+    if given_back:
+        unfinished = CommandError(
+            f"{given_back} jobs were not finished in time and were put back", Exit.UNFINISHED
+        )
+        _leave_threads(unfinished)
+        raise unfinished
 
 
-def _end(code: int, message: str = "") -> None:
-    """Leave, whatever threads of handlers are still running."""
-    if message:
-        click.echo(message, err=True)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if any(
-        not thread.daemon
-        for thread in threading.enumerate()
-        if thread.is_alive() and thread is not threading.main_thread()
-    ):
-        os._exit(code)
-    sys.exit(code)
+def _leave_threads(error: CommandError) -> None:
+    """End the process here if handlers are still running in threads, which nothing can stop."""
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    if any(not thread.daemon for thread in others):
+        talk(str(error))
+        logging.shutdown()
+        os._exit(error.code)
 
 
 def _workers(targets: Iterable[str]) -> list[Worker]:
@@ -170,9 +158,7 @@ class _Run:
             async with asyncio.TaskGroup() as group:
                 for worker in self._workers:
                     group.create_task(worker.run(burst=burst))
-        except* ConfigurationError as errors:
-            raise errors.exceptions[0] from None
-        except* ServerUnavailable as errors:
+        except* TorilError as errors:
             raise errors.exceptions[0] from None
         finally:
             for app in apps:
@@ -215,4 +201,4 @@ class _Run:
             task.print_stack(file=sys.stderr)
         for worker in self._workers:
             held = ", ".join(worker.running) or "nothing"
-            click.echo(f"queue {worker.queue}: running {held}", err=True)
+            talk(f"queue {worker.queue}: running {held}")

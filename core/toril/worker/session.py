@@ -141,7 +141,7 @@ class Session:
                 clock=self._runtime.clock,
             )
             await stack.enter_async_context(self._marker_watch())
-            await stack.enter_async_context(self._helper(self._stalled_check(events).run()))
+            await stack.enter_async_context(self._helper(self._stalled_check().run()))
             for service in self._services():
                 await stack.enter_async_context(self._helper(service.run()))
             work = asyncio.create_task(self.engine.run())
@@ -247,11 +247,11 @@ class Session:
             await asyncio.wait((watching,))
             await marker.aclose()
 
-    def _stalled_check(self, events: EventBuffer) -> StalledCheck:
+    def _stalled_check(self) -> StalledCheck:
         runtime, terms = self._runtime, self._terms
 
         async def check() -> StalledReport:
-            effects = await runtime.drive(
+            return await runtime.drive(
                 stalled_check(
                     self._key,
                     now=runtime.clock.now_ms(),
@@ -260,8 +260,6 @@ class Session:
                     wants=runtime.dispatcher.wants,
                 )
             )
-            events.put(effects.events)
-            return effects.value
 
         return StalledCheck(self._queue, check, terms.stalled_interval_ms / 1000)
 
