@@ -53,7 +53,7 @@ local function tree_of(Q, id, open, seen)
     if type(size) ~= 'number' then size = 0 end -- not what it should be: nobody's children
     looks_left = looks_left - size
     if looks_left < 0 then return nil, TOO_LARGE end
-    local keys = size > 0 and redis.call(place[3], key .. ':' .. place[1], place[4], place[5]) or {}
+    local keys = size > 0 and redis.call(place[3], key .. ':' .. place[1], unpack(place, 4)) or {}
     for _, child_key in ipairs(keys) do
       local child_queue, child_id = string.match(child_key, '^(.+):([^:]+)$')
       if child_queue and not seen[child_key] and redis.call('EXISTS', child_key) == 1 then

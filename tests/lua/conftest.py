@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-
 from tests.conftest import ServerFactory
 from tests.lua.running import Runner
 from tests.lua.seeding import Seed

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import redis
-
 from tests.lua.conftest import fill
 from tests.lua.database import changes, contents
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
+
 from toril.errors import JobNotFound, JobStateError, LockLost
 from toril.protocol.changing import (
     add_log,
@@ -70,8 +70,8 @@ class TestRetry:
         seed.job("first")
         seed.job("urgent", "failed", priority=7)
         seed.job("lifo", "failed", opts='{"lifo":true}')
-        for id in ("urgent", "lifo"):
-            run(retry_job(Q, id, "failed"))
+        for name in ("urgent", "lifo"):
+            run(retry_job(Q, name, "failed"))
         assert contents(raw)[f"{Q}:prioritized"] == {"urgent": 7 * STEP + 1}
         assert raw.lrange(f"{Q}:wait", 0, -1) == ["first", "lifo"]
 
@@ -198,8 +198,8 @@ class TestPromote:
 
     def test_on_a_full_server(self, own_server: redis.Redis) -> None:
         seed, run = Seed(own_server), Runner(own_server)
-        for id in ("a", "b"):
-            seed.job(id, "delayed")
+        for name in ("a", "b"):
+            seed.job(name, "delayed")
         fill(own_server)
         run(promote_job(Q, "a"))
         assert run(promote_all(Q)) == 1
@@ -300,11 +300,11 @@ class TestUpdate:
     def test_a_job_that_is_not_there(self, run: Runner, raw: redis.Redis) -> None:
         raw.set(f"{Q}:garbled", "a string")
         before = contents(raw)
-        for id in ("nobody", "garbled"):
+        for name in ("nobody", "garbled"):
             for operation in (
-                update_data(Q, id, "1"),
-                update_progress(Q, id, "1"),
-                add_log(Q, id, "1"),
+                update_data(Q, name, "1"),
+                update_progress(Q, name, "1"),
+                add_log(Q, name, "1"),
             ):
                 with pytest.raises(JobNotFound):
                     run(operation)

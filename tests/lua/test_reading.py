@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import redis
-
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
+
 from toril.protocol import dependencies, reading
 from toril.protocol.reading import FinishedCursor, FinishedResult
 from toril.snapshots import JobSnapshot
@@ -122,8 +122,8 @@ def test_large_jobs_are_read_a_megabyte_at_a_time(run: Runner, seed: Seed) -> No
 
 def test_pages_skip_ids_without_a_job(run: Runner, seed: Seed, raw: redis.Redis) -> None:
     seed.job("here")
-    for id in ("ghost", "garbled", "0:0"):
-        seed.put(id, "wait")
+    for name in ("ghost", "garbled", "0:0"):
+        seed.put(name, "wait")
     raw.set(f"{Q}:garbled", "a string")
     page = run(reading.page(Q, ("waiting",), 0, 9, ascending=True))
     assert (ids(page), page.missing, page.total) == (["here"], ("ghost", "garbled"), 4)
@@ -142,8 +142,8 @@ def finished(run: Runner, limit: int, **more: int) -> list[str]:
 
 def test_finished_jobs_in_the_order_they_ended(run: Runner, seed: Seed) -> None:
     expected = [f"{n:02}-{name}" for n in range(3) for name in ("B", "a", "é")]
-    for id in reversed(expected):
-        seed.job(id, "completed", score=NOW + int(id[:2]))
+    for name in reversed(expected):
+        seed.job(name, "completed", score=NOW + int(name[:2]))
     for limit in (1, 2, 4, 100):
         assert finished(run, limit) == expected
     assert finished(run, 2, before=NOW + 1) == expected[:6]

@@ -8,7 +8,7 @@ import msgspec
 
 from toril.connection.call import Argument, Call, Procedure, Read, Resend
 from toril.protocol.effects import RETRIED, Effects, Wants, with_effects
-from toril.protocol.keys import queue_name
+from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
 from toril.snapshots import JobRef, JobRetried
@@ -190,6 +190,8 @@ def _update(
     resend: Resend,
     keep: int | None = None,
 ) -> Call[Any]:
+    if not can_be_job(id):
+        raise refusal(-1, queue, id)
     request: dict[str, Any] = {"action": action, "id": id}
     if token is not None:
         request["token"] = token

@@ -12,6 +12,18 @@ from typing import Final
 
 from toril.errors import ConfigurationError
 
+KEYS_OF_A_QUEUE: Final = frozenset(
+    (
+        *("wait", "paused", "active", "prioritized", "delayed", "waiting-children"),
+        *("completed", "failed", "id", "pc", "meta", "events", "marker", "stalled"),
+        *("stalled-check", "limiter", "repeat", "priority", "delay", "metrics", "de", "dn"),
+        "toril",
+    )
+)
+"""What follows the queue's key in its other keys, and so cannot be a job's id."""
+
+_KEYS_OF_A_JOB: Final = ("lock", "logs", "dependencies", "processed", "failed", "unsuccessful")
+
 SLOTS: Final = 16384
 """Hash slots of a cluster."""
 
@@ -40,6 +52,20 @@ def queue_key(prefix: str, name: str) -> str:
 def queue_name(queue: str) -> str:
     """The plain name of the queue with that key: `bull:mail` → `mail`."""
     return queue.rpartition(":")[2]
+
+
+def can_be_job(id: str) -> bool:
+    """Whether a job can have that id: its hash is none of the other keys of queue and jobs.
+
+    What reads or removes a job by an id that somebody gave has to ask, or `wait` names a list.
+    """
+    first, colon, rest = id.partition(":")
+    if not colon:
+        return id != "" and id not in KEYS_OF_A_QUEUE
+    last = rest.rpartition(":")[2]
+    if first == "repeat":  # an iteration of a schedule is a job, the schedule itself is not
+        return ":" in rest and last.isdecimal()
+    return first not in KEYS_OF_A_QUEUE and last not in _KEYS_OF_A_JOB
 
 
 def slot(key: str | bytes) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from toril.connection.call import Call, Procedure, Read, Resend
-from toril.protocol.keys import queue_name
+from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.replies import hash_fields, json_or_text, text
 from toril.snapshots import FinishedJob, JobSnapshot
 from toril.types import Json, Outcome, State
@@ -102,8 +102,9 @@ def job(queue: str, id: str) -> Read[JobSnapshot | None]:
     """The job as it is stored now; None if there is none."""
 
     def parse(replies: list[Any]) -> JobSnapshot | None:
-        fields = hash_fields(replies[0])
-        return JobSnapshot(queue_name(queue), id, fields) if fields else None
+        if not replies[0] or not can_be_job(id):
+            return None
+        return JobSnapshot(queue_name(queue), id, hash_fields(replies[0]))
 
     return Read((("HGETALL", f"{queue}:{id}"),), parse)
 

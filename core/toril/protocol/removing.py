@@ -12,7 +12,7 @@ from toril.errors import JobLocked, JobStateError
 from toril.protocol.changing import pause
 from toril.protocol.dependencies import DEPENDENCY_KINDS, DependencyPage, dependency_page
 from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
-from toril.protocol.keys import queue_name
+from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.reading import queue_keys
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
@@ -58,6 +58,8 @@ def remove_job(
         JobLocked: A worker is running it, or an open job below it.
         JobStateError: It is the iteration that a schedule waits for.
     """
+    if not can_be_job(id):
+        return False
     tree = _Tree(queue, now, want_removed=REMOVED in wants)
     return (yield from tree.remove(queue, id, children=with_children))
 
