@@ -125,8 +125,9 @@ class Results:
                 end = await self._app.perform(ended(key, job))
                 if end is not None:
                     return end.result(job)
+                left = deadline.left(ASK_AGAIN)
                 with suppress(TimeoutError):
-                    event = await asyncio.wait_for(events.get(), deadline.left(ASK_AGAIN))
+                    event = await asyncio.wait_for(events.get(), left)
                     end = ending(event, job.id)
                     if end is not None:
                         return end.result(job)
