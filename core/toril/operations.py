@@ -23,7 +23,7 @@ from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
 from toril.protocol.keys import queue_key
 from toril.protocol.settings import read_live, set_live
-from toril.setting import Said, Setting
+from toril.setting import Level, Said, Setting
 from toril.settings import say
 from toril.snapshots import Draft, JobSnapshot, ParentRef, Removal
 from toril.types import STATES, Json, Outcome, RemovalCause, State
@@ -237,18 +237,27 @@ class QueueOperations:
         self._context.check_settings((said,))
         yield from self._live(type(said.value), said.value, said.source)
 
-    def unset(self, kind: type[Setting], source: str = "Queue.unset") -> Procedure[None]:
-        """Take back what was said for the queue."""
-        yield from self._live(kind, None, source)
+    def unset(
+        self, kind: type[Setting], level: Level = "queue", source: str = "Queue.unset"
+    ) -> Procedure[None]:
+        """Take back what was said for the queue at a live level."""
+        yield from self._live(kind, None, source, level)
 
-    def _live(self, kind: type[S], value: S | None, source: str) -> Procedure[None]:
+    def _live(
+        self, kind: type[S], value: S | None, source: str, level: Level = "queue"
+    ) -> Procedure[None]:
         now = self._context.clock.now_ms()
-        yield from set_live(self.key, kind, "queue", value, how="set", source=source, now=now)
+        yield from set_live(self.key, kind, level, value, how="set", source=source, now=now)
 
     def said(self, kind: type[S]) -> Procedure[Said[S] | None]:
         """What is said for the queue now."""
-        live: tuple[Said[S], ...] = yield read_live(self.key, kind)
+        live = yield from self.said_by_level(kind)
         return live[0] if live else None
+
+    def said_by_level(self, kind: type[S]) -> Procedure[tuple[Said[S], ...]]:
+        """All that is said for the queue, most specific first."""
+        live: tuple[Said[S], ...] = yield read_live(self.key, kind)
+        return live
 
 
 def _note_others(error: Exception, count: int) -> None:

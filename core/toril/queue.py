@@ -10,7 +10,7 @@ from toril.connection.call import Procedure
 from toril.job import Job
 from toril.new_job import JobOptions, NewJob, check_options
 from toril.operations import QueueOperations
-from toril.setting import Said, Setting
+from toril.setting import Level, Said, Setting
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
@@ -179,14 +179,23 @@ class Queue:
         """Let all delayed jobs run now. Returns how many."""
         return await self._perform(self._operations.promote_all())
 
-    async def set(self, setting: Setting) -> None:
-        """Say something for the whole queue; it counts at once, also for jobs that are kept."""
-        await self._perform(self._operations.set(setting))
+    async def set(self, setting: Setting, *, source: str = "Queue.set") -> None:
+        """Say something for the whole queue; it counts at once, also for jobs that are kept.
 
-    async def unset(self, kind: type[Setting]) -> None:
-        """Take back what was said for the queue."""
-        await self._perform(self._operations.unset(kind))
+        `source` is stored with it: who or what says so.
+        """
+        await self._perform(self._operations.set(setting, source))
+
+    async def unset(
+        self, kind: type[Setting], *, level: Level = "queue", source: str = "Queue.unset"
+    ) -> None:
+        """Take back what was said for all jobs of the queue, at one of the live levels."""
+        await self._perform(self._operations.unset(kind, level, source))
 
     async def said(self, kind: type[S]) -> Said[S] | None:
         """What is said for the queue now: the most specific of queue, worker and application."""
         return await self._perform(self._operations.said(kind))
+
+    async def said_by_level(self, kind: type[S]) -> tuple[Said[S], ...]:
+        """All that is said for the whole queue, most specific level first."""
+        return await self._perform(self._operations.said_by_level(kind))

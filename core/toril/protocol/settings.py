@@ -25,7 +25,7 @@ How = Literal["set", "declared"]
 
 
 class _Entry(TypedDict):
-    v: Json
+    v: Any  # JSON; msgspec does not decode the union that `Json` is
     s: str
     t: int
     how: How

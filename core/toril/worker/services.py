@@ -7,12 +7,15 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from toril.connection.call import Procedure
 from toril.hooks.context import PluginContext, Service, ServiceContext
 from toril.operations import only
 from toril.protocol.leases import release_lease, take_lease
+
+if TYPE_CHECKING:
+    from toril.runtime import Runtime
 
 log = logging.getLogger("toril.worker")
 
@@ -30,6 +33,21 @@ class Perform(Protocol):
     """Carries out a procedure on the server."""
 
     async def __call__(self, procedure: Procedure[T], /) -> T: ...
+
+
+def services_of(runtime: Runtime, queue: str) -> list[LeasedService]:
+    """The services of all plugins in use, for one queue. The plugins have been started."""
+    return [
+        LeasedService(
+            name=each.name,
+            service=each.factory(),
+            plugin=runtime.lifecycle.context(each.plugin),
+            queue=queue,
+            queue_key=runtime.context.key(queue),
+            perform=runtime.drive,
+        )
+        for each in runtime.plugins.services
+    ]
 
 
 class LeasedService:
@@ -93,6 +111,19 @@ class LeasedService:
             )  # fmt: skip
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         return max(0.0, min(self._due - self._now(), self._lease / 3))
+
+    async def serve_now(self) -> bool:
+        """Do what is due once, and give the lease back; False if another process holds it.
+
+        Raises whatever the service raises.
+        """
+        if not await self._take():
+            return False
+        try:
+            await self._serve()
+        finally:
+            await self._release()
+        return True
 
     async def _serve(self) -> float:
         """One `run_once`, with the lease kept meanwhile. Returns the seconds until the next."""

@@ -28,7 +28,7 @@ from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
 from toril.worker.runner import Handler, Runner
-from toril.worker.services import LeasedService
+from toril.worker.services import services_of
 from toril.worker.slots import Slots
 from toril.worker.stalled import StalledCheck
 from toril.worker.stop import Stop
@@ -142,7 +142,7 @@ class Session:
             )
             await stack.enter_async_context(self._marker_watch())
             await stack.enter_async_context(self._helper(self._stalled_check().run()))
-            for service in self._services():
+            for service in services_of(self._runtime, self._queue):
                 await stack.enter_async_context(self._helper(service.run()))
             work = asyncio.create_task(self.engine.run())
             self.ready.set()
@@ -262,20 +262,6 @@ class Session:
             )
 
         return StalledCheck(self._queue, check, terms.stalled_interval_ms / 1000)
-
-    def _services(self) -> list[LeasedService]:
-        runtime = self._runtime
-        return [
-            LeasedService(
-                name=each.name,
-                service=each.factory(),
-                plugin=runtime.lifecycle.context(each.plugin),
-                queue=self._queue,
-                queue_key=self._key,
-                perform=runtime.drive,
-            )
-            for each in runtime.plugins.services
-        ]
 
     @contextlib.asynccontextmanager
     async def _helper(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
