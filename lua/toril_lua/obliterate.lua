@@ -11,8 +11,8 @@
 --            open child
 -- Seam:      removed
 --
--- Jobs first (with the locks of the active ones), then schedulers, then keys named by the caller
--- that belong to the queue, at the end the queue's own keys. Unlike BullMQ's this removes parents
+-- Jobs first (with the locks of the active ones), then schedulers; only when there are none, keys
+-- named by the caller that belong to the queue, and at the end the queue's own keys. Unlike BullMQ's this removes parents
 -- in waiting-children, too, and leaves nothing of the queue behind.
 
 --- @include "discard"
@@ -37,13 +37,6 @@ if redis.call('HEXISTS', q .. ':meta', 'paused') == 0 then return {-1, '', effec
 local running = redis.call('LINDEX', q .. ':active', -1)
 if running and not request.force then return {-2, running, effects()} end
 
-if request.action == 'keys' then
-  for _, key in ipairs(request.keys) do
-    if string.sub(key, 1, #q + 1) == q .. ':' then redis.call('UNLINK', key) end
-  end
-  return {0, '', effects()}
-end
-
 local function obliterate(name, id)
   local links = links_of(q, id)
   drop(q, name, id)
@@ -67,7 +60,11 @@ for _, name in ipairs(schedulers) do
 end
 if #schedulers == MAX_SCHEDULERS then return {1, '', effects()} end
 
-if request.action == 'end' then
+if request.action == 'keys' then
+  for _, key in ipairs(request.keys) do
+    if string.sub(key, 1, #q + 1) == q .. ':' then redis.call('UNLINK', key) end
+  end
+elseif request.action == 'end' then
   for i, name in ipairs(OWN_KEYS) do OWN_KEYS[i] = q .. ':' .. name end
   redis.call('UNLINK', unpack(OWN_KEYS))
 end

@@ -14,7 +14,8 @@ def contents(client: redis.Redis, pattern: str = "*") -> dict[str, Any]:
     return {key: _value(client, key) for key in client.scan_iter(pattern, count=1000)}
 
 
-def _value(client: redis.Redis, key: str) -> Any:
+def _value(redis_client: redis.Redis, key: str) -> Any:
+    client: Any = redis_client
     kind = client.type(key)
     if kind == "hash":
         return client.hgetall(key)
@@ -27,6 +28,12 @@ def _value(client: redis.Redis, key: str) -> Any:
     if kind == "stream":
         return [fields for _, fields in client.xrange(key)]
     return client.get(key)
+
+
+def events(client: redis.Redis, queue: str) -> list[dict[str, str]]:
+    """The fields of the entries of a queue's event stream."""
+    found: list[dict[str, str]] = _value(client, f"{queue}:events") or []
+    return found
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

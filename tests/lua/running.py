@@ -55,7 +55,7 @@ class Runner:
 
     def raw(self, *command: Any) -> Any:
         """The raw reply of a command; an error of the server is raised."""
-        connection = self._client.connection_pool.get_connection()
+        connection: Any = self._client.connection_pool.get_connection()
         try:
             connection.send_command(*command)
             return connection.read_response(disable_decoding=True)

@@ -35,7 +35,7 @@ class Seed:
         which it is linked as an open child.
         """
         key = f"{queue}:{id}"
-        stored = {
+        stored: dict[Any, Any] = {
             "name": "send",
             "data": "{}",
             "opts": '{"attempts":0}',

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import redis
 from tests.lua.conftest import fill
-from tests.lua.database import changes, contents
+from tests.lua.database import changes, contents, events
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
@@ -27,11 +28,15 @@ from toril.snapshots import JobRef, JobRetried
 
 STEP = 2**32
 CAP = {"opts.maxLenEvents": "10000"}
-ENDED = {"finishedOn": NOW, "processedOn": NOW - 5, "atm": 2, "ats": 3, "stacktrace": "[]"}
-
-
-def events(raw: redis.Redis, queue: str = Q) -> list[dict[str, str]]:
-    return [fields for _, fields in raw.xrange(f"{queue}:events")]
+ENDED: dict[str, Any] = {
+    "finishedOn": NOW, "processedOn": NOW - 5, "atm": 2, "ats": 3, "stacktrace": "[]",
+}
+    "finishedOn": NOW,
+    "processedOn": NOW - 5,
+    "atm": 2,
+    "ats": 3,
+    "stacktrace": "[]",
+}
 
 
 class TestRetry:
@@ -223,7 +228,7 @@ class TestPause:
         run(resume(Q))
         assert not raw.exists(f"{Q}:meta")
         assert contents(raw)[f"{Q}:marker"] == {"0": 0}
-        assert events(raw) == [{"event": "resumed"}]
+        assert events(raw, Q) == [{"event": "resumed"}]
 
     def test_resume_with_delayed_jobs_only(self, run: Runner, seed: Seed, raw: redis.Redis) -> None:
         seed.job("j", "delayed", score=NOW * 4096)
@@ -241,7 +246,7 @@ class TestPause:
         run(resume(Q))
         assert contents(raw)[f"{Q}:wait"] == ["w", *map(str, range(2500))]
         assert not raw.exists(f"{Q}:paused")
-        assert events(raw) == [{"event": "resumed"}]
+        assert events(raw, Q) == [{"event": "resumed"}]
         assert len(run.requests) == 3
 
     def test_on_a_full_server(self, own_server: redis.Redis) -> None:
@@ -265,7 +270,7 @@ class TestUpdate:
         key = seed.job("j")
         run(update_progress(Q, "j", "[1]"))
         assert raw.hget(key, "progress") == "[1]"
-        assert events(raw) == [{"event": "progress", "jobId": "j", "data": "[1]"}]
+        assert events(raw, Q) == [{"event": "progress", "jobId": "j", "data": "[1]"}]
 
     def test_logs(self, run: Runner, seed: Seed, raw: redis.Redis) -> None:
         key = seed.job("j")

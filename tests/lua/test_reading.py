@@ -184,7 +184,13 @@ def test_queues_of_a_prefix(run: Runner, raw: redis.Redis) -> None:
 
 
 def test_meta(run: Runner, raw: redis.Redis) -> None:
-    stored = {"paused": "1", "concurrency": "5", "max": "many", "version": "bullmq:6", "x": "y"}
+    stored: dict[Any, Any] = {
+        "paused": "1",
+        "concurrency": "5",
+        "max": "many",
+        "version": "bullmq:6",
+        "x": "y",
+    }
     raw.hset(f"{Q}:meta", mapping=stored)
     meta = run(reading.meta(Q))
     assert (meta.paused, meta.concurrency, meta.max, meta.duration) == (True, 5, None, None)

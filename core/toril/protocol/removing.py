@@ -178,7 +178,8 @@ def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset())
     # What the last step needs and removes stays till then.
     left = [key for key in keys if not key.startswith((f"{queue}:meta", *foreign))]
     for start in range(0, len(left), _KEYS_PER_CALL):
-        yield step("keys", keys=left[start : start + _KEYS_PER_CALL])
+        while (yield step("keys", keys=left[start : start + _KEYS_PER_CALL])):
+            pass
     while (yield step("end")):
         pass
 
