@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 from tests.conftest import ServerFactory
 from tests.lua.running import Runner
 from tests.lua.seeding import Seed
@@ -31,5 +32,5 @@ def own_server(fresh_server: ServerFactory) -> Iterator[redis.Redis]:
 def fill(client: redis.Redis) -> None:
     """Let the memory of a server be full from now on."""
     client.config_set("maxmemory", "1")
-    with pytest.raises(redis.exceptions.OutOfMemoryError):
+    with pytest.raises(OutOfMemoryError):
         client.set("refused", "x")

@@ -25,12 +25,11 @@ from toril.protocol.changing import (
 )
 from toril.protocol.effects import RETRIED
 from toril.snapshots import JobRef, JobRetried
+from toril.types import Outcome
 
 STEP = 2**32
 CAP = {"opts.maxLenEvents": "10000"}
 ENDED: dict[str, Any] = {
-    "finishedOn": NOW, "processedOn": NOW - 5, "atm": 2, "ats": 3, "stacktrace": "[]",
-}
     "finishedOn": NOW,
     "processedOn": NOW - 5,
     "atm": 2,
@@ -93,7 +92,7 @@ class TestRetry:
         [("failed", "unsuccessful"), ("failed", "failed"), ("completed", "processed")],
     )
     def test_a_living_parent_has_an_open_child_again(
-        self, run: Runner, seed: Seed, raw: redis.Redis, state: str, place: str
+        self, run: Runner, seed: Seed, raw: redis.Redis, state: Outcome, place: str
     ) -> None:
         parent = seed.job("p", "waiting-children", queue=OTHER, defa="child failed")
         key = seed.job("c", state, parent=parent)
@@ -102,7 +101,7 @@ class TestRetry:
             raw.zadd(f"{parent}:unsuccessful", {key: NOW})
         else:
             raw.hset(f"{parent}:{place}", key, "x")
-        run(retry_job(Q, "c", state))  # type: ignore[arg-type]
+        run(retry_job(Q, "c", state))
         assert raw.smembers(f"{parent}:dependencies") == {key}
         assert not raw.exists(f"{parent}:{place}")
         assert raw.hget(parent, "defa") == "child failed"

@@ -184,14 +184,9 @@ def test_queues_of_a_prefix(run: Runner, raw: redis.Redis) -> None:
 
 
 def test_meta(run: Runner, raw: redis.Redis) -> None:
-    stored: dict[Any, Any] = {
-        "paused": "1",
-        "concurrency": "5",
-        "max": "many",
-        "version": "bullmq:6",
-        "x": "y",
-    }
-    raw.hset(f"{Q}:meta", mapping=stored)
+    stored = {"paused": "1", "concurrency": "5", "max": "many", "version": "bullmq:6"}
+    for name, value in stored.items():
+        raw.hset(f"{Q}:meta", name, value)
     meta = run(reading.meta(Q))
     assert (meta.paused, meta.concurrency, meta.max, meta.duration) == (True, 5, None, None)
     assert (meta.version, meta.fields) == ("bullmq:6", stored)
