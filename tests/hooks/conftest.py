@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.distributions import Site
 
 from toril.clock import ManualClock
 from toril.hooks import discovery
 from toril.hooks.configuration import Configuration
-from toril.hooks.context import FinishedPage
 from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginSet
-from toril.protocol.reading import FinishedCursor
+from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import Said, Setting
 from toril.snapshots import JobEvent, JobSnapshot
 from toril.types import Json, Outcome
-
-from tests.support.distributions import Site
 
 Load = Callable[..., PluginSet]
 

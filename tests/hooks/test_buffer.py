@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from tests.hooks.conftest import Load
 
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
 from toril.plugins import JobSaved, JobSnapshot, hookimpl
-
-from tests.hooks.conftest import Load
 
 
 def reply(*numbers: int) -> list[JobSaved]:
@@ -53,10 +52,11 @@ async def test_a_full_buffer_makes_its_filler_wait_and_drops_nothing(
 ) -> None:
     buffer = EventBuffer(Dispatcher(load([gate])), capacity=3)
     buffer.put(reply(1, 2))
-    assert not buffer.full
+    full = [buffer.full]
     await buffer.room()
     buffer.put(reply(3, 4))
-    assert buffer.full
+    full.append(buffer.full)
+    assert full == [False, True]
     waiting = asyncio.create_task(buffer.room())
     for _ in range(5):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Finding plugins, each time in a fresh interpreter: what is installed, and what was only planted."""
+"""Finding plugins, each time in a fresh interpreter: installed ones, and ones only planted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.distributions import Site, wheel
 
 import toril
 import toril_lua
-
-from tests.support.distributions import Site, wheel
 
 PLUGIN = """
     from toril.plugins import hookimpl
@@ -25,7 +24,7 @@ LIST = (
     "from toril.hooks.loader import load_plugins;"
     "print({i.name: i.status for i in load_plugins(environ={}).infos if i.name == 'evil'})"
 )
-ROOTS = [str(Path(package.__file__).parents[1]) for package in (toril, toril_lua)]
+ROOTS = [str(Path(str(package.__file__)).parents[1]) for package in (toril, toril_lua)]
 
 
 def python(
@@ -34,7 +33,12 @@ def python(
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TORIL_")}
     environ["PYTHONPATH"] = os.pathsep.join((*ROOTS, *path))
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environ, capture_output=True, text=True
+        [sys.executable, *arguments],
+        check=False,
+        cwd=cwd,
+        env=environ,
+        capture_output=True,
+        text=True,
     )
 
 

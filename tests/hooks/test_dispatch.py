@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.hooks.conftest import Load
 
 from toril.errors import PluginError, Reject
 from toril.hooks import function as guard
@@ -27,8 +29,6 @@ from toril.plugins import (
     WorkerInfo,
     hookimpl,
 )
-
-from tests.hooks.conftest import Load
 
 
 def saved(number: int) -> JobSaved:
@@ -96,7 +96,7 @@ async def test_no_call_gets_more_than_a_thousand(load: Load) -> None:
     recorder = Recorder()
     await Dispatcher(load([recorder])).publish([saved(n) for n in range(2 * BATCH + 1)])
     assert [len(ids) for _, ids in recorder.told] == [1000, 1000, 1]
-    assert [id for _, ids in recorder.told for id in ids] == [f"j{n}" for n in range(2001)]
+    assert [each for _, ids in recorder.told for each in ids] == [f"j{n}" for n in range(2001)]
 
 
 async def test_only_what_somebody_implements_is_wanted(load: Load) -> None:
@@ -173,9 +173,11 @@ async def test_a_plugin_that_fails_is_logged_counted_and_harms_nobody(
 
 async def test_our_own_cancellation_passes_and_reaches_the_plugin(load: Load) -> None:
     seen: list[str] = []
+    begun = asyncio.Event()
 
     async def wait() -> None:
         seen.append("waiting")
+        begun.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -184,8 +186,7 @@ async def test_our_own_cancellation_passes_and_reaches_the_plugin(load: Load) ->
 
     plugins = load([hostile("slow", wait)])
     task = asyncio.create_task(Dispatcher(plugins).publish([saved(1)]))
-    while not seen:
-        await asyncio.sleep(0)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -196,7 +197,11 @@ async def test_our_own_cancellation_passes_and_reaches_the_plugin(load: Load) ->
 
 def test_the_breaker_opens_tries_again_and_closes() -> None:
     now = 0.0
-    breaker = Breaker(lambda: now)
+
+    def clock() -> float:
+        return now
+
+    breaker = Breaker(now=clock)
     assert [breaker.failed() for _ in range(Breaker.LIMIT)] == [False] * 4 + [True]
     assert breaker.open()
     now = breaker.FIRST_PAUSE
@@ -251,7 +256,7 @@ async def test_a_plain_function_that_takes_long_is_reported_once(
     load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: Iterator[float] = iter(float(n) for n in range(1000))
-    monkeypatch.setattr(guard.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     dispatcher = Dispatcher(load([hostile("slow", lambda: None)]))
     for _ in range(3):
         await dispatcher.publish([saved(1)])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from tests.hooks.conftest import Load, StubHost
+from tests.hooks.test_dispatch import Elsewhere, elsewhere
 
 from toril.errors import ConfigurationError
 from toril.hooks import lifecycle as module
@@ -23,9 +25,6 @@ from toril.plugins import (
     hookimpl,
     hookspec,
 )
-
-from tests.hooks.conftest import Load, StubHost
-from tests.hooks.test_dispatch import Elsewhere, elsewhere
 
 __all__ = ["elsewhere"]
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.hooks.conftest import Load
+from tests.support.distributions import Site
 
 from toril.errors import ConfigurationError
 from toril.hooks.markers import hookimpl
 from toril.hooks.plugin_set import PluginInfo, PluginSet
-
-from tests.hooks.conftest import Load
-from tests.support.distributions import Site
 
 GOOD = """
     from toril.plugins import hookimpl
@@ -234,17 +233,14 @@ def test_order_is_as_configured_else_alphabetical_and_ours_last(site: Site, load
 
 
 def test_tryfirst_and_trylast_shift_within_the_order(site: Site, load: Load) -> None:
-    class Base:
-        pass
-
-    def plugin(name: str, **options: bool) -> object:
-        @hookimpl(**options)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore
+    def plugin(name: str, *, first: bool = False, last: bool = False) -> object:
+        @hookimpl(tryfirst=first, trylast=last)
         def toril_jobs_saved() -> None:
             pass
 
         return SimpleNamespace(toril_name=name, toril_jobs_saved=toril_jobs_saved)
 
-    loaded = load([plugin("a", trylast=True), plugin("b"), plugin("c", tryfirst=True), Base])
+    loaded = load([plugin("a", last=True), plugin("b"), plugin("c", first=True)])
     assert [each.plugin for each in loaded.functions("toril_jobs_saved")] == ["c", "b", "a"]
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.hooks.conftest import Load
 
 from toril.errors import ConfigurationError
 from toril.hooks.context import ServiceContext
 from toril.plugins import Registry, Setting, hookimpl
 from toril_lua import Chunk
-
-from tests.hooks.conftest import Load
 
 
 class Quota(Setting):
@@ -71,17 +70,22 @@ def test_chunks_come_in_plugin_order(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "what"),
+    ("method", "arguments", "others", "what"),
     [
-        (lambda r: r.setting(Quota), lambda r: r.setting(OtherQuota), "setting 'quota'"),
-        (lambda r: r.service("x", Sweep), lambda r: r.service("x", lambda: Sweep()), "service 'x'"),
-        (lambda r: r.name("codec", "x", 1), lambda r: r.name("codec", "x", 2), "codec 'x'"),
+        ("setting", (Quota,), (OtherQuota,), "setting 'quota'"),
+        ("service", ("x", Sweep), ("x", Quota), "service 'x'"),
+        ("name", ("codec", "x", 1), ("codec", "x", 2), "codec 'x'"),
     ],
 )
 def test_a_name_taken_twice_names_both(
-    first: Callable[[Registry], Any], second: Callable[[Registry], Any], what: str, load: Load
+    method: str, arguments: tuple[Any, ...], others: tuple[Any, ...], what: str, load: Load
 ) -> None:
-    plugins = load([plugin("a", first), plugin("b", second)])
+    plugins = load(
+        [
+            plugin("a", lambda registry: getattr(registry, method)(*arguments)),
+            plugin("b", lambda registry: getattr(registry, method)(*others)),
+        ]
+    )
     info = plugins.info("b")
     assert info is not None
     assert info.status == "conflict"
@@ -111,18 +115,20 @@ def test_a_setting_may_not_have_the_name_of_a_plugin(name: str, load: Load) -> N
 
 
 @pytest.mark.parametrize(
-    ("register", "error"),
+    ("calls", "error"),
     [
-        (lambda r: r.setting(object), "not a subclass of toril.Setting"),
-        (lambda r: r.setting(Setting), "a name is a letter"),
-        (lambda r: r.script("a:b", ""), "a name is a letter"),
-        (lambda r: r.lua("removd", ""), "did you mean 'removed'"),
-        (lambda r: (r.script("a", "1"), r.script("a", "2")), "registered twice"),
+        ([("setting", object)], "not a subclass of toril.Setting"),
+        ([("setting", Setting)], "a name is a letter"),
+        ([("script", "a:b", "")], "a name is a letter"),
+        ([("lua", "removd", "")], "did you mean 'removed'"),
+        ([("script", "a", "1"), ("script", "a", "2")], "registered twice"),
     ],
 )
-def test_what_cannot_be_registered(
-    register: Callable[[Registry], Any], error: str, load: Load
-) -> None:
+def test_what_cannot_be_registered(calls: list[tuple[Any, ...]], error: str, load: Load) -> None:
+    def register(registry: Registry) -> None:
+        for method, *arguments in calls:
+            getattr(registry, method)(*arguments)
+
     info = load([plugin("a", register)]).info("a")
     assert info is not None
     assert info.status == "broken"

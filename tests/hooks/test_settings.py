@@ -47,7 +47,7 @@ def test_a_setting_that_no_plugin_in_use_declares() -> None:
     said = say("job", [Quota()], "queue.add", 1)
     check_declared(said, {"quota": Quota, "colour": Colour})
     check_declared((), {})
-    with pytest.raises(ConfigurationError, match="queue.add: no plugin in use declares.*Quota"):
+    with pytest.raises(ConfigurationError, match=r"queue\.add: no plugin in use declares.*Quota"):
         check_declared(said, {"colour": Colour})
 
 

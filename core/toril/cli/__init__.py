@@ -83,6 +83,17 @@ class _Toril(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has seen enough, and Python must not complain about that at
+            # its end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.DONE
+        return result
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -127,7 +138,6 @@ def _guarded(run: Callable[[], Any]) -> Any:
     """Run a command and end the process with what became of it. Its own result is an exit code."""
     try:
         result = run()
-        sys.stdout.flush()
         code = result if isinstance(result, int) else Exit.DONE
     except click.ClickException as error:
         error.show()
@@ -135,10 +145,6 @@ def _guarded(run: Callable[[], Any]) -> Any:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python must not complain about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.DONE
     except CommandError as error:
         _report(str(error), error)
         code = error.code
