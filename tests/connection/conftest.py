@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.support.proxy import FaultProxy
+from tests.support.server import Server
 
 from toril.connection.call import Argument, Call, Read, Resend
 from toril.connection.conversation import Patience
@@ -15,9 +17,6 @@ from toril.connection.execute import Executor, SyncExecutor
 from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
 from toril_lua import Script
-
-from tests.support.proxy import FaultProxy
-from tests.support.server import Server
 
 TEXTS = {
     "count": "return redis.call('INCR', KEYS[1])",
@@ -49,6 +48,13 @@ def call(script: str, *args: Argument, resend: Resend = Resend.NEVER, key: str =
 
 def read(*words: Argument) -> Read[Any]:
     return Read((words,), lambda replies: replies[0])
+
+
+def limited_user(server: Server, *rights: str) -> str:
+    """The URL of a user with these rights, as in `ACL SETUSER`."""
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "limited", "on", ">pw", *rights)
+    return f"redis://limited:pw@127.0.0.1:{server.port}"
 
 
 SHORT = Patience(total=0.3)

@@ -15,13 +15,16 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import hiredis
 
 T = TypeVar("T")
 
 _CHUNK = 65536
+
+# Its stub promises commands of one word only.
+_pack = cast(Callable[[tuple[bytes, ...]], bytes], cast(Any, hiredis).pack_command)
 
 
 class _Drop:
@@ -91,7 +94,7 @@ class FaultProxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> FaultProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -233,7 +236,7 @@ class FaultProxy:
                         return
                     link.doomed_at = link.sent
                 link.sent += 1
-                await self._pass(hiredis.pack_command(tuple(command)), link.server)
+                await self._pass(_pack(tuple(command)), link.server)
 
     async def _down(self, reader: asyncio.StreamReader, link: _Link) -> None:
         parser = hiredis.Reader()
@@ -260,7 +263,7 @@ class FaultProxy:
         parser = hiredis.Reader()
         held, self._held = self._held, []
         for command in held:
-            writer.write(hiredis.pack_command(command))
+            writer.write(_pack(command))
             while (reply := parser.gets()) is False:
                 parser.feed(await reader.read(_CHUNK))
             replies.append(reply)

@@ -16,8 +16,9 @@ import logging
 import os
 import time
 from base64 import b64encode
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -25,7 +26,7 @@ from toril.connection.call import Read
 from toril.connection.conversation import pause_before
 from toril.connection.endpoint import Server
 from toril.connection.execute import Executor, SyncExecutor
-from toril.connection.faults import Reaction, error_code, fault_of, hopeless, typed_error
+from toril.connection.faults import ANSWERS, Reaction, fault_of, hopeless, typed_error
 from toril.connection.sockets import (
     AsyncConnection,
     Connection,
@@ -41,6 +42,8 @@ MARGIN = 2.0
 """Seconds that the client waits longer than it asked the server to."""
 SHORTEST_BLOCK = 0.002
 """Seconds. Older servers take less than a millisecond for 'no limit'."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("toril.connection")
 
@@ -76,7 +79,7 @@ def _trouble(error: Exception, server: Server | None, where: str) -> Exception:
     cause = error.error if isinstance(error, Refused) else error
     if isinstance(error, NotSent) and (hint := hopeless(error.__cause__)):
         return ConfigurationError(f"{where}: {error} ({hint})")
-    if isinstance(cause, RedisError) and error_code(cause):
+    if isinstance(cause, ANSWERS):
         if fault_of(cause).reaction is Reaction.RAISE:
             return typed_error(cause, where)
         return _Trouble(str(cause), server)
@@ -94,7 +97,8 @@ class _Blocking:
         self._connection: AsyncConnection | None = None
         self._server: Server | None = None
         self._client_id = 0
-        self._asking = False
+        self._limit: asyncio.Timeout | None = None
+        """The client's time limit of the wait under way."""
         self._woken = asyncio.Event()
         self._failures = 0
 
@@ -116,17 +120,19 @@ class _Blocking:
     async def _reply(self, command: Command, block: float) -> Any:
         where = str(self._executor.endpoint)
         try:
-            connection = await self._connected()
-            if self._woken.is_set():
+            connection = self._connection
+            if connection is None or self._pid != os.getpid():
+                connection = await self._unless_woken(self._connect())
+            if connection is None or self._woken.is_set():
                 return None
-            self._asking = True
             try:
-                (reply,) = await exchange_async(connection, (command,), block + MARGIN)
+                async with asyncio.timeout(block + MARGIN) as self._limit:
+                    (reply,) = await exchange_async(connection, (command,), None)
             except BaseException:
                 await self._drop()
                 raise
             finally:
-                self._asking = False
+                self._limit = None
         except TimeoutError:
             raise _Trouble(f"no reply within {block + MARGIN:g} s", self._server) from None
         except (NotSent, ReplyLost, Refused, RedisError, OSError) as error:
@@ -136,9 +142,19 @@ class _Blocking:
             raise _trouble(reply, self._server, where) from reply
         return reply
 
-    async def _connected(self) -> AsyncConnection:
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
+    async def _unless_woken(self, work: Coroutine[Any, Any, T]) -> T | None:
+        task = asyncio.create_task(work)
+        woken = asyncio.create_task(self._woken.wait())
+        try:
+            await asyncio.wait({task, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        return None if task.cancelled() else task.result()
+
+    async def _connect(self) -> AsyncConnection:
         self._pid = os.getpid()
         self._server = await self._executor.drive(self._executor.route.locate(self._key))
         connection = await open_async_connection(self._server, self._client_name)
@@ -176,7 +192,12 @@ class _Blocking:
         The wait then returns what the server had for it, or None.
         """
         self._woken.set()
-        while self._asking and self._server is not None and self._client_id:
+        if (limit := self._limit) is None:
+            return
+        # A connection that is dead without saying so must not hold up who wants to stop.
+        soon = asyncio.get_running_loop().time() + MARGIN
+        limit.reschedule(min(soon, limit.when() or soon))
+        while self._limit is limit and self._server is not None and self._client_id:
             command = ("CLIENT", "UNBLOCK", self._client_id)
             try:
                 (reply,) = await self._executor.drive(_send(self._server, command))

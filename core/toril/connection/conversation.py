@@ -93,7 +93,12 @@ def converse(
             break
         except (NotSent, ReplyLost, Refused) as problem:
             turn = yield from trial.after(problem, turn)
-    return request.parse(replies if isinstance(request, Read) else replies[0])
+    if isinstance(request, Read):
+        return request.parse(replies)
+    try:
+        return request.parse(replies[0])
+    except IndeterminateError as error:
+        raise IndeterminateError(str(error), error.job_ids or request.job_ids) from error
 
 
 def _commands(

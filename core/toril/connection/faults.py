@@ -39,6 +39,14 @@ class Fault:
     hint: str = ""
 
 
+ANSWERS = (
+    redis_errors.ResponseError,
+    redis_errors.BusyLoadingError,
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+)
+"""Errors that the server said. redis-py counts some of them among the broken connections."""
+
 _LOGIN = Fault(
     Reaction.RAISE,
     ConfigurationError,

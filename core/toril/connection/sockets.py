@@ -14,20 +14,12 @@ import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from toril.connection.endpoint import Server
+from toril.connection.faults import ANSWERS
 from toril.connection.steps import Command, NotSent
-
-_ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
-"""Errors that the server said. redis-py counts some of them among the broken connections."""
 
 
 class Connection(Protocol):
@@ -163,7 +155,7 @@ def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
     for _ in commands:
         try:
             replies.append(connection.read_response())
-        except _ANSWERS as error:
+        except ANSWERS as error:
             replies.append(error)
             if not isinstance(error, ResponseError):  # redis-py has closed the connection
                 return replies + [error] * (len(commands) - len(replies))
@@ -171,9 +163,9 @@ def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
 
 
 async def exchange_async(
-    connection: AsyncConnection, commands: Sequence[Command], timeout: float
+    connection: AsyncConnection, commands: Sequence[Command], timeout: float | None
 ) -> list[Any]:
-    """The same, asynchronously, within `timeout` seconds.
+    """The same, asynchronously, within `timeout` seconds (None: the caller keeps the time).
 
     Raises:
         RedisError: the connection broke.
@@ -185,7 +177,7 @@ async def exchange_async(
         for _ in commands:
             try:
                 replies.append(await connection.read_response())
-            except _ANSWERS as error:
+            except ANSWERS as error:
                 replies.append(error)
                 if not isinstance(error, ResponseError):
                     return replies + [error] * (len(commands) - len(replies))

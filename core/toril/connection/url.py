@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -93,7 +94,7 @@ def parse_url(url: str) -> Endpoint:
 
 def redacted(url: str) -> str:
     """`url` without its passwords."""
-    url = re.sub(r"(://[^:@/]*):[^/]*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", url)
     return re.sub(r"((?:^|[?&])\w*password=)[^&#]*", r"\1***", url)
 
 
@@ -110,7 +111,10 @@ def _addresses(places: str, default_port: int, shown: str) -> tuple[Address, ...
     for place in places.split(","):
         match = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]*)(?::(\d+))?", place.strip())
         if match is None or not (match[1] or match[2]):
-            raise ConfigurationError(f"{shown!r}: {place!r} is not a host and a port")
+            raise ConfigurationError(
+                f"{shown!r} does not name hosts and ports (in a password, '/', '?' and '#' are "
+                "written %2F, %3F and %23)"
+            )
         port = int(match[2] or default_port)
         if not 0 < port < 65536:
             raise ConfigurationError(f"{shown!r}: there is no port {port}")
@@ -122,14 +126,8 @@ def _with_db(access: Access, db: str, url: str) -> Access:
     if not db:
         return access
     if not db.isdecimal():
-        raise ConfigurationError(f"{redacted(url)!r}: {db!r} is not the number of a database")
-    return _replace(access, db=int(db))
-
-
-def _replace(access: Access, **changes: Any) -> Access:
-    from dataclasses import replace
-
-    return replace(access, **changes)
+        raise ConfigurationError(f"{redacted(url)!r} ends in no number of a database")
+    return replace(access, db=int(db))
 
 
 def _number(text: str) -> float:
@@ -228,7 +226,7 @@ def _access(login: str, options: Mapping[str, Any], *, tls: bool) -> Access:
 
 
 def _sentinel_access(access: Access, options: Mapping[str, Any]) -> Access:
-    return _replace(
+    return replace(
         access,
         db=0,
         username=options.get("sentinel_username"),
