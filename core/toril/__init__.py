@@ -13,9 +13,11 @@ __all__ = [
     "Backoff",
     "ConfigurationError",
     "Flow",
+    "FlowTree",
     "Job",
     "JobFailed",
     "JobNotFound",
+    "JobOptions",
     "JobRemoved",
     "LockLost",
     "NewJob",
@@ -24,6 +26,7 @@ __all__ = [
     "QueueEvents",
     "Reject",
     "RetryIn",
+    "Said",
     "ServerError",
     "Setting",
     "State",
@@ -53,12 +56,12 @@ if TYPE_CHECKING:
         WaitForChildren,
     )
     from toril.events import QueueEvents
-    from toril.flow import Flow
+    from toril.flow import Flow, FlowTree
     from toril.hooks.markers import hookimpl
     from toril.job import Job
-    from toril.new_job import NewJob
+    from toril.new_job import JobOptions, NewJob
     from toril.queue import Queue
-    from toril.setting import Setting
+    from toril.setting import Said, Setting
     from toril.sync import SyncApp
     from toril.types import State
     from toril.worker import ActiveJob, Worker
@@ -69,10 +72,13 @@ else:
         "App": "app",
         "Backoff": "backoff",
         "Flow": "flow",
+        "FlowTree": "flow",
         "Job": "job",
+        "JobOptions": "new_job",
         "NewJob": "new_job",
         "Queue": "queue",
         "QueueEvents": "events",
+        "Said": "setting",
         "Setting": "setting",
         "State": "types",
         "SyncApp": "sync",

@@ -13,6 +13,7 @@ from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.job import Job
 from toril.operations import Context
+from toril.protocol import reading
 from toril.queue import Queue
 from toril.results import Results
 from toril.runtime import AppOptions, Runtime, queue_defaults
@@ -108,6 +109,10 @@ class App:
         self.context.key(name)
         self.runtime.declare(name, settings)
         return Queue(self, name, queue_defaults(attempts, backoff))
+
+    async def queues(self) -> list[str]:
+        """The names of the queues on the server, sorted; it walks all keys of the server."""
+        return await self.perform(reading.queues(self.context.prefix))
 
     def worker(
         self,

@@ -175,12 +175,16 @@ class QueueOperations:
         meta: reading.QueueMeta = yield reading.meta(self.key)
         return meta.paused
 
-    def retry_all(self, state: Outcome) -> Procedure[int]:
+    def retry_all(self, state: Outcome, *, reset_attempts: bool) -> Procedure[int]:
         """Let all finished jobs of one outcome run again."""
         context = self._context
         return (
             yield from changing.retry_all(
-                self.key, state, before=context.clock.now_ms(), wants=context.wants()
+                self.key,
+                state,
+                before=context.clock.now_ms(),
+                reset_attempts=reset_attempts,
+                wants=context.wants(),
             )
         )
 

@@ -171,9 +171,12 @@ class Queue:
         """
         return await self._perform(self._operations.job(id).remove(children=children))
 
-    async def retry_all(self, state: Outcome = "failed") -> int:
-        """Let all finished jobs of one outcome run again. Returns how many."""
-        return await self._perform(self._operations.retry_all(state))
+    async def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
+        """Let all finished jobs of one outcome run again. Returns how many.
+
+        `reset_attempts`: begin to count their attempts anew.
+        """
+        return await self._perform(self._operations.retry_all(state, reset_attempts=reset_attempts))
 
     async def promote_all(self) -> int:
         """Let all delayed jobs run now. Returns how many."""

@@ -16,11 +16,11 @@ from toril.hooks.context import Fact
 from toril.job import StoredJob
 from toril.new_job import JobOptions, NewJob, check_options
 from toril.operations import JobOperations, QueueOperations, only
-from toril.protocol import streams
+from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
 from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
 from toril.runtime import Runtime, queue_defaults
-from toril.setting import Said, Setting
+from toril.setting import Level, Said, Setting
 from toril.snapshots import JobSnapshot
 from toril.types import Json, Outcome, State
 
@@ -57,6 +57,10 @@ class SyncApp:
         self.runtime.context.key(name)
         self.runtime.declare(name, settings)
         return SyncQueue(self, name, queue_defaults(attempts, backoff))
+
+    def queues(self) -> list[str]:
+        """The names of the queues on the server; see `App.queues`."""
+        return self.perform(reading.queues(self.runtime.context.prefix))
 
     def add_flow(self, flow: Flow, /, *settings: Setting) -> SyncJob:
         """Add a flow; see `App.add_flow`."""
@@ -177,25 +181,31 @@ class SyncQueue:
         """Remove a job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.job(id).remove(children=children))
 
-    def retry_all(self, state: Outcome = "failed") -> int:
+    def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
         """Let all finished jobs of one outcome run again."""
-        return self._perform(self._operations.retry_all(state))
+        return self._perform(self._operations.retry_all(state, reset_attempts=reset_attempts))
 
     def promote_all(self) -> int:
         """Let all delayed jobs run now."""
         return self._perform(self._operations.promote_all())
 
-    def set(self, setting: Setting) -> None:
+    def set(self, setting: Setting, *, source: str = "SyncQueue.set") -> None:
         """Say something for the whole queue."""
-        self._perform(self._operations.set(setting))
+        self._perform(self._operations.set(setting, source))
 
-    def unset(self, kind: type[Setting]) -> None:
-        """Take back what was said for the queue."""
-        self._perform(self._operations.unset(kind))
+    def unset(
+        self, kind: type[Setting], *, level: Level = "queue", source: str = "SyncQueue.unset"
+    ) -> None:
+        """Take back what was said for all jobs of the queue, at one of the live levels."""
+        self._perform(self._operations.unset(kind, level, source))
 
     def said(self, kind: type[S]) -> Said[S] | None:
         """What is said for the queue now."""
         return self._perform(self._operations.said(kind))
+
+    def said_by_level(self, kind: type[S]) -> tuple[Said[S], ...]:
+        """All that is said for the whole queue, most specific level first."""
+        return self._perform(self._operations.said_by_level(kind))
 
 
 class SyncJob(StoredJob):

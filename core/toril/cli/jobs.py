@@ -1,0 +1,257 @@
+"""`toril jobs`: look at jobs, and act on them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from toril.app import App
+from toril.cli.exits import CommandError, Exit, exit_code, not_found
+from toril.cli.output import Output, connection_options, output_option, talk
+from toril.clock import as_datetime
+from toril.duration import milliseconds
+from toril.errors import TorilError
+from toril.snapshots import JobSnapshot
+from toril.sync import SyncJob, SyncQueue
+from toril.types import STATES, State
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, retry, promote and remove jobs."""
+
+
+@jobs.command("ls")
+@click.argument("queue")
+@click.option(
+    "-s", "--state", "states", multiple=True, type=click.Choice(STATES), help="Only these states."
+)
+@click.option("--name", help="Only jobs of this name.")
+@click.option("--since", metavar="TIME", help="Only jobs added or ended that long ago: 1h, 7d.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@connection_options
+@output_option
+def ls(
+    url: str | None,
+    prefix: str,
+    output: Output,
+    queue: str,
+    *,
+    states: Sequence[State],
+    name: str | None,
+    since: str | None,
+    limit: int,
+) -> None:
+    """List the jobs of QUEUE, state by state: what runs next first, what ended last first."""
+    oldest = _oldest(since)
+
+    def rows(found: SyncQueue) -> Iterator[dict[str, Any]]:
+        left = limit
+        for state in states or STATES:
+            for job in found.jobs(state):
+                if left == 0:
+                    return
+                stored = job.snapshot
+                if name is not None and stored.name != name:
+                    continue
+                if (stored.finished or stored.created) < oldest:
+                    continue
+                left -= 1
+                yield _row(stored, state)
+
+    with App(url, prefix=prefix).sync as app:
+        output.rows(
+            "jobs",
+            rows(app.queue(queue)),
+            ("id", "name", "state", "attempts_made", "created", "finished", "reason"),
+        )
+
+
+@jobs.command("show")
+@click.argument("queue")
+@click.argument("id")
+@connection_options
+@output_option
+def show(url: str | None, prefix: str, output: Output, queue: str, id: str) -> None:
+    """Show everything that is stored of one job."""
+    with App(url, prefix=prefix).sync as app:
+        job = _job(app.queue(queue), id)
+        stored = job.snapshot
+        children = job.children()
+        record = _row(stored, job.state()) | {
+            "priority": stored.priority,
+            "delay": stored.delay,
+            "progress": _readable(lambda: stored.progress),
+            "stalled_count": stored.stalled_count,
+            "result": stored.result,
+            "stacktrace": list(stored.stacktrace),
+            "opts": _readable(lambda: stored.opts),
+            "parent": None
+            if stored.parent is None
+            else f"{stored.parent.queue}/{stored.parent.id}",
+            "children_open": len(children.unprocessed),
+            "children_done": len(children.processed),
+            "children_failed": len(children.failed) + len(children.ignored),
+            "logs": list(job.logs()),
+        }
+    output.record("job", record)
+
+
+@jobs.command("explain")
+@click.argument("queue")
+@click.argument("id")
+@connection_options
+@output_option
+def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -> None:
+    """Say where one job is, why, and what comes next; by Toril and by the plugins."""
+    with App(url, prefix=prefix).sync as app:
+        facts = _job(app.queue(queue), id).explain()
+    rows = [
+        {"subject": fact.subject, "text": fact.text, "at": _time(fact.at), "level": fact.level}
+        for fact in facts
+    ]
+    output.rows("facts", rows, ("subject", "text", "at", "level"), id="subject")
+
+
+_IDS = click.argument("ids", nargs=-1, metavar="ID…")
+
+
+@jobs.command("retry")
+@click.argument("queue")
+@_IDS
+@click.option("--all", "every", is_flag=True, help="All failed jobs, instead of some ids.")
+@click.option("--reset-attempts", is_flag=True, help="Count the attempts anew.")
+@connection_options
+def retry(
+    url: str | None,
+    prefix: str,
+    queue: str,
+    ids: Sequence[str],
+    *,
+    every: bool,
+    reset_attempts: bool,
+) -> None:
+    """Let finished jobs run again. `-` instead of ids reads them from stdin."""
+    with App(url, prefix=prefix).sync as app:
+        found = app.queue(queue)
+        if _all(ids, every=every):
+            talk(f"{found.retry_all('failed', reset_attempts=reset_attempts)} jobs put back")
+            return
+        _each(ids, lambda each: _job(found, each).retry(reset_attempts=reset_attempts))
+
+
+@jobs.command("promote")
+@click.argument("queue")
+@_IDS
+@click.option("--all", "every", is_flag=True, help="All delayed jobs, instead of some ids.")
+@connection_options
+def promote(url: str | None, prefix: str, queue: str, ids: Sequence[str], *, every: bool) -> None:
+    """Let delayed jobs run now. `-` instead of ids reads them from stdin."""
+    with App(url, prefix=prefix).sync as app:
+        found = app.queue(queue)
+        if _all(ids, every=every):
+            talk(f"{found.promote_all()} jobs promoted")
+            return
+        _each(ids, lambda each: _job(found, each).promote())
+
+
+@jobs.command("remove")
+@click.argument("queue")
+@_IDS
+@click.option("--keep-children", is_flag=True, help="Leave the jobs below them.")
+@connection_options
+def remove(
+    url: str | None, prefix: str, queue: str, ids: Sequence[str], *, keep_children: bool
+) -> None:
+    """Remove jobs, with all jobs below them. `-` instead of ids reads them from stdin."""
+    with App(url, prefix=prefix).sync as app:
+        found = app.queue(queue)
+
+        def take(id: str) -> None:
+            if not found.remove(id, children=not keep_children):
+                not_found(f"there is no job {id!r} in queue {queue!r}")
+
+        _each(ids, take)
+
+
+def _all(ids: Sequence[str], *, every: bool) -> bool:
+    if every == bool(ids):
+        raise click.UsageError("say either ids or --all")
+    return every
+
+
+def _each(ids: Sequence[str], act: Callable[[str], None]) -> None:
+    """Act on every job; go on after a failure, and end with the first one's exit code."""
+    if not ids:
+        raise click.UsageError("say which jobs; `-` reads their ids from stdin")
+    code: Exit | None = None
+    done = failed = 0
+    for each in _given(ids):
+        try:
+            act(each)
+            done += 1
+        except (TorilError, CommandError) as error:
+            talk(str(error))
+            this = error.code if isinstance(error, CommandError) else exit_code(error)
+            code = code or this
+            failed += 1
+    if code is not None:
+        raise CommandError(f"{failed} of {done + failed} jobs were refused", code)
+
+
+def _given(ids: Sequence[str]) -> Iterator[str]:
+    for each in ids:
+        if each == "-":
+            yield from filter(None, map(str.strip, sys.stdin))
+        else:
+            yield each
+
+
+def _job(queue: SyncQueue, id: str) -> SyncJob:
+    job = queue.get(id)
+    if job is None:
+        not_found(f"there is no job {id!r} in queue {queue.name!r}")
+    return job
+
+
+def _row(job: JobSnapshot, state: State) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "queue": job.queue,
+        "name": job.name,
+        "state": state,
+        "attempts_made": job.attempts_made,
+        "created": _time(job.created),
+        "processed": _time(job.processed),
+        "finished": _time(job.finished),
+        "reason": job.reason,
+        "data": _readable(lambda: job.data),
+    }
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """A stored value; what is wrong with it if a foreign program has garbled it."""
+    try:
+        return read()
+    except ValueError as error:
+        return f"(unreadable: {error})"
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else f"{as_datetime(ms):%Y-%m-%d %H:%M:%S}"
+
+
+def _oldest(since: str | None) -> float:
+    if since is None:
+        return 0
+    try:
+        return datetime.now(UTC).timestamp() * 1000 - milliseconds(since)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+
+
+jobs.add_command(ls, "list")

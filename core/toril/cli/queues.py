@@ -1,0 +1,127 @@
+"""`toril queues`: look at queues, pause them, empty them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from toril.app import App
+from toril.cli.exits import not_found, refused
+from toril.cli.output import Output, connection_options, output_option, talk
+from toril.clock import as_datetime
+from toril.operations import only
+from toril.protocol.reading import QueueMeta, meta
+from toril.sync import SyncApp, SyncQueue
+from toril.types import STATES
+
+
+@click.group()
+def queues() -> None:
+    """Show, pause, resume and empty queues."""
+
+
+@queues.command("ls")
+@connection_options
+@output_option
+def ls(url: str | None, prefix: str, output: Output) -> None:
+    """List all queues with how many jobs are in each state."""
+    with App(url, prefix=prefix).sync as app:
+        rows = [_row(app.queue(name)) for name in app.queues()]
+    output.rows("queues", rows, ("queue", *STATES, "paused"), id="queue")
+
+
+@queues.command("show")
+@click.argument("queue")
+@connection_options
+@output_option
+def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
+    """Show one queue: jobs, limits, and what is said for all of its jobs."""
+    with App(url, prefix=prefix).sync as app:
+        found = _existing(app, queue)
+        stored: QueueMeta = app.perform(only(meta(found.key)))
+        record = _row(found) | {
+            "concurrency": stored.concurrency,
+            "rate": None if stored.max is None else f"{stored.max} per {stored.duration} ms",
+            "version": stored.version,
+            "settings": [
+                f"{said.value!r}, said at level {said.level} by {said.source} "
+                f"on {as_datetime(said.since):%Y-%m-%d %H:%M:%S}"
+                for kind in app.runtime.plugins.settings.values()
+                for said in found.said_by_level(kind)
+            ],
+        }
+    output.record("queue", record, id="queue")
+
+
+@queues.command("pause")
+@click.argument("queue")
+@connection_options
+def pause(url: str | None, prefix: str, queue: str) -> None:
+    """Let no worker begin another job of QUEUE. Jobs that run are not touched."""
+    with App(url, prefix=prefix).sync as app:
+        # A queue may be paused before it gets its first job.
+        app.queue(queue).pause()
+
+
+@queues.command("resume")
+@click.argument("queue")
+@connection_options
+def resume(url: str | None, prefix: str, queue: str) -> None:
+    """Let workers take jobs of QUEUE again."""
+    with App(url, prefix=prefix).sync as app:
+        _existing(app, queue).resume()
+
+
+@queues.command("drain")
+@click.argument("queue")
+@click.option("--delayed", is_flag=True, help="The delayed jobs, too.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection_options
+def drain(url: str | None, prefix: str, queue: str, *, delayed: bool, yes: bool) -> None:
+    """Remove the jobs of QUEUE that wait to run."""
+    with App(url, prefix=prefix).sync as app:
+        found = _existing(app, queue)
+        counts = found.counts()
+        count = counts["waiting"] + counts["prioritized"] + (counts["delayed"] if delayed else 0)
+        _confirm(f"remove {count} jobs of queue {queue!r}", yes=yes)
+        talk(f"{found.drain(delayed=delayed)} jobs removed")
+
+
+@queues.command("obliterate")
+@click.argument("queue")
+@click.option("--force", is_flag=True, help="Even if workers are running jobs of it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection_options
+def obliterate(url: str | None, prefix: str, queue: str, *, force: bool, yes: bool) -> None:
+    """Remove QUEUE with all of its jobs, settings and events."""
+    with App(url, prefix=prefix).sync as app:
+        found = _existing(app, queue)
+        _confirm(f"remove queue {queue!r} and its {sum(found.counts().values())} jobs", yes=yes)
+        found.obliterate(force=force)
+
+
+def _row(queue: SyncQueue) -> dict[str, Any]:
+    counts = {str(state): count for state, count in queue.counts().items()}
+    return {"queue": queue.name, **counts, "paused": queue.is_paused()}
+
+
+def _existing(app: SyncApp, name: str) -> SyncQueue:
+    queue = app.queue(name)
+    stored: QueueMeta = app.perform(only(meta(queue.key)))
+    if not stored.fields and not any(queue.counts().values()):
+        not_found(f"there is no queue {name!r}; `toril queues ls` shows which there are")
+    return queue
+
+
+def _confirm(what: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        refused(f"this would {what}; say --yes to do it")
+    if not click.confirm(f"{what}?", err=True):
+        refused("nothing was done")
+
+
+queues.add_command(ls, "list")
