@@ -119,16 +119,17 @@ class Membership:
 
     def _running_server(self) -> Path:
         deadline = time.monotonic() + START_TIMEOUT
-        keeper: subprocess.Popen[bytes] | None = None
+        started = False
         while time.monotonic() < deadline:
             if not is_free(self._directory / "running"):
                 path = self._answering_socket()
                 if path is not None:
                     return path
-            elif keeper is None or keeper.poll() is not None:
-                if keeper is not None:
-                    break  # it came and went: the server cannot start
-                keeper = self._start_keeper()
+            elif started:
+                break  # it came and went: the server cannot start
+            else:
+                self._start_keeper()
+                started = True
             time.sleep(0.005)
         raise ServerUnavailable(
             f"the server of embedded:{self._directory} does not start; the end of its log:\n"
@@ -147,7 +148,7 @@ class Membership:
         except OSError:
             return None
 
-    def _start_keeper(self) -> subprocess.Popen[bytes]:
+    def _start_keeper(self) -> None:
         program = server_program()
         _log.warning(
             "starting a server in %s: this is for development; in production name a server of "
@@ -155,12 +156,13 @@ class Membership:
             self._directory,
         )
         with (self._directory / "server.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own file, no shell
+            subprocess.run(  # noqa: S603 - our own file, no shell
                 [sys.executable, "-I", "-S", embedded_watch.__file__, self._directory, program],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                check=False,
             )
 
     def _end_of_log(self) -> str:

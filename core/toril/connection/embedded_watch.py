@@ -4,10 +4,11 @@ Run by path, with the standard library only, so that it starts quickly and holds
 
     python embedded_watch.py DIR SERVER-PROGRAM
 
-It starts the server as its child, on a unix socket and nothing else, and then waits, without
-polling, for one member after the other to go: each member holds a lock on a file of its own in
-`DIR/members`, which the kernel releases however the member ends. The lock on `DIR/running` is
-shared with the server, so that it is free only when both are gone.
+It takes the lock on `DIR/running` and goes into the background. It starts the server as its child,
+on a unix socket and nothing else, and waits, without polling, for one member after the other to
+go: each member holds a lock on a file of its own in `DIR/members`, which the kernel releases
+however the member ends. The lock on `DIR/running` is shared with the server, so that it is free
+only when both are gone.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class _Keeper:
             fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # somebody else keeps this directory
+        if os.fork():
+            os._exit(0)  # who started us waits for this, and is left with no child
+        os.chdir("/")
         signal.signal(signal.SIGTERM, _end)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the members
         try:
