@@ -10,7 +10,8 @@
 --            fetch = nil or {token, lock (ms), limit, name, max, duration (ms)}
 -- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
 --            (ms, 0: not), blocked (paused or maxed), more, effects}; or -20: late.
---            Codes: 0 done, 1 done but the parent's keys are garbled, -1 no such job, -2 no lock,
+--            Codes: 0 done, 1 done but keys of its parent or its deduplication window are garbled,
+--            -1 no such job, -2 no lock,
 --            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
 --            still active.
 -- Events:    completed, failed, retries-exhausted, waiting, delayed, active, drained; removed
@@ -58,7 +59,6 @@ max_events(Q, meta[5])
 
 local codes = {}
 if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
-if wanted then fetch(Q, wanted, meta, now) end
 
 -- Wakes another worker where something is left to take, and says so when nothing is left at all.
 local function conclude()
@@ -80,7 +80,13 @@ local function conclude()
   return due
 end
 
-local due = conclude()
+-- What has been ended or picked up is answered for in any case. A garbled queue is told of by the
+-- next call, which finds nothing to do.
+local ok, problem = true, nil
+if wanted then ok, problem = pcall(fetch, Q, wanted, meta, now) end
+local concluded, due = pcall(conclude)
+if not concluded then ok, problem, due = false, due, -1 end
+if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 want_removed = request.want_removed

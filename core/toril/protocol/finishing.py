@@ -30,8 +30,9 @@ FinishKind = Literal["completed", "failed", "retry", "delay", "wait"]
 back, as if it had not been picked up."""
 
 DONE: Final = 0
-PARENT_GARBLED: Final = 1
-"""Done, but the keys of its parent are garbled, so the parent was not told."""
+RELATED_GARBLED: Final = 1
+"""Done, but its parent could not be told, or its deduplication window not be closed: their keys are
+garbled."""
 NOT_FOUND: Final = -1
 NO_LOCK: Final = -2
 NOT_ACTIVE: Final = -3

@@ -40,7 +40,11 @@ local function take_ids(Q, count, scores)
   local ids = redis.call('RPOP', Q .. ':wait', count) or {}
   if #ids < count then
     local missing = count - #ids
-    local popped = redis.call('ZPOPMIN', Q .. ':prioritized', missing)
+    local popped = redis.pcall('ZPOPMIN', Q .. ':prioritized', missing)
+    if popped.err then
+      if #ids == 0 then error(popped.err, 0) end
+      return ids -- those that are out of `wait` must not be lost
+    end
     for i = 1, #popped, 2 do
       ids[#ids + 1] = popped[i]
       scores[popped[i]] = popped[i + 1]
@@ -121,7 +125,11 @@ local function take(Q, count, wanted, now)
     end
   end
   if #accepted > 0 then
-    redis.call('LPUSH', Q .. ':active', unpack(accepted))
+    local pushed = redis.pcall('LPUSH', Q .. ':active', unpack(accepted))
+    if type(pushed) == 'table' then
+      put_back(Q, accepted, 1, scores)
+      error(pushed.err, 0)
+    end
     for i, id in ipairs(accepted) do pick_up(Q, id, read[i][1], read[i][2], wanted, now) end
   end
   if #ids == count then fetched.more = true end

@@ -20,15 +20,16 @@ local function release_lock(Q, id, key)
   if finishing.stalled then redis.call('SREM', Q .. ':stalled', id) end
 end
 
--- Closes the deduplication window of a job that has ended.
+-- Closes the deduplication window of a job that has ended. Returns the code: a window whose keys
+-- are garbled does not keep the job from ending.
 local function end_window(Q, deduplication_id, id)
 --- @local "deduplication"
-  if close_window(Q, deduplication_id, id, finishing.now) then
-    finishing.open, finishing.pushed = true, true
-  end
+  local ok, added = pcall(close_window, Q, deduplication_id, id, finishing.now)
+  if added then finishing.open, finishing.pushed = true, true end
+  return ok and 0 or 1
 end
 
--- Tells the parent. A parent whose keys are garbled does not keep its child from ending.
+-- Tells the parent; one whose keys are garbled does not keep its child from ending either.
 -- Returns the code, and whether the child still keeps the parent waiting.
 local function tell_parent(key, kind, text, parent_key, parent_json)
 --- @local "parent"
@@ -41,9 +42,9 @@ local function tell_parent(key, kind, text, parent_key, parent_json)
 end
 
 local function settle(Q, id, key, kind, text, stored, more)
-  local now, code, blocks = finishing.now, 0, false
-  if stored[5] then end_window(Q, stored[5], id) end
-  if stored[3] then code, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
+  local now, window, told, blocks = finishing.now, 0, 0, false
+  if stored[5] then window = end_window(Q, stored[5], id) end
+  if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
   local made = whole(stored[2]) + 1
   redis.call('ZADD', Q .. ':' .. kind, now, id)
   if kind == 'completed' then
@@ -67,7 +68,7 @@ local function settle(Q, id, key, kind, text, stored, more)
     plans = more.plans,
   }
 --- @end
-  return code
+  return math.max(window, told)
 end
 
 -- Another attempt, at once or later, or none at all: the job goes back to where it came from.

@@ -80,6 +80,7 @@ local function run_chunks(point, Q, ctx, plans)
     seam.seen[plugin] = seam.seen[plugin] or {}
     ctx.seen = seam.seen[plugin]
     ctx.plan = plans and plans[plugin]
+    for _, job in ipairs(ctx.jobs or {}) do job.plan = job.plans and job.plans[plugin] end
     local ok, message = pcall(chunk[2], ctx)
     if not ok then note_chunk_error(plugin, point, message) end
   end
