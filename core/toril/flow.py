@@ -114,11 +114,12 @@ def flow_drafts(
     nodes: list[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = [(flow, None, "wait")]
     while nodes:
         node, parent, policy = nodes.pop()
-        options = node.options
+        options: JobOptions = node.options
         if parent is not None:
             if options.get("parent") is not None:
                 raise InvalidJob(f"child {node.name!r} of a flow cannot name another parent")
-            options = {**options, "on_failure": options.get("on_failure") or policy}
+            inherited: JobOptions = {**options, "on_failure": options.get("on_failure") or policy}
+            options = inherited
         job = NewJob(node.name, node.data, *node.settings, **options)
         queue_key = key(node.queue)
         made = draft(

@@ -239,7 +239,8 @@ class QueueOperations:
 
     def _set(self, said: Said[Any]) -> Procedure[None]:
         self._context.check_settings((said,))
-        yield from self._live(type(said.value), said.value, said.source)
+        value: Setting = said.value
+        yield from self._live(type(value), value, said.source)
 
     def unset(
         self, kind: type[Setting], level: Level = "queue", source: str = "Queue.unset"

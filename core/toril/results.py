@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,7 +133,9 @@ class Results:
                         return end.result(job)
 
     @asynccontextmanager
-    async def _listening(self, queue: str, job_id: str) -> AsyncIterator[asyncio.Queue[QueueEvent]]:
+    async def _listening(
+        self, queue: str, job_id: str
+    ) -> AsyncGenerator[asyncio.Queue[QueueEvent], None]:
         reader = self._readers.get(queue)
         if reader is None:
             reader = self._readers[queue] = _Reader(self._app, queue)

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, TypedDict, TypeVar, Unpack
+from typing import Any, Final, TypedDict, TypeGuard, TypeVar, Unpack
 
 from toril.backoff import Backoff
 from toril.clock import Clock, SystemClock
@@ -231,11 +231,10 @@ class Runtime:
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
-                if isinstance(result, Effects):
-                    effects: Effects[Any] = result
-                    log_chunk_errors(effects)
-                    await self.dispatcher.publish(effects.events)
-                    result = effects.value
+                if has_effects(result):
+                    log_chunk_errors(result)
+                    await self.dispatcher.publish(result.events)
+                    result = result.value
                 request = procedure.send(result)
         except StopIteration as done:
             value: T = done.value
@@ -262,15 +261,16 @@ class Runtime:
         """
         known = self._declared.get(queue, {})
         for said in say("queue", settings, f"app.queue({queue!r})", self.clock.now_ms()):
-            other = known.get(type(said.value))
-            if other is not None and other.value != said.value:
+            value: Setting = said.value
+            other = known.get(type(value))
+            if other is not None and other.value != value:
                 raise ConfigurationError(
                     f"queue {queue!r} was declared with {other.value!r} before, "
                     f"and now with {said.value!r}"
                 )
             if other is None:
                 known = self._declared.setdefault(queue, known)
-                known[type(said.value)] = said
+                known[type(value)] = said
                 self._unpublished.add(queue)
 
     def declared(self, queue: str) -> tuple[Said[Any], ...]:
@@ -284,11 +284,12 @@ class Runtime:
                 continue
             check_declared(self.declared(queue), self.plugins.settings)
             for said in self.declared(queue):
+                value: Setting = said.value
                 yield set_live(
                     self.context.key(queue),
-                    type(said.value),
+                    type(value),
                     "queue",
-                    said.value,
+                    value,
                     how="declared",
                     source=said.source,
                     now=said.since,
@@ -305,11 +306,10 @@ class Runtime:
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
-                if isinstance(result, Effects):
-                    effects: Effects[Any] = result
-                    log_chunk_errors(effects)
-                    self.dispatcher.publish_sync(effects.events, self.run)
-                    result = effects.value
+                if has_effects(result):
+                    log_chunk_errors(result)
+                    self.dispatcher.publish_sync(result.events, self.run)
+                    result = result.value
                 request = procedure.send(result)
         except StopIteration as done:
             value: T = done.value
@@ -354,6 +354,11 @@ class Runtime:
             thread.join()
             loop.close()
         self._forget()
+
+
+def has_effects(result: object) -> TypeGuard[Effects[Any]]:
+    """Whether a call did something that plugins may want to know."""
+    return isinstance(result, Effects)
 
 
 def log_chunk_errors(effects: Effects[Any]) -> None:
