@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import hashlib
+import logging
 import sysconfig
 import tempfile
 import time
@@ -56,7 +57,7 @@ def measure(job: ActiveJob) -> Json:
 async def add_up(job: ActiveJob) -> Json:
     """Aggregate what the children of one directory found out."""
     children = await job.children()
-    measured = [cast("dict[str, int]", value) for value in children.values.values()]
+    measured = [cast("dict[str, int]", value) for value in children.processed.values()]
     return {
         "files": len(measured),
         "bytes": sum(each["bytes"] for each in measured),
@@ -78,11 +79,12 @@ def directory_flows(root: Path) -> Iterator[Flow]:
 
 
 def flow(name: str, paths: Sequence[Path]) -> Flow:
-    """The flow of one directory. A failed file fails it."""
+    """The flow of one directory. A failed file fails it. What its own job says goes before all."""
     return Flow(
         "directories",
         "add-up",
         {"directory": name},
+        Retention(completed="90d"),
         on_child_failure="fail",
         children=[Flow("files", "measure", {"path": str(path)}) for path in paths],
     )
@@ -97,7 +99,7 @@ class Tally:
 
     finished: Counter[str] = field(default_factory=Counter[str])
     failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    removed: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    removed: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
 
     @hookimpl
     def toril_jobs_completed(self, events: Sequence[JobCompleted]) -> None:
@@ -112,20 +114,22 @@ class Tally:
 
     @hookimpl
     def toril_jobs_removed(self, events: Sequence[JobRemoved]) -> None:
-        self.removed.update((event.state, event.rule or event.cause) for event in events)
+        for event in events:
+            self.removed[event.job.queue, event.state, event.rule or event.cause] += 1
 
 
 async def run(app: App, flows: Sequence[Flow], tally: Tally) -> None:
     """Add the flows, and work until they are done."""
-    # Three levels that say something: a worker, a queue, and the flows themselves.
+    # Three levels say something: a worker, both queues, and each directory's own job.
     files = app.worker("files", measure, Retention(completed=100), concurrency=8)
     directories = app.worker("directories", add_up, concurrency=8)
     app.queue("files", Retention(failed="30d"))
+    app.queue("directories", Retention(failed="30d"))
+    wanted = tally.finished.total() + sum(1 + len(each.children) for each in flows)
     with progress(flows, tally) as show:
         async with files, directories:
             for each in flows:
-                await app.add_flow(each, Retention(completed="90d"))
-            wanted = len(flows) + sum(len(each.children) for each in flows)
+                await app.add_flow(each)
             while tally.finished.total() < wanted:
                 show()
                 await asyncio.sleep(0.05)
@@ -158,41 +162,32 @@ def progress(flows: Sequence[Flow], tally: Tally) -> Iterator[Any]:
 
 async def report(app: App, flows: Sequence[Flow], tally: Tally, seconds: float) -> None:
     """One screen: what ran, what failed and why, what was kept and removed by which rule."""
-    jobs = tally.finished.total()
-    click.echo(f"  {len(flows)} flows · {jobs} jobs · {seconds:.1f} s")
-    by_reason = Counter(reason for queue, reason in tally.failures if queue == "files")
-    parents = sum(1 for queue, _ in tally.failures if queue == "directories")
-    click.echo(f"  failed: {by_reason.total()} files, and {parents} directories with them")
-    for reason, _ in by_reason.most_common(5):
-        click.echo(f"    {reason}")
-    if len(by_reason) > 5:
-        click.echo(f"    … and {len(by_reason) - 5} more")
-    for (state, rule), count in sorted(tally.removed.items()):
-        click.echo(f"  removed {count} {state} ({_said(rule)})")
+    click.echo(f"  {len(flows)} flows · {tally.finished.total()} jobs · {seconds:.1f} s")
+    reasons = Counter(reason for queue, reason in tally.failures if queue == "files")
+    parents = len(tally.failures) - reasons.total()
+    click.echo(f"  failed   {reasons.total()} of files, and with them {parents} of directories:")
+    for reason, _ in reasons.most_common(5):
+        click.echo(f"             {reason}")
+    if len(reasons) > 5:
+        click.echo(f"             and {len(reasons) - 5} more")
+    for (queue, state, rule), count in sorted(tally.removed.items()):
+        level, _, keep = rule.partition(": ")
+        click.echo(f"  removed  {count} {state} of {queue}: {keep}, said by the {level}")
     for name in ("files", "directories"):
-        async for text in kept(app, name):
-            click.echo(f"  {text}")
+        async for line in kept(app, name):
+            click.echo(f"  kept     {line}")
 
 
 async def kept(app: App, name: str) -> AsyncIterator[str]:
-    """One line per outcome of a queue that has jobs left, with the rule that keeps them."""
+    """One line per outcome of which a queue has jobs left, with the rule that keeps them."""
     queue = app.queue(name)
     counts = await queue.counts()
     for state in ("completed", "failed"):
-        if not counts[state]:
-            continue
         async for job in queue.jobs(state, limit=1):
             facts = {fact.subject: fact for fact in await job.explain()}
             rule, removal = facts["rule"], facts["removal"]
-            yield (
-                f"kept {counts[state]} {state} in {name} "
-                f"({rule.text}, said by {rule.level}; the newest goes {removal.text})"
-            )
-
-
-def _said(rule: str) -> str:
-    level, _, keep = rule.partition(": ")
-    return f"{keep}, said by {level}"
+            who = f"said by the {rule.level}" if rule.level else "as nobody said otherwise"
+            yield f"{counts[state]} {state} of {name}: {rule.text}, {who}; goes {removal.text}"
 
 
 # The command
@@ -238,4 +233,6 @@ def demo(directory: Path | None, url: str | None) -> None:
 
     Default: Python's standard library. Starts a server of its own and leaves nothing behind.
     """
+    # Failed jobs are part of the show and are reported at its end, not as warnings on the way.
+    logging.getLogger("toril").setLevel(logging.ERROR)
     asyncio.run(main(directory or Path(sysconfig.get_path("stdlib")), url))

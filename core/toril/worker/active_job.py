@@ -125,6 +125,10 @@ class ActiveJob:
         """The settings that were stored with this job."""
         return self.snapshot.settings
 
+    def get(self, path: str, kind: type[T]) -> T | None:
+        """The value at a dotted `path` of the data if it is there and of that type, else None."""
+        return self.snapshot.get(path, kind)
+
     @property
     def shutting_down(self) -> bool:
         """The worker is stopping; what will not be done within its grace time is better left."""

@@ -45,7 +45,7 @@ class MarkerWatch:
 
     async def run(self) -> None:
         """Watch whenever that is wanted, until `end`."""
-        while True:
+        while not self._ending:
             await self._wanted.wait()
             if self._ending:
                 return

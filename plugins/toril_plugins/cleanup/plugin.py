@@ -25,6 +25,7 @@ from toril_plugins.retention import hookspecs
 from toril_plugins.retention.values import OUTCOMES, Keep, Retention
 
 HOOK = "toril_plan_retention"
+SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 
 def _lua(name: str) -> str:
@@ -122,10 +123,7 @@ def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
             facts.append(Fact("removal", "never"))
         return facts
     if told.get("live") is None:
-        return [
-            Fact("rule", "keep for ever", level="nobody said anything"),
-            Fact("removal", "never"),
-        ]
+        return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
     level, _, keep = str(told["live"]).partition(": ")
     facts = [Fact("rule", keep, level=level)]
     if told["live_age"] >= 0:
@@ -142,4 +140,7 @@ def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
 def _when(due: int, now: int) -> str:
     if due <= now:
         return "at the next sweep"
-    return f"in {duration_text((due - now) // 1000 * 1000)} ({as_datetime(due):%Y-%m-%d %H:%M} UTC)"
+    left = due - now
+    unit = next((unit for unit in (HOUR, MINUTE, SECOND) if left >= 24 * unit), SECOND)
+    about = duration_text(max(unit, round(left / unit) * unit))
+    return f"in {about} ({as_datetime(due):%Y-%m-%d %H:%M} UTC)"
