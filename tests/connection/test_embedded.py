@@ -18,6 +18,7 @@ import pytest
 from tests.connection.conftest import Faces, Scripts, call, read
 
 from toril.connection import embedded
+from toril.connection.call import Resend
 from toril.connection.embedded import Membership, embedded_directory, server_program
 from toril.connection.embedded_watch import is_free
 from toril.connection.execute import SyncExecutor
@@ -200,7 +201,7 @@ def test_killed_keeper_takes_the_server_along_and_members_start_anew(directory: 
     keeper = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(keeper, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid))
-    assert one.run(call("put", "v", key="other")) == b"done"
+    assert one.run(call("put", "v", resend=Resend.ALWAYS, key="other")) == b"done"
     assert one.run(call("count")) == 2
     one.close()
     assert is_free(directory / "running")
