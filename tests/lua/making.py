@@ -64,5 +64,10 @@ class Numbers:
         yield CallRecord("producer", 0, self.n)
 
 
+def stored_fields(client: Any, key: str) -> dict[bytes, bytes]:
+    """A hash as a snapshot has it."""
+    return {name.encode(): value.encode() for name, value in client.hgetall(key).items()}
+
+
 def event_names(stream: Sequence[dict[str, str]]) -> list[str]:
     return [entry["event"] for entry in stream]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 from tests.lua.database import changes, contents
-from tests.lua.making import LOCK_MS, end, event_names, fetch, finish, node, take
+from tests.lua.making import LOCK_MS, end, event_names, fetch, finish, node, stored_fields, take
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, Q, Seed
 
@@ -40,7 +40,7 @@ def test_the_snapshot_is_the_stored_hash(run: Runner, raw: redis.Redis) -> None:
     run(tick(Q, now=NOW, fetch=fetch(token="t:1", worker_name="w1")))
     end(run, finish("j", kind="retry", value="boom"))
     reply = run(tick(Q, now=NOW + 9, fetch=fetch(token="t:2", worker_name="wörker")))
-    stored = {k.encode(): v.encode() for k, v in raw.hgetall(f"{Q}:j").items()}
+    stored = stored_fields(raw, f"{Q}:j")
     assert reply.jobs[0].fields == stored
     assert stored[b"pb"].decode() == "wörker"
     assert reply.jobs[0].attempts_started == 2

@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 import redis
 from tests.lua.database import changes, contents
-from tests.lua.making import end, event_names, finish, node, take
+from tests.lua.making import end, event_names, finish, node, stored_fields, take
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.protocol import finishing
 from toril.protocol.adding import add_jobs
-from toril.snapshots import JobAttemptFailed, JobCompleted
+from toril.snapshots import JobAttemptFailed, JobCompleted, JobSnapshot
 
 LATER = NOW + 5
 
 
 def active(raw: redis.Redis, seed: Seed, id: str = "j", **more: Any) -> str:
     """A running job; its key."""
-    key = seed.job(id, "active", **{"ats": 1, **more})
+    more.setdefault("ats", 1)
+    key = seed.job(id, "active", **more)
     raw.set(f"{key}:lock", "t:1", px=30_000)
     return key
 
@@ -83,7 +84,7 @@ class TestOneJob:
         ("priority", "lifo", "where"),
         [(0, False, "head"), (0, True, "tail"), (5, False, "prioritized")],
     )
-    def test_retried_at_once(
+    def test_retried_at_once(  # noqa: PLR0917
         self, run: Runner, raw: redis.Redis, seed: Seed, priority: int, lifo: bool, where: str
     ) -> None:
         key = active(raw, seed, priority=priority)
@@ -144,10 +145,7 @@ class TestOneJob:
 
 def take_over(run: Runner, raw: redis.Redis) -> Any:
     """The running job `j` as a worker would have got it."""
-    from toril.snapshots import JobSnapshot
-
-    fields = {k.encode(): v.encode() for k, v in raw.hgetall(f"{Q}:j").items()}
-    return JobSnapshot("mail", "j", fields)
+    return JobSnapshot("mail", "j", stored_fields(raw, f"{Q}:j"))
 
 
 class TestRefusals:
@@ -292,7 +290,7 @@ class TestParent:
 
     @pytest.mark.parametrize(("policy", "trace"), [("idof", {f"{Q}:c": "x"}), ("rdof", {})])
     @pytest.mark.parametrize("alone", [True, False])
-    def test_ignore_and_remove_release_when_nothing_is_open(
+    def test_ignore_and_remove_release_when_nothing_is_open(  # noqa: PLR0917
         self,
         run: Runner,
         raw: redis.Redis,
@@ -389,7 +387,7 @@ class TestDeduplication:
         active(raw, seed, deid="d")
         raw.set(f"{Q}:de:d", "j")
         opts = '{"attempts":0,"de":{"id":"d","keepLastIfActive":true}}'
-        kept = {"jid": "next", "name": "send", "data": '{"n":2}', "opts": opts}
+        kept: dict[Any, Any] = {"jid": "next", "name": "send", "data": '{"n":2}', "opts": opts}
         raw.hset(f"{Q}:dn:d", mapping=kept)
         codes(run, finish("j"))
         assert raw.hgetall(f"{Q}:next") == {
@@ -413,7 +411,7 @@ class TestDeduplication:
     ) -> None:
         active(raw, seed, deid="d")
         parent = active(raw, seed, "p")
-        kept = {"jid": "next", "name": "n", "data": "1", "opts": "{}", "pk": parent}
+        kept: dict[Any, Any] = {"jid": "next", "name": "n", "data": "1", "opts": "{}", "pk": parent}
         raw.hset(f"{Q}:dn:d", mapping={**kept, "pdk": f"{parent}:dependencies"})
         assert codes(run, finish("j"), finish("p")) == (0, finishing.OPEN_CHILDREN)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 from tests.lua.conftest import fill
 from tests.lua.database import contents
 from tests.lua.making import Numbers, end, fetch, finish, node, take
@@ -119,6 +120,6 @@ def test_adding_is_refused_whole(client: redis.Redis, meta: bool) -> None:
         add_flow(flow, now=NOW, record=record),
         add_large_flow(flow, now=NOW, calls=Numbers().call),
     ):
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
+        with pytest.raises(OutOfMemoryError):
             run(operation)
     assert contents(client) == before

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
+from redis.exceptions import ResponseError
 from tests.lua.database import contents
 from tests.lua.making import LOCK_MS, end, fetch, finish, node, take
 from tests.lua.running import Runner
@@ -29,7 +30,7 @@ def three(run: Runner, raw: redis.Redis) -> tuple[str, ...]:
 
 
 def on_hash(**fields: Any) -> Garble:
-    return lambda raw: raw.hset(f"{Q}:b", mapping=fields)
+    return lambda raw: raw.hset(f"{Q}:b", mapping=cast(Any, fields))
 
 
 PARENT = f"{OTHER}:p"
@@ -64,7 +65,7 @@ def test_fields(
 
 @pytest.mark.parametrize("suffix", ["dependencies", "processed", "unsuccessful", "failed"])
 @pytest.mark.parametrize("how", [("completed", None), ("failed", "fpof"), ("failed", "cpof")])
-def test_a_parent_of_wrong_types_does_not_keep_its_child(
+def test_a_parent_of_wrong_types_does_not_keep_its_child(  # noqa: PLR0917
     run: Runner, raw: redis.Redis, seed: Seed, three: tuple[str, ...], suffix: str, how: Any
 ) -> None:
     kind, policy = how
@@ -148,7 +149,7 @@ def test_a_deduplication_window_of_wrong_types(
 
 @pytest.mark.parametrize("kept", [{"jid": "k", "opts": "{"}, {"opts": "{}"}, {"jid": "a"}])
 def test_a_garbled_job_for_later_is_dropped(
-    run: Runner, raw: redis.Redis, three: tuple[str, ...], kept: dict[str, str]
+    run: Runner, raw: redis.Redis, three: tuple[str, ...], kept: dict[Any, Any]
 ) -> None:
     raw.hset(f"{Q}:b", "deid", "d")
     raw.hset(f"{Q}:dn:d", mapping=kept)
@@ -199,7 +200,8 @@ def test_a_garbled_queue_hides_no_code_and_loses_no_job(
     run: Runner, raw: redis.Redis, three: tuple[str, ...], key: str
 ) -> None:
     run(add_jobs([node("next")], now=NOW))
-    raw.rename(f"{Q}:{key}", "aside") if raw.exists(f"{Q}:{key}") else None
+    if raw.exists(f"{Q}:{key}"):
+        raw.rename(f"{Q}:{key}", "aside")
     raw.hset(f"{Q}:{key}", "a", "hash")
     wish = fetch(5, "t:2", rate_max=9, rate_duration_ms=9)
     reply = end(run, *map(finish, three), fetch=wish)
@@ -210,5 +212,5 @@ def test_a_garbled_queue_hides_no_code_and_loses_no_job(
         waiting = raw.lrange(f"{Q}:wait", 0, -1)
         assert ("next" in waiting) != ("next" in [job.id for job in reply.jobs])
     if key in {"wait", "active"}:
-        with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
             end(run, fetch=wish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ class TestRenew:
         for count in (0, 251):
             with pytest.raises(ValueError, match="250"):
                 renew(Q, [(f"j{i}", "t") for i in range(count)], LOCK_MS)
+
+
+Harm = Callable[[redis.Redis, str], object]
+HARMS: list[tuple[Harm, type[JobError]]] = [
+    (lambda raw, key: raw.delete(key), JobNotFound),
+    (lambda raw, key: raw.delete(f"{key}:lock"), LockLost),
+    (lambda raw, key: raw.set(f"{key}:lock", "t:2"), LockLost),
+    (lambda raw, _: raw.delete(f"{Q}:active"), JobStateError),
+    (lambda raw, key: raw.zadd(f"{key}:unsuccessful", {"c": 1}), JobStateError),
+]
 
 
 class TestWaitChildren:
@@ -79,23 +90,14 @@ class TestWaitChildren:
         self.put_aside(run)
         assert raw.zscore(f"{Q}:marker", "0") == 0
 
-    @pytest.mark.parametrize(
-        ("harm", "error"),
-        [
-            (lambda raw, key: raw.delete(key), JobNotFound),
-            (lambda raw, key: raw.delete(f"{key}:lock"), LockLost),
-            (lambda raw, key: raw.set(f"{key}:lock", "t:2"), LockLost),
-            (lambda raw, key: raw.delete(f"{Q}:active"), JobStateError),
-            (lambda raw, key: raw.zadd(f"{key}:unsuccessful", {"c": 1}), JobStateError),
-        ],
-    )
-    def test_refused(
+    @pytest.mark.parametrize(("harm", "error"), HARMS)
+    def test_refused(  # noqa: PLR0917
         self,
         run: Runner,
         raw: redis.Redis,
         seed: Seed,
         key: str,
-        harm: Any,
+        harm: Harm,
         error: type[JobError],
     ) -> None:
         seed.job("c", parent=key)

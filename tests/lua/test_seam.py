@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,10 +69,22 @@ class TestFinished:
         )
         first, second = plugins.reported
         assert first == {
-            "id": "a", "key": f"{Q}:a", "q": Q, "now": NOW + 5, "outcome": "completed",
-            "cause": "processor", "final": True, "name": "send", "finished_on": NOW + 5,
-            "previous": "nil", "plan": {"keep": [1, 2]}, "parent_key": "nil",
-            "blocks": False, "undecided": False, "budget": 100, "own": f"{Q}:toril:p:x",
+            "id": "a",
+            "key": f"{Q}:a",
+            "q": Q,
+            "now": NOW + 5,
+            "outcome": "completed",
+            "cause": "processor",
+            "final": True,
+            "name": "send",
+            "finished_on": NOW + 5,
+            "previous": "nil",
+            "plan": {"keep": [1, 2]},
+            "parent_key": "nil",
+            "blocks": False,
+            "undecided": False,
+            "budget": 100,
+            "own": f"{Q}:toril:p:x",
         }
         assert isinstance(second, dict)
         assert second["parent_key"] == parent
@@ -138,17 +151,15 @@ class TestFinished:
 
     def test_nothing_of_the_script_is_visible(self, raw: redis.Redis) -> None:
         names = "Q request seam finishing fetched CHUNKS CHUNK_META reports emit finished_jobs"
-        source = f"local seen = {{}} for name in string.gmatch('{names}', '[%w_]+') do " + (
-            "local ok, value = pcall(function() return _G[name] end) "
-            "if ok and value then seen[#seen + 1] = name end end "
-            "ctx.report({#seen, Q == nil, finishing == nil})"
-        )
+        source = f"""local seen = {{}}
+            for name in string.gmatch('{names}', '[%w_]+') do
+              local ok, value = pcall(function() return _G[name] end)
+              if ok and value then seen[#seen + 1] = name end
+            end
+            ctx.report({{#seen, pcall(function() return Q end) and Q == nil}})"""
         plugins = Plugins(raw, chunk(source))
         end(plugins.run, finish("a"))
-        if plugins.reported:
-            assert plugins.reported == [[0, True, True]]
-        else:  # the server refuses even to look at a global that is not there
-            assert "global variable" in plugins.run.chunk_errors[0].message
+        assert plugins.reported[0] in ([0, False], [0, True])
 
     def test_a_record_keeps_what_was_told(self, raw: redis.Redis) -> None:
         plugins = Plugins(raw, chunk("ctx.report(ctx.id) error('x')"))
@@ -166,7 +177,7 @@ class TestContext:
             plugins = Plugins(raw, chunk(source, point, meta=("toril.x", "none")))
             end(plugins.run, finish("a"))
             assert plugins.reported == [["1", "2", True]]
-            raw.delete(*(key for key in raw.keys() if key != f"{Q}:meta"))
+            raw.delete(*(key for key in contents(raw) if key != f"{Q}:meta"))
 
     def test_declared_fields_cost_no_command_of_their_own(self, raw: redis.Redis) -> None:
         plugins = Plugins(raw, chunk("ctx.meta('toril.x')", meta=("toril.x",)))
@@ -207,6 +218,14 @@ class TestContext:
         assert plugins.reported == [1, 1, 2, 2]
 
 
+Harm = Callable[[redis.Redis], object]
+HARMS: list[tuple[Harm, str]] = [
+    (lambda raw: raw.zrem(f"{Q}:completed", "b"), "gone"),
+    (lambda raw: raw.zadd(f"{Q}:completed", {"b": NOW + 1}), "changed"),
+    (lambda raw: raw.set(f"{Q}:b:lock", "x"), "locked"),
+]
+
+
 class TestRemove:
     ALL = """local done, why = ctx.remove(ctx.id, ctx.outcome, 'a rule', ctx.finished_on)
         ctx.report({done, why or ''})"""
@@ -240,15 +259,8 @@ class TestRemove:
         assert plugins.run.events == []
         assert "cmdstat_hgetall" not in raw.info("commandstats")
 
-    @pytest.mark.parametrize(
-        ("harm", "why"),
-        [
-            (lambda raw: raw.zrem(f"{Q}:completed", "b"), "gone"),
-            (lambda raw: raw.zadd(f"{Q}:completed", {"b": NOW + 1}), "changed"),
-            (lambda raw: raw.set(f"{Q}:b:lock", "x"), "locked"),
-        ],
-    )
-    def test_conditions(self, raw: redis.Redis, harm: Any, why: str) -> None:
+    @pytest.mark.parametrize(("harm", "why"), HARMS)
+    def test_conditions(self, raw: redis.Redis, harm: Harm, why: str) -> None:
         plugins = Plugins(raw)
         end(plugins.run, finish("b"))
         harm(raw)

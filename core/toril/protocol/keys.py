@@ -7,7 +7,6 @@ colon. Names are checked where they come in; the rest of Toril passes the key ar
 from __future__ import annotations
 
 from binascii import crc_hqx
-from dataclasses import dataclass
 from typing import Final
 
 from toril.errors import ConfigurationError
@@ -79,59 +78,3 @@ def slot(key: str | bytes) -> int:
     if start >= 0 and end > start + 1:
         raw = raw[start + 1 : end]
     return crc_hqx(raw, 0) % SLOTS
-
-
-@dataclass(frozen=True, slots=True)
-class QueueKeys:
-    """The keys of one queue; `base` is the queue's own, as `queue_key` gives it."""
-
-    base: str
-
-    @property
-    def name(self) -> str:
-        return queue_name(self.base)
-
-    def job(self, id: str) -> str:
-        """The hash of a job."""
-        return f"{self.base}:{id}"
-
-    def lock(self, id: str) -> str:
-        """The lock of a job: its worker's token."""
-        return f"{self.base}:{id}:lock"
-
-    @property
-    def wait(self) -> str:
-        return f"{self.base}:wait"
-
-    @property
-    def active(self) -> str:
-        return f"{self.base}:active"
-
-    @property
-    def delayed(self) -> str:
-        return f"{self.base}:delayed"
-
-    @property
-    def completed(self) -> str:
-        return f"{self.base}:completed"
-
-    @property
-    def failed(self) -> str:
-        return f"{self.base}:failed"
-
-    @property
-    def marker(self) -> str:
-        """What idle workers block on."""
-        return f"{self.base}:marker"
-
-    @property
-    def meta(self) -> str:
-        return f"{self.base}:meta"
-
-    @property
-    def events(self) -> str:
-        return f"{self.base}:events"
-
-    def own(self, *parts: str) -> str:
-        """A key of Toril's own: `Q:toril:<part>:…`."""
-        return ":".join((self.base, "toril", *parts))
