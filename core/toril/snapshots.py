@@ -175,8 +175,11 @@ class JobSnapshot:
 
     @property
     def attempts(self) -> int:
-        """How many attempts it may have in all; 0 and 1 both mean: one."""
-        value = self.opts.get("attempts")
+        """How many attempts it may have in all; 0 (as if garbled) and 1 both mean: one."""
+        try:
+            value = self.opts.get("attempts")
+        except ValueError:
+            return 0
         return value if isinstance(value, int) else 0
 
     @cached_property
