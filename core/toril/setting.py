@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from toril.types import Json
 
@@ -40,7 +40,7 @@ class Setting:
         raise NotImplementedError
 
     @classmethod
-    def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:  # noqa: ARG003 - for overriding
+    def project(cls, live: Sequence[Said[Any]]) -> Mapping[str, str]:  # noqa: ARG003 - for overriding
         """Fields of the queue's `meta` that the plugin's Lua reads, from all live values.
 
         Called whenever a live value changes; `live` is most specific first. The fields are stored

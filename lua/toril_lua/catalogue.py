@@ -119,7 +119,9 @@ def compose_plugin_script(
     _check_plugin_name(plugin)
     called = [chunk for chunk in chunks if chunk.point in header("plugin").seam]
     body = f"local PLUGIN, PLUGIN_SCRIPT = '{plugin}', function(ctx, args)\n{source}\nend\n"
-    text = body + _chunk_table(called) + _resolved("plugin", called)
+    # Its own `ctx.meta` looks at the table, whether or not there are chunks.
+    table = _chunk_table(called) or "local CHUNK_META = {}\n"
+    text = body + table + _resolved("plugin", called)
     return _script(f"plugin:{plugin}:{name}", text)
 
 
