@@ -43,9 +43,9 @@ def encode_json(value: Json, what: str = "data", *, most_bytes: int | None = Non
     try:
         raw = _encode(value)
         plain = (
-            raw.count(b"[") + raw.count(b"{") <= DEEPEST
-            and _LONG_NUMBER.search(raw) is None
+            _LONG_NUMBER.search(raw) is None
             and _decode(raw) == value
+            and (raw.count(b"[") + raw.count(b"{") <= DEEPEST or _shallow(value))
         )
     except (TypeError, ValueError, OverflowError, RecursionError):
         # UnicodeEncodeError is a ValueError, and so is what msgspec raises for large integers.
@@ -57,6 +57,21 @@ def encode_json(value: Json, what: str = "data", *, most_bytes: int | None = Non
     if most_bytes is not None and len(raw) > most_bytes:
         raise InvalidJob(f"{what} is {len(raw)} bytes as JSON; at most {most_bytes} are allowed")
     return raw.decode()
+
+
+def _shallow(value: Any) -> bool:
+    """Whether lists and objects are nested no deeper than `DEEPEST`; level by level."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            part
+            for whole in level
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _check(value: Any, path: str, depth: int) -> None:
