@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from tests.nouns.witness import Colour, Witness
+from toril import App, ConfigurationError, JobNotFound, NewJob, PluginError, Reject
+from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError
+from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
+
+Q = "bull:mail"
+
+
+def finish(raw: redis.Redis, id: str, outcome: str = "failed", queue: str = Q) -> None:
+    """Let the waiting job end as BullMQ would."""
+    raw.lrem(f"{queue}:wait", 1, id)
+    now = int(time.time() * 1000)
+    raw.zadd(f"{queue}:{outcome}", {id: now})
+    field = "returnvalue" if outcome == "completed" else "failedReason"
+    raw.hset(f"{queue}:{id}", mapping={field: '"done"', "finishedOn": now, "atm": 1})
+
+
+class TestAdd:
+    async def test_states(self, app: App) -> None:
+        queue = app.queue("mail")
+        jobs = [
+            await queue.add("a"),
+            await queue.add("b", delay="1h"),
+            await queue.add("c", priority=3),
+        ]
+        assert [await job.state() for job in jobs] == ["waiting", "delayed", "prioritized"]
+        assert await queue.counts() == {
+            "waiting": 1,
+            "active": 0,
+            "delayed": 1,
+            "prioritized": 1,
+            "waiting-children": 0,
+            "completed": 0,
+            "failed": 0,
+        }
+
+    async def test_lifo_goes_first(self, app: App, raw: redis.Redis) -> None:
+        queue = app.queue("mail")
+        first, second = await queue.add("a"), await queue.add("b", lifo=True)
+        assert raw.lrange(f"{Q}:wait", 0, -1) == [first.id, second.id]  # taken from the tail
+
+    async def test_an_existing_id_gives_the_job_that_exists(self, app: App) -> None:
+        queue = app.queue("mail")
+        await queue.add("a", {"n": 1}, id="one")
+        again = await queue.add("b", {"n": 2}, id="one")
+        assert (again.name, again.data) == ("a", {"n": 1})
+        assert (await queue.counts())["waiting"] == 1
+
+    async def test_a_child_of_an_existing_job(self, app: App, raw: redis.Redis) -> None:
+        parent = await app.queue("orders").add("order")
+        child = await app.queue("mail").add("send", parent=parent, on_failure="fail")
+        assert raw.smembers(f"bull:orders:{parent.id}:dependencies") == {f"{Q}:{child.id}"}
+        found = await child.parent()
+        assert found is not None
+        assert found.ref == parent.ref
+        assert '"fpof":true' in raw.hget(f"{Q}:{child.id}", "parent").replace(" ", "")
+
+    async def test_a_missing_parent(self, app: App) -> None:
+        with pytest.raises(ParentError, match="parent"):
+            await app.queue("mail").add("send", parent=JobRef("orders", "nobody"))
+        assert sum((await app.queue("mail").counts()).values()) == 0
+
+
+class TestAddMany:
+    async def test_the_order_is_kept_over_several_calls(self, app: App, raw: redis.Redis) -> None:
+        queue = app.queue("mail")
+        jobs = await queue.add_many(NewJob(f"n{i}", i) for i in range(450))
+        assert [job.data for job in jobs] == list(range(450))
+        assert raw.lrange(f"{Q}:wait", 0, -1) == [job.id for job in reversed(jobs)]
+
+    async def test_none(self, app: App) -> None:
+        assert await app.queue("mail").add_many([]) == []
+
+    async def test_one_refusal_refuses_all_and_names_the_item(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        def refuse(draft: Draft) -> None:
+            if draft.data == 333:
+                raise Reject("not this one")
+
+        witness.refuse = refuse
+        with pytest.raises(Reject, match="not this one") as caught:
+            await watched.queue("mail").add_many(NewJob(f"n{i}", i) for i in range(450))
+        assert (caught.value.plugin, caught.value.item) == ("witness", "n333")
+        assert raw.keys("*") == []
+
+    async def test_one_wrong_item_stops_all(self, app: App, raw: redis.Redis) -> None:
+        with pytest.raises(InvalidJob, match="'b'"):
+            await app.queue("mail").add_many([NewJob("a"), NewJob("b", float("inf"))])
+        assert raw.keys("*") == []
+
+    async def test_a_plugin_that_breaks_refuses_all(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        def refuse(draft: Draft) -> None:
+            raise ZeroDivisionError("oops")
+
+        witness.refuse = refuse
+        with pytest.raises(PluginError, match="witness.*oops") as caught:
+            await watched.queue("mail").add_many([NewJob("a")])
+        assert caught.value.hook == "toril_plan_save"
+        assert any("job 'a' for queue 'mail'" in note for note in caught.value.__notes__)
+        assert raw.keys("*") == []
+
+    async def test_a_refused_parent_names_its_item(self, app: App) -> None:
+        jobs = [NewJob("a"), NewJob("b", parent=JobRef("orders", "nobody"))]
+        with pytest.raises(ParentError) as caught:
+            await app.queue("mail").add_many(jobs)
+        assert "2 of this call" in caught.value.__notes__[0]
+
+
+class TestReading:
+    async def test_get(self, app: App) -> None:
+        queue = app.queue("mail")
+        job = await queue.add("a", {"n": 1})
+        found = await queue.get(job.id)
+        assert found is not None
+        assert (found.name, found.data, found.ref) == ("a", {"n": 1}, job.ref)
+        assert await queue.get("nobody") is None
+        assert await queue.state(job.id) == "waiting"
+        assert await queue.state("nobody") == "unknown"
+
+    async def test_jobs_in_the_order_in_which_they_run(self, app: App) -> None:
+        queue = app.queue("mail")
+        waiting = await queue.add_many(NewJob("w", i) for i in range(250))
+        delayed = [await queue.add("d", i, delay=f"{9 - i}h") for i in range(3)]
+        assert [job.data async for job in queue.jobs("waiting")] == list(range(250))
+        assert [job.id async for job in queue.jobs("delayed")] == [j.id for j in reversed(delayed)]
+        assert len([job async for job in queue.jobs()]) == 253
+        some = [job.id async for job in queue.jobs("waiting", "delayed", limit=251)]
+        assert some == [job.id for job in waiting] + [delayed[2].id]
+        assert [job async for job in queue.jobs("waiting", limit=0)] == []
+
+    async def test_finished_jobs_newest_first(self, app: App, raw: redis.Redis) -> None:
+        queue = app.queue("mail")
+        jobs = await queue.add_many(NewJob("w", i) for i in range(3))
+        for number, job in enumerate(jobs):
+            finish(raw, job.id)
+            raw.zadd(f"{Q}:failed", {job.id: number + 1})
+        assert [job.data async for job in queue.jobs("failed")] == [2, 1, 0]
+
+    async def test_an_unknown_state_is_no_state(self, app: App) -> None:
+        with pytest.raises(ConfigurationError, match="no state 'wait'"):
+            _ = [job async for job in app.queue("mail").jobs("wait")]  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    async def test_queues(self, app: App) -> None:
+        assert await app.queues() == []
+        await app.queue("b").add("x")
+        await app.queue("a").add("x")
+        assert await app.queues() == ["a", "b"]
+
+
+class TestSteering:
+    async def test_pause_and_resume(self, app: App, raw: redis.Redis) -> None:
+        queue = app.queue("mail")
+        assert not await queue.is_paused()
+        await queue.pause()
+        assert await queue.is_paused()
+        assert raw.hget(f"{Q}:meta", "paused") == "1"
+        await queue.resume()
+        assert not await queue.is_paused()
+
+    async def test_drain(self, watched: App, witness: Witness) -> None:
+        queue = watched.queue("mail")
+        await queue.add_many([NewJob("w"), NewJob("p", priority=1), NewJob("d", delay="1h")])
+        assert await queue.drain() == 2
+        assert await queue.drain(delayed=True) == 1
+        assert [r.states for r in witness.removals] == [
+            ("waiting", "prioritized"),
+            ("waiting", "prioritized", "delayed"),
+        ]
+        gone = [event for event in witness.events if isinstance(event, JobRemoved)]
+        assert [(event.job.name, event.cause) for event in gone] == [
+            ("w", "drain"),
+            ("p", "drain"),
+            ("d", "drain"),
+        ]
+
+    async def test_clean(self, watched: App, witness: Witness, raw: redis.Redis) -> None:
+        queue = watched.queue("mail")
+        jobs = await queue.add_many(NewJob("w", i) for i in range(3))
+        for age, job in enumerate(jobs):
+            finish(raw, job.id)
+            raw.zadd(f"{Q}:failed", {job.id: int(time.time() * 1000) - age * 3_600_000})
+        assert await queue.clean("failed", older_than="30m", limit=1) == [jobs[2].id]
+        assert await queue.clean("failed", older_than="30m") == [jobs[1].id]
+        assert await queue.clean("failed", older_than="30m") == []
+        assert [r.action for r in witness.removals] == ["clean"] * 3
+        assert await queue.state(jobs[0].id) == "failed"
+
+    @pytest.mark.parametrize(
+        ("state", "options", "error"),
+        [
+            ("waiting-children", {"older_than": "1h"}, ValueError),
+            ("failed", {"older_than": "1h", "limit": 0}, ValueError),
+            ("failed", {"older_than": 5}, TypeError),
+        ],
+    )
+    async def test_clean_asked_wrongly(
+        self, state: Any, options: dict[str, Any], error: type[Exception]
+    ) -> None:
+        app = App("redis://localhost:1", plugins=[])
+        with pytest.raises(error):
+            await app.queue("mail").clean(state, **options)
+
+    async def test_obliterate(self, watched: App, witness: Witness, raw: redis.Redis) -> None:
+        queue = watched.queue("mail")
+        await queue.add_many(NewJob("w", i) for i in range(150))
+        raw.lmove(f"{Q}:wait", f"{Q}:active", "RIGHT", "LEFT")
+        with pytest.raises(JobLocked):
+            await queue.obliterate()
+        await queue.obliterate(force=True)
+        assert raw.keys(f"{Q}:*") == []
+        assert witness.removals[-1].action == "obliterate"
+        assert sum(isinstance(event, JobRemoved) for event in witness.events) == 150
+
+    @pytest.mark.parametrize("act", ["drain", "clean", "obliterate", "remove", "job.remove"])
+    async def test_a_plugin_refuses_a_removal(
+        self, watched: App, witness: Witness, raw: redis.Redis, act: str
+    ) -> None:
+        queue = watched.queue("mail")
+        job = await queue.add("w", id="one")
+        before = set(raw.keys("*"))
+
+        def refuse(removal: Removal) -> None:
+            raise Reject("kept by law")
+
+        witness.refuse = refuse
+        operations = {
+            "drain": queue.drain,
+            "clean": lambda: queue.clean("waiting", older_than="0s"),
+            "obliterate": queue.obliterate,
+            "remove": lambda: queue.remove("one"),
+            "job.remove": job.remove,
+        }
+        with pytest.raises(Reject, match="kept by law") as caught:
+            await operations[act]()
+        assert caught.value.plugin == "witness"
+        assert caught.value.item == ("one" if "remove" in act else "mail")
+        assert set(raw.keys("*")) == before
+        assert raw.hget(f"{Q}:meta", "paused") is None
+
+    async def test_retry_all(self, watched: App, witness: Witness, raw: redis.Redis) -> None:
+        queue = watched.queue("mail")
+        jobs = await queue.add_many(NewJob("w", i) for i in range(120))
+        for job in jobs:
+            finish(raw, job.id)
+        await asyncio.sleep(0.002)
+        assert await queue.retry_all(reset_attempts=True) == 120
+        assert (await queue.counts())["waiting"] == 120
+        assert raw.hget(f"{Q}:{jobs[0].id}", "atm") is None
+        assert sum(isinstance(event, JobRetried) for event in witness.events) == 120
+
+    async def test_promote_all(self, app: App) -> None:
+        queue = app.queue("mail")
+        await queue.add_many(NewJob("w", i, delay="1h") for i in range(250))
+        assert await queue.promote_all() == 250
+        assert (await queue.counts())["waiting"] == 250
+
+    async def test_remove(self, watched: App, witness: Witness) -> None:
+        queue = watched.queue("mail")
+        job = await queue.add("w", {"n": 1})
+        assert await queue.remove(job.id)
+        assert not await queue.remove(job.id)
+        saved, removed = witness.events
+        assert isinstance(saved, JobSaved)
+        assert isinstance(removed, JobRemoved)
+        assert (removed.job.data, removed.state, removed.cause) == ({"n": 1}, "waiting", "operator")
+        assert witness.removals[0].ids == (job.id,)
+
+
+class TestJob:
+    async def test_refresh(self, app: App, raw: redis.Redis) -> None:
+        job = await app.queue("mail").add("w", {"n": 1})
+        raw.hset(f"{Q}:{job.id}", "data", '{"n":2}')
+        assert job.data == {"n": 1}
+        assert (await job.refresh()).data == {"n": 2}
+        await job.remove()
+        with pytest.raises(JobNotFound, match=job.id):
+            await job.refresh()
+
+    async def test_update_progress_and_log(self, app: App, raw: redis.Redis) -> None:
+        job = await app.queue("mail").add("w", keep_logs=2)
+        await job.update({"n": 3})
+        await job.progress({"part": 0.5})
+        assert [await job.log(line) for line in ("a", "b", "c")] == [1, 2, 2]
+        assert await job.logs() == ("b", "c")
+        assert await job.logs(limit=1) == ("c",)
+        assert await job.logs(limit=0) == ()
+        await job.refresh()
+        assert (job.data, job.snapshot.progress) == ({"n": 3}, {"part": 0.5})
+
+    @pytest.mark.parametrize(
+        "act", ["update", "progress", "log", "retry", "promote", "refresh", "explain"]
+    )
+    async def test_a_job_that_is_gone(self, app: App, act: str) -> None:
+        job = await app.queue("mail").add("w")
+        await job.remove()
+        arguments: tuple[Any, ...] = ("x",) if act in ("update", "progress", "log") else ()
+        with pytest.raises(JobNotFound, match=job.id):
+            await getattr(job, act)(*arguments)
+
+    async def test_promote(self, app: App) -> None:
+        queue = app.queue("mail")
+        job = await queue.add("w", delay="1h", priority=2)
+        await job.promote()
+        assert await job.state() == "prioritized"
+        with pytest.raises(JobStateError, match="not delayed"):
+            await job.promote()
+
+    @pytest.mark.parametrize("outcome", ["completed", "failed"])
+    async def test_retry(
+        self, watched: App, witness: Witness, raw: redis.Redis, outcome: str
+    ) -> None:
+        job = await watched.queue("mail").add("w")
+        with pytest.raises(JobStateError, match="it is waiting"):
+            await job.retry()
+        finish(raw, job.id, outcome)
+        await job.retry(reset_attempts=True)
+        assert await job.state() == "waiting"
+        assert raw.hget(f"{Q}:{job.id}", "atm") is None
+        retried = witness.events[-1]
+        assert isinstance(retried, JobRetried)
+        assert (retried.job, retried.previous) == (job.ref, outcome)
+
+    async def test_wrong_payloads(self, app: App) -> None:
+        job = await app.queue("mail").add("w")
+        with pytest.raises(InvalidJob):
+            await job.update(float("nan"))
+        with pytest.raises(InvalidJob, match="progress"):
+            await job.progress({"x": float("inf")})
+
+
+class TestSettings:
+    async def test_set_and_unset(self, watched: App, raw: redis.Redis) -> None:
+        queue = watched.queue("mail")
+        assert await queue.said(Colour) is None
+        await queue.set(Colour("red"), source="me")
+        said = await queue.said(Colour)
+        assert said is not None
+        assert (said.value, said.level, said.source) == (Colour("red"), "queue", "me")
+        assert raw.hget(f"{Q}:meta", "toril.colour.first") == "red"
+        assert [each.value for each in await queue.said_by_level(Colour)] == [Colour("red")]
+        await queue.unset(Colour)
+        assert await queue.said(Colour) is None
+        assert raw.hget(f"{Q}:meta", "toril.colour.first") is None
+
+    async def test_a_setting_without_its_plugin_is_never_ignored(self, app: App) -> None:
+        with pytest.raises(ConfigurationError, match="Colour"):
+            await app.queue("mail").set(Colour("red"))
+        with pytest.raises(ConfigurationError, match="Colour"):
+            await app.queue("mail").add("w", None, Colour("red"))
+        assert sum((await app.queue("mail").counts()).values()) == 0
+
+    async def test_what_is_said_for_a_job_is_stored_with_it(self, watched: App) -> None:
+        job = await watched.queue("mail").add("w", None, Colour("red"))
+        (said,) = (await job.refresh()).snapshot.settings.said(Colour)
+        assert (said.value, said.level, said.source) == (Colour("red"), "job", "Queue.add")
+
+    async def test_two_of_one_kind(self, watched: App) -> None:
+        with pytest.raises(TypeError, match="two settings of kind Colour"):
+            await watched.queue("mail").add("w", None, Colour("red"), Colour("blue"))
+
+    async def test_no_setting(self, app: App) -> None:
+        with pytest.raises(TypeError, match="not a setting"):
+            await app.queue("mail").add("w", None, "red")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
