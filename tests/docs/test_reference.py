@@ -14,9 +14,9 @@ import pytest
 import toril
 import toril.plugins
 import toril_lua
+from tests.docs.blocks import DOCS, README, ROOT, blocks, pages
 from toril.cli import main as command_line
 from toril.hooks import hookspecs
-from tests.docs.blocks import DOCS, README, ROOT, blocks, pages
 from toril_plugins.retention import hookspecs as retention_hookspecs
 
 REFERENCE = DOCS / "reference"
@@ -70,7 +70,8 @@ def test_every_name_for_plugin_authors_has_its_place() -> None:
 
 def load_docs_hook() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_scripts", ROOT / ".ci/docs_scripts.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
