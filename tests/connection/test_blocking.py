@@ -94,15 +94,12 @@ async def test_name_that_dashboards_look_for(marker: MarkerWait, raw: redis.Redi
     await waiting
 
 
-async def test_wake_ends_the_wait_and_keeps_the_connection(
-    marker: MarkerWait, raw: redis.Redis
-) -> None:
+async def test_wake_at_any_moment_ends_the_wait(marker: MarkerWait, raw: redis.Redis) -> None:
     for _ in range(20):
         waiting = asyncio.create_task(marker.wait(60))
         await asyncio.sleep(0)
         await marker.wake()
         assert await asyncio.wait_for(waiting, 5) is None
-    assert raw.info("stats")["total_connections_received"] < 200
     raw.zadd(f"{Q}:marker", {"0": 0})
     assert await marker.wait(5) == Marker("0", 0.0)
 

@@ -136,7 +136,11 @@ def test_other_processes_join_and_the_last_one_ends_it(directory: Path) -> None:
 def test_many_at_once_start_one_server(directory: Path) -> None:
     members = [Membership(directory) for _ in range(6)]
     paths: list[Path] = []
-    threads = [threading.Thread(target=lambda m=m: paths.append(m.join())) for m in members]
+
+    def join(one: Membership) -> None:
+        paths.append(one.join())
+
+    threads = [threading.Thread(target=join, args=(one,)) for one in members]
     for thread in threads:
         thread.start()
     for thread in threads:

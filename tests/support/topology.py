@@ -90,7 +90,8 @@ class Group:
 
     def master_port(self) -> int:
         with redis.Redis(port=self.sentinel_ports[0], decode_responses=True) as sentinel:
-            return int(sentinel.sentinel_get_master_addr_by_name(self.service)[1])
+            address: Any = sentinel.sentinel_get_master_addr_by_name(self.service)
+            return int(address[1])
 
     def kill_master(self) -> None:
         """End the master, and wait until the sentinels name a replica that has taken over."""
@@ -158,6 +159,7 @@ def _start_sentinel(stack: ExitStack, master: Server, quorum: int) -> int:
 def _knows(port: int, replicas: int) -> bool:
     try:
         with redis.Redis(port=port, decode_responses=True) as client:
-            return int(client.sentinel_master("mymaster")["num-slaves"]) == replicas
+            state: Any = client.sentinel_master("mymaster")
+            return int(state["num-slaves"]) == replicas
     except redis.ConnectionError:
         return False

@@ -172,12 +172,12 @@ class Executor:
 
     async def aclose(self) -> None:
         """Close the connections. The executor can be used again; it then opens new ones."""
-        if self._owner is not None and self._owner[0] == os.getpid():
+        if self._owner == (os.getpid(), asyncio.get_running_loop()):
             idle, self._idle = self._idle, {}
             for connections in idle.values():
                 for connection, _ in connections:
                     await connection.disconnect()
-        await asyncio.to_thread(self.route.close)
+        await self.drive(self.route.close())
 
 
 class SyncExecutor:
@@ -288,4 +288,4 @@ class SyncExecutor:
             for connections in idle.values():
                 for connection in connections:
                     connection.disconnect()
-        self.route.close()
+        self.drive(self.route.close())

@@ -49,8 +49,9 @@ class Route(ABC):
     def forget(self) -> None:
         """What was found cannot be used (any more): find out anew."""
 
-    def close(self) -> None:
-        """Give back what was taken to reach the server. May block for a moment."""
+    def close(self) -> Steps[None]:
+        """Give back what was taken to reach the server."""
+        yield from ()
         self.forget()
 
     def redirect(self, slot: int, address: Address) -> Server:  # noqa: ARG002
@@ -102,10 +103,10 @@ class EmbeddedRoute(Route):
         """The server may have ended; then the next use starts it again."""
         self._server = None
 
-    def close(self) -> None:
+    def close(self) -> Steps[None]:
         """Leave the directory; the last one waits for the server's end."""
         self.forget()
-        self._membership.leave()
+        yield InThread(self._membership.leave)
 
 
 class SentinelRoute(Route):
