@@ -50,7 +50,7 @@ def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
     fields: dict[str, Json] = {}
     for function in functions:
         try:
-            plan: SavePlan | None = function.ask(draft=draft)
+            plan = function.ask(draft=draft)
         except Reject as reject:
             reject.plugin = function.plugin
             reject.item = draft.name
@@ -61,6 +61,13 @@ def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
             raise
         if plan is None:
             continue
+        if not isinstance(plan, SavePlan):
+            raise PluginError(
+                f"plugin {function.plugin!r} ({function.version}) answered {_SAVE} with {plan!r}, "
+                f"not with a SavePlan: {_item(draft)}",
+                plugin=function.plugin,
+                hook=_SAVE,
+            )
         draft = _with_options(function, draft, plan, set_by)
         settings += [said for said in plan.settings if said not in settings]
         if plan.field is not None:

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from tests.nouns.witness import Colour, Witness
+from toril import App, ConfigurationError, Flow, JobNotFound, Reject
+from toril.errors import InvalidJob, ParentError
+from toril.flow import queues_of
+from toril.plugins import Draft, JobRef, JobSaved
+
+
+def parent_field(raw: redis.Redis, queue: str, name: str) -> dict[str, Any]:
+    for key in raw.keys(f"bull:{queue}:*"):
+        if raw.type(key) == "hash" and raw.hget(key, "name") == name:
+            found: dict[str, Any] = json.loads(raw.hget(key, "parent"))
+            return found
+    raise LookupError(name)
+
+
+async def test_a_tree_over_several_queues(app: App, raw: redis.Redis) -> None:
+    flow = Flow(
+        "reports",
+        "daily",
+        {"day": 1},
+        children=[
+            Flow("pages", "fetch", {"url": "a"}),
+            Flow("books", "bind", children=[Flow("pages", "print", priority=2)]),
+        ],
+    )
+    assert queues_of(flow)[0] == "reports"
+    assert set(queues_of(flow)) == {"reports", "pages", "books"}
+    root = await app.add_flow(flow)
+    assert (root.queue, root.name, root.data) == ("reports", "daily", {"day": 1})
+    assert await root.state() == "waiting-children"
+    tree = await app.flow_tree(root)
+    found = sorted((node.job.queue, node.job.name, node.state) for node in tree)
+    assert found == [
+        ("books", "bind", "waiting-children"),
+        ("pages", "fetch", "waiting"),
+        ("pages", "print", "prioritized"),
+        ("reports", "daily", "waiting-children"),
+    ]
+    assert (await root.children()).unprocessed == {
+        f"bull:{node.job.queue}:{node.job.id}" for node in tree.children
+    }
+    (bind,) = (node for node in tree.children if node.job.name == "bind")
+    parent = await bind.children[0].job.parent()
+    assert parent is not None
+    assert parent.ref == bind.job.ref
+
+
+@pytest.mark.parametrize(
+    ("policy", "flag"),
+    [("wait", None), ("fail", "fpof"), ("continue", "cpof"), ("ignore", "idof"), ("remove", "rdof")],
+)
+async def test_the_parents_policy_holds_for_children_that_say_nothing(
+    app: App, raw: redis.Redis, policy: Any, flag: str | None
+) -> None:
+    other, other_flag = ("ignore", "idof") if policy != "ignore" else ("fail", "fpof")
+    await app.add_flow(
+        Flow(
+            "p",
+            "root",
+            on_child_failure=policy,
+            children=[
+                Flow("c", "plain", children=[Flow("c", "grandchild")]),
+                Flow("c", "own", on_failure=other),
+                Flow("c", "patient", on_failure="wait"),
+            ],
+        )
+    )
+
+    def flags(name: str) -> set[str]:
+        return set(parent_field(raw, "c", name)) - {"id", "queueKey"}
+
+    assert flags("plain") == ({flag} if flag else set())
+    assert flags("own") == {other_flag}
+    assert flags("patient") == set()
+    assert flags("grandchild") == set()
+
+
+async def test_a_flow_below_an_existing_job(app: App, raw: redis.Redis) -> None:
+    above = await app.queue("orders").add("order")
+    root = await app.add_flow(
+        Flow("p", "root", parent=above, on_failure="remove", children=[Flow("c", "kid")])
+    )
+    assert raw.smembers(f"bull:orders:{above.id}:dependencies") == {f"bull:p:{root.id}"}
+    assert parent_field(raw, "p", "root")["rdof"] is True
+
+
+async def test_a_missing_parent_writes_nothing(app: App, raw: redis.Redis) -> None:
+    flow = Flow("p", "root", parent=JobRef("orders", "nobody"), children=[Flow("c", "kid")])
+    with pytest.raises(ParentError):
+        await app.add_flow(flow)
+    assert raw.keys("*") == []
+
+
+async def test_a_child_names_no_other_parent(app: App) -> None:
+    with pytest.raises(InvalidJob, match="another parent"):
+        await app.add_flow(Flow("p", "root", children=[Flow("c", "x", parent=JobRef("q", "y"))]))
+
+
+async def test_one_id_twice(app: App) -> None:
+    with pytest.raises(InvalidJob, match="two jobs of one flow"):
+        await app.add_flow(Flow("p", "r", children=[Flow("c", "x", id="a"), Flow("c", "y", id="a")]))
+
+
+async def test_one_description_used_twice_makes_two_jobs(app: App, raw: redis.Redis) -> None:
+    kid = Flow("c", "kid")
+    await app.add_flow(Flow("p", "root", children=[kid, kid]))
+    assert raw.llen("bull:c:wait") == 2
+
+
+async def test_a_queue_brings_its_defaults(app: App, raw: redis.Redis) -> None:
+    mail = app.queue("mail", attempts=4)
+    root = await app.add_flow(Flow(mail, "root", children=[Flow("mail", "plain")]))
+    assert root.snapshot.attempts == 4
+    (kid,) = (await app.flow_tree(root)).children
+    assert kid.job.snapshot.attempts == 1
+
+
+async def test_a_large_flow_goes_in_steps(watched: App, witness: Witness, raw: redis.Redis) -> None:
+    flow = Flow(
+        "p",
+        "root",
+        children=[
+            Flow("m", f"m{i}", children=[Flow("c", f"c{i}-{j}") for j in range(150)])
+            for i in range(4)
+        ],
+    )
+    root = await watched.add_flow(flow)
+    assert raw.llen("bull:c:wait") == 600
+    assert raw.scard(f"bull:p:{root.id}:dependencies") == 4
+    assert raw.keys("bull:*:toril:flows*") == []
+    saved = [event.job.name for event in witness.events if isinstance(event, JobSaved)]
+    assert len(saved) == len(set(saved)) == 605
+
+
+async def test_one_refusal_refuses_the_flow(
+    watched: App, witness: Witness, raw: redis.Redis
+) -> None:
+    def refuse(draft: Draft) -> None:
+        if draft.name == "bad":
+            raise Reject("no")
+
+    witness.refuse = refuse
+    with pytest.raises(Reject) as caught:
+        await watched.add_flow(Flow("p", "root", children=[Flow("c", "good"), Flow("c", "bad")]))
+    assert caught.value.item == "bad"
+    assert raw.keys("*") == []
+
+
+async def test_drafts_tell_where_a_node_stands(watched: App, witness: Witness) -> None:
+    root = await watched.add_flow(
+        Flow("p", "root", None, Colour("red"), children=[Flow("c", "kid")]), Colour("blue")
+    )
+    above, below = witness.drafts
+    assert (above.has_children, above.parent) == (True, None)
+    assert below.parent is not None
+    assert (below.has_children, below.parent.id, below.parent.queue) == (False, root.id, "p")
+    assert [(said.level, said.value.value) for said in above.said] == [
+        ("job", "red"),
+        ("flow", "blue"),
+    ]
+    assert [(said.level, said.value.value) for said in below.said] == [("flow", "blue")]
+
+
+async def test_an_existing_root_gives_the_job_that_exists(app: App) -> None:
+    await app.add_flow(Flow("p", "first", {"n": 1}, id="one", children=[Flow("c", "a")]))
+    again = await app.add_flow(Flow("p", "second", {"n": 2}, id="one", children=[Flow("c", "b")]))
+    assert (again.name, again.data) == ("first", {"n": 1})
+
+
+async def test_queues_in_different_slots_are_refused_before_anything_is_sent() -> None:
+    app = App("redis+cluster://localhost:1", plugins=[])
+    with pytest.raises(ConfigurationError, match="hash tag"):
+        await app.add_flow(Flow("p", "root", children=[Flow("c", "kid")]))
+
+
+class TestTree:
+    async def test_depth_and_width_cut_it(self, app: App) -> None:
+        kids = [Flow("c", f"k{i}", children=[Flow("c", f"g{i}")]) for i in range(5)]
+        root = await app.add_flow(Flow("p", "root", children=kids))
+        whole = await app.flow_tree(root)
+        assert len(list(whole)) == 11
+        assert not any(node.cut for node in whole)
+        shallow = await app.flow_tree(root, depth=2)
+        assert (len(list(shallow)), shallow.cut) == (6, False)
+        assert all(node.cut for node in shallow.children)
+        narrow = await app.flow_tree(root, width=3)
+        assert (len(narrow.children), narrow.cut) == (3, True)
+        only = await app.flow_tree(root, depth=1)
+        assert (only.children, only.cut) == ((), True)
+
+    async def test_children_that_are_gone_are_left_out(self, app: App, raw: redis.Redis) -> None:
+        root = await app.add_flow(Flow("p", "root", children=[Flow("c", "a", id="a"), Flow("c", "b")]))
+        raw.delete("bull:c:a")
+        assert [node.job.name for node in (await app.flow_tree(root)).children] == ["b"]
+
+    async def test_a_root_that_is_gone(self, app: App) -> None:
+        root = await app.add_flow(Flow("p", "root"))
+        await root.remove()
+        with pytest.raises(JobNotFound):
+            await app.flow_tree(root)
+
+    @pytest.mark.parametrize("options", [{"depth": 0}, {"width": 0}])
+    async def test_nothing_to_read(self, app: App, options: dict[str, int]) -> None:
+        root = await app.add_flow(Flow("p", "root"))
+        with pytest.raises(ValueError, match="at least 1"):
+            await app.flow_tree(root, **options)
