@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, TypedDict, TypeGuard, TypeVar, Unpack
+from typing import Any, TypedDict, TypeGuard, TypeVar, Unpack
 
 from toril.backoff import Backoff
 from toril.clock import Clock, SystemClock
@@ -36,8 +35,6 @@ from toril.settings import check_declared, say
 T = TypeVar("T")
 
 _inherited: list[object] = []
-
-log: Final = logging.getLogger("toril.app")
 
 
 class AppOptions(TypedDict, total=False):
@@ -232,7 +229,7 @@ class Runtime:
                     request = procedure.throw(error)
                     continue
                 if has_effects(result):
-                    log_chunk_errors(result)
+                    self.dispatcher.note(result)
                     await self.dispatcher.publish(result.events)
                     result = result.value
                 request = procedure.send(result)
@@ -307,7 +304,7 @@ class Runtime:
                     request = procedure.throw(error)
                     continue
                 if has_effects(result):
-                    log_chunk_errors(result)
+                    self.dispatcher.note(result)
                     self.dispatcher.publish_sync(result.events, self.run)
                     result = result.value
                 request = procedure.send(result)
@@ -359,12 +356,6 @@ class Runtime:
 def has_effects(result: object) -> TypeGuard[Effects[Any]]:
     """Whether a call did something that plugins may want to know."""
     return isinstance(result, Effects)
-
-
-def log_chunk_errors(effects: Effects[Any]) -> None:
-    """Report what plugins' Lua did wrong; it harmed no job."""
-    for error in effects.chunk_errors:
-        log.error("plugin %r failed in its Lua at %r: %s", error.plugin, error.point, error.message)
 
 
 def queue_defaults(attempts: int | None, backoff: Backoff | None) -> dict[str, Any]:

@@ -26,9 +26,11 @@ from toril.plugins import (
     JobRetried,
     JobSaved,
     JobSnapshot,
+    Registry,
     WorkerInfo,
     hookimpl,
 )
+from toril.protocol.effects import ChunkError, Effects, Report
 
 
 def saved(number: int) -> JobSaved:
@@ -472,3 +474,41 @@ def test_without_a_loop_failures_are_kept_apart_too(
     Dispatcher(plugins).publish_sync([saved(1)], elsewhere.run)
     assert plugins.counts()["bad", "toril_jobs_saved"].errors == 1
     assert good.told == [("saved", ["j1"])]
+
+
+def test_what_lua_reports_reaches_its_own_plugin_alone(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[object] = []
+
+    class Takes:
+        toril_name = "takes"
+
+        @hookimpl
+        def toril_register(self, registry: Registry) -> None:
+            registry.reports(taken.append)
+
+    class Breaks:
+        toril_name = "breaks"
+
+        @hookimpl
+        def toril_register(self, registry: Registry) -> None:
+            registry.reports(self.take)
+
+        def take(self, value: object) -> None:
+            raise RuntimeError(f"cannot take {value}")
+
+    plugins = load([Takes, Breaks])
+    Dispatcher(plugins).note(
+        Effects(
+            None,
+            reports=(Report("breaks", 1), Report("takes", {"a": 2}), Report("unknown", 3)),
+            chunk_errors=(ChunkError("takes", "finished", "boom"),),
+        )
+    )
+    assert taken == [{"a": 2}]
+    assert "cannot take 1" in caplog.text
+    assert plugins.counts()["breaks", "what takes its reports"].errors == 1
+    assert plugins.counts()["takes", "its Lua at 'finished'"].errors == 1
+    assert "plugin 'takes' (given in code" in caplog.text
+    assert "failed in its Lua at 'finished': LuaError: boom" in caplog.text

@@ -40,7 +40,7 @@ COUNT = """
     redis.call('HINCRBY', key, ctx.plan and ctx.plan.mark or 'none', 1)
     redis.call('HINCRBY', key, 'live ' .. (ctx.meta('toril.mark.colour') or 'none'), 1)
 """
-COUNT_SAVED = "redis.call('HINCRBY', ctx.own('marks'), 'saved', 1)"
+COUNT_SAVED = "ctx.report({saved = ctx.id}) redis.call('HINCRBY', ctx.own('marks'), 'saved', 1)"
 SWEEP = """
     if not ctx.lease_held(args.service, args.token) then return {lost = true} end
     local removed = {}
@@ -78,6 +78,7 @@ class Marker:
     def __init__(self) -> None:
         self.events: list[JobEvent] = []
         self.life: list[str] = []
+        self.reported: list[Any] = []
         self.swept: list[Any] = []
         self.sweeps = False
 
@@ -88,6 +89,7 @@ class Marker:
         registry.lua("finished", COUNT, meta=("toril.mark.colour",))
         registry.script("sweep", SWEEP)
         registry.script("swept", "return ctx.meta('toril.marker.swept')")
+        registry.reports(self.reported.append)
         registry.service("marks", lambda: self)
 
     @hookimpl
@@ -215,6 +217,7 @@ async def test_chunks_services_own_scripts_and_reported_removals(
         await work(app, "mail")
         counted = raw.hgetall("bull:mail:toril:marker:marks")
         assert counted == {"saved": "3", "red": "3", "live green": "3"}
+        assert marker.reported == [{"saved": job.id} for job in jobs]
 
         # The worker's turn at the service was cut short by its end, so it is left to this one.
         marker.sweeps = True
@@ -244,3 +247,32 @@ def test_the_synchronous_face_tells_asynchronous_hooks_too(redis_url: str) -> No
     app.sync.close()
     assert [type(event) for event in marker.events] == [JobSaved, JobRemoved]
     assert marker.life == ["start", "stop"]
+
+
+async def test_lua_that_breaks_harms_no_job_and_is_counted(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaks:
+        toril_name = "breaks"
+
+        @hookimpl
+        def toril_register(self, registry: Registry) -> None:
+            registry.lua("saved", "error('no idea')")
+            registry.script("bad", "return nothing.at.all")
+
+        @hookimpl
+        def toril_start(self, context: PluginContext) -> None:
+            self.context = context
+
+    plugin = Breaks()
+    async with App(redis_url, plugins=[plugin]) as app:
+        for n in range(20):
+            await app.queue("mail").add("send", {"n": n})
+        assert (await app.queue("mail").counts())["waiting"] == 20
+        counts = app.runtime.plugins.counts()["breaks", "its Lua at 'saved'"]
+        assert counts.errors == 20
+        logged = [each.getMessage() for each in caplog.records if "no idea" in each.getMessage()]
+        assert len(logged) == 5
+        assert "plugin 'breaks'" in logged[0]
+        with pytest.raises(PluginError, match="script 'bad' of plugin 'breaks' failed"):
+            await plugin.context.run_script("mail", "bad")

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from toril.errors import PluginError, Reject
 from toril.hooks.context import Fact, WorkerInfo
 from toril.hooks.function import HookFunction, Run, Settle, complete, settle, settle_on
 from toril.hooks.plugin_set import PluginSet
+from toril.protocol.effects import Effects
 from toril.snapshots import (
     FinishedJob,
     JobAttemptFailed,
@@ -58,6 +59,10 @@ class FinishPlan:
 _NO_PLAN: Final = FinishPlan()
 
 
+class LuaError(Exception):
+    """A plugin's Lua broke; it harmed no job."""
+
+
 class Dispatcher:
     """Calls the hooks of one App's plugins, each plugin on its own."""
 
@@ -97,6 +102,22 @@ class Dispatcher:
             except PluginError:
                 undecided = True
         return FinishPlan(plans, undecided)
+
+    def note(self, effects: Effects[Any]) -> None:
+        """Log and count what plugins' Lua did wrong in a call, and pass on what it reported."""
+        for error in effects.chunk_errors:
+            guard = self._plugins.function(error.plugin, f"its Lua at {error.point!r}")
+            guard.counts.calls += 1
+            guard.failed(LuaError(error.message), lambda: "")
+        if not effects.reports:
+            return
+        takers = self._plugins.report_takers
+        for report in effects.reports:
+            taker = takers.get(report.plugin)
+            if taker is not None:
+                guard = self._plugins.function(report.plugin, "what takes its reports", taker)
+                with contextlib.suppress(PluginError, Reject):
+                    guard.ask(value=report.value)
 
     async def publish(self, events: Sequence[JobEvent]) -> None:
         """Tell the plugins, on this loop, in commit order; returns when all have been told."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import pluggy
 
@@ -121,8 +121,21 @@ class PluginSet:
         """The functions of a hook, in the order in which they are called."""
         return self._functions.get(hook, ())
 
+    def function(
+        self, plugin: str, what: str, function: Callable[..., object] | None = None
+    ) -> HookFunction:
+        """The guard of something of a plugin that is no hook: its Lua, what takes its reports."""
+        key = (plugin, what, function)
+        made = self._made.get(key)
+        if made is None:
+            info = self.info(plugin)
+            made = self._made[key] = HookFunction(
+                plugin, info.label if info else "", what, function or _no_function, ("value",)
+            )
+        return made
+
     def counts(self) -> Mapping[tuple[str, str], Counts]:
-        """What became of the calls so far, by plugin and hook."""
+        """What became of the calls so far, by plugin and hook (or other thing of the plugin's)."""
         return {(plugin, hook): each.counts for (plugin, hook, _), each in self._made.items()}
 
     @property
@@ -143,6 +156,11 @@ class PluginSet:
             for each in self._named.values()
             if each.kind == "service"
         )
+
+    @property
+    def report_takers(self) -> Mapping[str, Callable[[Any], object]]:
+        """What takes the values that Lua hands back, by plugin."""
+        return cast("dict[str, Callable[[Any], object]]", self._of_kind("reports"))
 
     @property
     def scripts(self) -> Mapping[tuple[str, str], str]:
@@ -196,3 +214,7 @@ class PluginSet:
             for info in self._infos
         ]
         return ", ".join(parts) or "none"
+
+
+def _no_function() -> None:
+    """Stands where a guard only counts."""

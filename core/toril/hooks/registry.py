@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from toril.errors import ConfigurationError
 from toril.hooks.configuration import did_you_mean
@@ -76,6 +76,14 @@ class Registry:
         if point not in POINTS:
             raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")
         self.chunks.append(Chunk(self.plugin, point, source, tuple(meta)))
+
+    def reports(self, take: Callable[[Any], object]) -> None:
+        """Take what the plugin's Lua hands back with `ctx.report(value)`.
+
+        `take` is a plain function, called with each value in the process whose call ran the Lua;
+        what it raises is logged.
+        """
+        self._add("reports", self.plugin, take)
 
     def script(self, name: str, source: str) -> None:
         """Add a script of the plugin's own: the body of `function(ctx, args)`.

@@ -18,7 +18,6 @@ from toril.protocol.dependencies import Dependencies, dependencies
 from toril.protocol.effects import Effects
 from toril.protocol.finishing import Finish
 from toril.protocol.locking import wait_children
-from toril.runtime import log_chunk_errors
 from toril.snapshots import JobRef
 from toril.types import Json
 from toril.worker.active_job import ActiveJob
@@ -108,7 +107,7 @@ class AppJobHost:
             return None
         except JobStateError:
             return runner.failed(job, FailedChildren(job.id))
-        log_chunk_errors(effects)
+        self._runtime.dispatcher.note(effects)
         return None if effects.value else give_back(job)
 
 

@@ -11,7 +11,6 @@ from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
 from toril.protocol.finishing import Fetch, Finish, finished_job, tick
-from toril.runtime import log_chunk_errors
 from toril.worker.engine import Batch, Turn
 from toril.worker.insist import insist
 
@@ -64,8 +63,6 @@ class Turns:
 
     async def take(self, batch: Batch) -> Turn:
         """Carry out a batch. Raises nothing that passes by itself."""
-        if self._events.full:
-            await self._events.room()
         self._number += 1
         token = f"{self._who}:{self._number}"
         now = self._clock.now_ms()
@@ -78,7 +75,7 @@ class Turns:
             wants=self._dispatcher.wants,
         )
         effects = await insist(self._executor, call)
-        log_chunk_errors(effects)
+        self._dispatcher.note(effects)
         self._events.put(effects.events)
         return Turn(token, effects.value)
 
