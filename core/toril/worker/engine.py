@@ -57,6 +57,15 @@ class Outside(Protocol):
         """Carry out a batch on the server, however long that takes."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """So much is still to be told to plugins that no more jobs should be picked up."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until that is over."""
+        ...
+
     def watch(self) -> None:
         """The engine waits although it has free slots: call `look` once there may be jobs."""
         ...
@@ -109,8 +118,8 @@ class Engine:
 
     @property
     def wants_jobs(self) -> bool:
-        """Whether there are free slots for jobs."""
-        return not self._quiet and self._slots.free > 0
+        """Whether jobs could be picked up now."""
+        return not (self._quiet or self._outside.crowded) and self._slots.free > 0
 
     def look(self) -> None:
         """There may be jobs to pick up."""
@@ -151,7 +160,7 @@ class Engine:
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
         ended = self._slots.take_ended()
-        free = 0 if self._quiet else min(self._slots.free, MOST_FETCHED)
+        free = min(self._slots.free, MOST_FETCHED) if self.wants_jobs else 0
         if ended:
             return Batch(ended, free)
         if free and time.monotonic() >= self._limited_until and self._may_find_jobs():
@@ -228,7 +237,7 @@ class Engine:
         """Until something has changed, or there may be jobs to pick up."""
         slots = self._slots
         if not self.wants_jobs:
-            await slots.changed.wait()
+            await (self._room() if self._outside.crowded else slots.changed.wait())
             return
         if not (self._idle_said or slots.held):
             self._idle_said = True
@@ -245,6 +254,17 @@ class Engine:
             await slots.changed.wait()
         finally:
             timer.cancel()
+
+    async def _room(self) -> None:
+        """Until something has changed, or the plugins have caught up."""
+        waits = [
+            asyncio.ensure_future(self._slots.changed.wait()),
+            asyncio.ensure_future(self._outside.room()),
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self._hungry = True
 
     def lose(self, jobs: Sequence[ActiveJob]) -> None:
         """The locks of these jobs are gone: stop what runs without a right to."""

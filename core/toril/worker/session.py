@@ -108,6 +108,15 @@ class Session:
         """Carry out a batch on the server, however long that takes."""
         return await self._turns.take(batch)
 
+    @property
+    def crowded(self) -> bool:
+        """So much is still to be told to plugins that no more jobs should be picked up."""
+        return self._buffer.full
+
+    async def room(self) -> None:
+        """Wait until that is over."""
+        await self._buffer.room()
+
     def watch(self) -> None:
         """The engine waits although it has free slots: tell it when there may be jobs."""
         self._watch.begin()
@@ -129,7 +138,7 @@ class Session:
         await self._runtime.drive(only(reading.meta(self._key)))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._runner.close)
-            events = await stack.enter_async_context(self._events())
+            await stack.enter_async_context(self._events())
             await stack.enter_async_context(self._lock_renewal())
             self._turns = Turns(
                 queue_key=self._key,
@@ -137,7 +146,7 @@ class Session:
                 terms=FetchTerms(self._terms.lock_ms, self._terms.name, self._terms.rate),
                 executor=self._runtime.executor,
                 dispatcher=self._runtime.dispatcher,
-                events=events,
+                events=self._buffer,
                 clock=self._runtime.clock,
             )
             await stack.enter_async_context(self._marker_watch())
@@ -187,13 +196,13 @@ class Session:
                     )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def _events(self) -> AsyncIterator[EventBuffer]:
+    async def _events(self) -> AsyncIterator[None]:
         """The way to the plugins, who are told that the worker is ready and that it has stopped."""
         dispatcher = self._runtime.dispatcher
-        events = EventBuffer(dispatcher)
+        events = self._buffer = EventBuffer(dispatcher)
         await dispatcher.worker_ready(self.info)
         try:
-            yield events
+            yield
         finally:
             await events.drain(max(_LEAST_DRAIN, self.stop.left) if self.stop.asked else 10.0)
             await dispatcher.worker_stopped(self.info)

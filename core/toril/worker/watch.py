@@ -47,18 +47,19 @@ class MarkerWatch:
         """Watch whenever that is wanted, until `end`."""
         while not self._ending:
             await self._wanted.wait()
-            if self._ending:
-                return
-            taken = await self._marker.wait(self._longest)
-            if taken is None:
-                self._tell()
-            elif taken.score - self._clock.now_ms() > _SOON:
-                self._engine.expect(int(taken.score))
-            elif self._engine.wants_jobs:
-                self._tell()
-            else:
-                self._wanted.clear()
-                await self._put_back(taken)
+            await self._look()
+
+    async def _look(self) -> None:
+        taken = await self._marker.wait(self._longest)
+        if taken is None:
+            self._tell()
+        elif taken.score - self._clock.now_ms() > _SOON:
+            self._engine.expect(int(taken.score))
+        elif self._engine.wants_jobs:
+            self._tell()
+        else:
+            self._wanted.clear()
+            await self._put_back(taken)
 
     def _tell(self) -> None:
         self._wanted.clear()
