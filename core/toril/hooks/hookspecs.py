@@ -9,6 +9,9 @@ Each plugin is called on its own, in plugin order: as configured, else alphabeti
 last; `@hookimpl(tryfirst=True)` and `trylast=True` shift within it. An implementation may name
 fewer arguments than its specification, and no defaults. Wrappers are refused: code around a hook
 could neither time nor guard an asynchronous implementation.
+
+With the synchronous face a plain function is called in the thread that called Toril, so that
+several threads may be in it at once; an asynchronous one runs on the App's one loop.
 """
 
 from __future__ import annotations
