@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from toril.connection.call import Procedure
 from toril.duration import duration_text, milliseconds
-from toril.errors import JobFailed, JobRemoved, TorilError
+from toril.errors import JobFailed, JobRemoved, ServerUnavailable, TorilError
 from toril.protocol import reading, streams
 from toril.protocol.streams import QueueEvent
 from toril.snapshots import JobSnapshot
@@ -116,6 +116,16 @@ class Results:
         self._app = app
         self._readers: dict[str, _Reader] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many waits listen to events now."""
+        return sum(
+            len(listeners)
+            for reader in self._readers.values()
+            if reader.ready
+            for listeners in reader.listeners.values()
+        )
+
     async def wait(self, job: JobSnapshot, timeout: timedelta | str | None) -> Json:
         """What the job returned. Raises as `Job.result` does."""
         deadline = Deadline(job, timeout)
@@ -128,6 +138,10 @@ class Results:
                 left = deadline.left(ASK_AGAIN)
                 with suppress(TimeoutError):
                     event = await asyncio.wait_for(events.get(), left)
+                    if event is None:
+                        raise ServerUnavailable(
+                            f"the App was closed while job {job.id!r} was waited for"
+                        )
                     end = ending(event, job.id)
                     if end is not None:
                         return end.result(job)
@@ -135,11 +149,11 @@ class Results:
     @asynccontextmanager
     async def _listening(
         self, queue: str, job_id: str
-    ) -> AsyncGenerator[asyncio.Queue[QueueEvent], None]:
+    ) -> AsyncGenerator[asyncio.Queue[QueueEvent | None], None]:
         reader = self._readers.get(queue)
         if reader is None:
             reader = self._readers[queue] = _Reader(self._app, queue)
-        events: asyncio.Queue[QueueEvent] = asyncio.Queue()
+        events: asyncio.Queue[QueueEvent | None] = asyncio.Queue()
         listeners = reader.listeners.setdefault(job_id, [])
         listeners.append(events)
         try:
@@ -154,20 +168,28 @@ class Results:
                 await reader.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading; whoever still waits only asks from time to time."""
-        for reader in self._readers.values():
+        """Stop reading; whoever still waits gets `ServerUnavailable`."""
+        readers, self._readers = self._readers, {}
+        for reader in readers.values():
+            for listeners in reader.listeners.values():
+                for listener in listeners:
+                    listener.put_nowait(None)
             await reader.aclose()
-        self._readers.clear()
 
 
 class _Reader:
     """Reads one queue's events and hands them to those who wait for a job."""
 
     def __init__(self, app: App, queue: str) -> None:
-        self.listeners: dict[str, list[asyncio.Queue[QueueEvent]]] = {}
+        self.listeners: dict[str, list[asyncio.Queue[QueueEvent | None]]] = {}
         self._events = app.events(queue)
         self._starting = asyncio.ensure_future(self._events.start())
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether every later event will be seen."""
+        return self._task is not None
 
     async def started(self) -> None:
         """Return when every later event will be seen."""

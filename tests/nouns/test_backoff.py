@@ -60,11 +60,13 @@ def test_jitter_out_of_range_counts_as_none() -> None:
     assert delay_ms({"type": "fixed", "delay": 700, "jitter": 3}, 1) == 700
 
 
-@given(st.integers(1, 10**9), st.floats(0, 1), st.floats(0, 1, exclude_max=True), st.integers(1, 40))
+@given(
+    st.integers(1, 10**9), st.floats(0, 1), st.floats(0, 1, exclude_max=True), st.integers(1, 40)
+)
 def test_jitter_stays_between_its_bounds(
     delay: int, jitter: float, drawn: float, attempt: int
 ) -> None:
-    stored = {"type": "exponential", "delay": delay, "jitter": jitter}
+    stored: dict[str, Any] = {"type": "exponential", "delay": delay, "jitter": jitter}
     full = delay_ms({**stored, "jitter": 0}, attempt)
     got = delay_ms(json.loads(json.dumps(stored)), attempt, lambda: drawn)
     assert full is not None

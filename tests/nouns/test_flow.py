@@ -11,12 +11,13 @@ from toril import App, ConfigurationError, Flow, JobNotFound, Reject
 from toril.errors import InvalidJob, ParentError
 from toril.flow import queues_of
 from toril.plugins import Draft, JobRef, JobSaved
+from toril.types import ChildFailurePolicy
 
 
 def parent_field(raw: redis.Redis, queue: str, name: str) -> dict[str, Any]:
     for key in raw.keys(f"bull:{queue}:*"):
         if raw.type(key) == "hash" and raw.hget(key, "name") == name:
-            found: dict[str, Any] = json.loads(raw.hget(key, "parent"))
+            found: dict[str, Any] = json.loads(str(raw.hget(key, "parent")))
             return found
     raise LookupError(name)
 
@@ -55,12 +56,19 @@ async def test_a_tree_over_several_queues(app: App, raw: redis.Redis) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "flag"),
-    [("wait", None), ("fail", "fpof"), ("continue", "cpof"), ("ignore", "idof"), ("remove", "rdof")],
+    [
+        ("wait", None),
+        ("fail", "fpof"),
+        ("continue", "cpof"),
+        ("ignore", "idof"),
+        ("remove", "rdof"),
+    ],
 )
 async def test_the_parents_policy_holds_for_children_that_say_nothing(
     app: App, raw: redis.Redis, policy: Any, flag: str | None
 ) -> None:
-    other, other_flag = ("ignore", "idof") if policy != "ignore" else ("fail", "fpof")
+    other: ChildFailurePolicy = "ignore" if policy != "ignore" else "fail"
+    other_flag = "idof" if policy != "ignore" else "fpof"
     await app.add_flow(
         Flow(
             "p",
@@ -106,7 +114,9 @@ async def test_a_child_names_no_other_parent(app: App) -> None:
 
 async def test_one_id_twice(app: App) -> None:
     with pytest.raises(InvalidJob, match="two jobs of one flow"):
-        await app.add_flow(Flow("p", "r", children=[Flow("c", "x", id="a"), Flow("c", "y", id="a")]))
+        await app.add_flow(
+            Flow("p", "r", children=[Flow("c", "x", id="a"), Flow("c", "y", id="a")])
+        )
 
 
 async def test_one_description_used_twice_makes_two_jobs(app: App, raw: redis.Redis) -> None:
@@ -197,7 +207,9 @@ class TestTree:
         assert (only.children, only.cut) == ((), True)
 
     async def test_children_that_are_gone_are_left_out(self, app: App, raw: redis.Redis) -> None:
-        root = await app.add_flow(Flow("p", "root", children=[Flow("c", "a", id="a"), Flow("c", "b")]))
+        root = await app.add_flow(
+            Flow("p", "root", children=[Flow("c", "a", id="a"), Flow("c", "b")])
+        )
         raw.delete("bull:c:a")
         assert [node.job.name for node in (await app.flow_tree(root)).children] == ["b"]
 

@@ -39,8 +39,8 @@ def answers(**opts: Any) -> Callable[[Draft], SavePlan]:
 async def stored(url: str, raw: redis.Redis, *plugins: object, **options: Any) -> dict[str, str]:
     async with App(url, plugins=plugins) as app:
         job = await app.queue("mail").add("send", {"n": 1}, **options)
-    fields: dict[str, str] = raw.hgetall(f"bull:mail:{job.id}")
-    return fields
+    fields: Any = raw.hgetall(f"bull:mail:{job.id}")
+    return dict(fields)
 
 
 async def test_options_of_plugins_are_merged(redis_url: str, raw: redis.Redis) -> None:
@@ -103,7 +103,7 @@ async def test_settings_are_stored_most_specific_first_and_once(
         ("job", "red", "Flow"),
         ("flow", "blue", "add_flow"),
     ]
-    entries = json.loads(raw.hget(f"bull:mail:{root.id}", "toril"))["said"]["colour"]
+    entries = json.loads(str(raw.hget(f"bull:mail:{root.id}", "toril")))["said"]["colour"]
     assert [(entry["v"], entry["l"]) for entry in entries] == [("red", "job"), ("blue", "flow")]
 
 

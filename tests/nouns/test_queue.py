@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -62,7 +64,7 @@ class TestAdd:
         found = await child.parent()
         assert found is not None
         assert found.ref == parent.ref
-        assert '"fpof":true' in raw.hget(f"{Q}:{child.id}", "parent").replace(" ", "")
+        assert json.loads(str(raw.hget(f"{Q}:{child.id}", "parent")))["fpof"] is True
 
     async def test_a_missing_parent(self, app: App) -> None:
         with pytest.raises(ParentError, match="parent"):
@@ -235,7 +237,7 @@ class TestSteering:
             raise Reject("kept by law")
 
         witness.refuse = refuse
-        operations = {
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
             "drain": queue.drain,
             "clean": lambda: queue.clean("waiting", older_than="0s"),
             "obliterate": queue.obliterate,
