@@ -1,0 +1,1 @@
+"""What is said to the server: one description per operation, without any input or output."""
