@@ -12,6 +12,7 @@ too. Everything it does to a connection is counted or awaited, not timed.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -55,15 +56,23 @@ class _Link:
 
     def close(self) -> None:
         for writer in (self.client, self.server):
-            if writer is not None:
+            if writer is None:
+                continue
+            if writer.get_extra_info("sslcontext") is None:
                 writer.close()
+            else:
+                writer.transport.abort()  # a farewell over TLS could take for ever
 
 
 class FaultProxy:
-    """Stands between clients and the server at `target_port` of the loopback interface."""
+    """Stands between clients and the server at `target_port` of the loopback interface.
 
-    def __init__(self, target_port: int) -> None:
+    With `tls`, clients have to speak TLS to it.
+    """
+
+    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target_port = target_port
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._listener: asyncio.Server | None = None
@@ -84,15 +93,16 @@ class FaultProxy:
         """Names of the commands that clients sent, in upper case."""
 
     @classmethod
-    def start(cls, target_port: int) -> FaultProxy:
-        proxy = cls(target_port)
+    def start(cls, target_port: int, tls: ssl.SSLContext | None = None) -> FaultProxy:
+        proxy = cls(target_port, tls)
         proxy._thread.start()
         proxy._run(proxy._listen())
         return proxy
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        scheme = "redis" if self._tls is None else "rediss"
+        return f"{scheme}://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +185,9 @@ class FaultProxy:
         done.result(10)
 
     async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
@@ -194,6 +206,8 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # the loop closes sockets in its next rounds
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
