@@ -45,6 +45,17 @@ DIFFERENCES = [
         r"^\S+:meta \.version =",
     ),
     Difference(
+        "Toril makes ids itself and leaves the counter alone",
+        roles("toril producer", "toril worker"),
+        r"^\S+:id = \d+$",
+    ),
+    Difference(
+        "Toril says one attempt where Node says none; both mean that there is no second",
+        roles("toril producer", "toril worker"),
+        r'"attempts": [01](?=[,}])',
+        '"attempts": 1',
+    ),
+    Difference(
         "only Node writes the stream's length when a queue is opened",
         roles("python producer", "toril producer"),
         r"^\S+:meta \.opts\.maxLenEvents =",
@@ -81,6 +92,39 @@ DIFFERENCES = [
                 "scheduler whose job fails and is retried",
             }
         ),
+    ),
+    Difference(
+        "Toril tells of each job that its own retention removes, and by which rule",
+        roles("toril worker"),
+        r"^\S+:events removed {\w+} prev=(completed|failed) rule=",
+        scenarios=frozenset(
+            {"job that is not kept", "newest jobs are kept", "children that are not kept"}
+        ),
+    ),
+    Difference(
+        "Toril drops an id without a job instead of running it with empty data",
+        roles("toril worker"),
+        r"{ghost}|^q:events drained$",
+        scenarios=frozenset({"id without a job"}),
+    ),
+    Difference(
+        "promoting and retrying all, Toril keeps the priorities, as promoting or retrying one does",
+        roles("toril producer"),
+        r"^q:(wait {b}|prioritized {b} priority 2 number 1|pc = 1)$",
+        scenarios=frozenset({"promote all", "retry all failed jobs"}),
+    ),
+    Difference(
+        "promoting all, Toril clears the delay, as promoting one does",
+        roles("toril producer"),
+        r"^(q:{[ab]} \.delay =) \d+$",
+        r"\1 0",
+        scenarios=frozenset({"promote all"}),
+    ),
+    Difference(
+        "Toril looks for running jobs before it pauses the queue to obliterate it",
+        roles("toril producer"),
+        r"^q:(events paused|meta \.paused = 1)$",
+        scenarios=frozenset({"obliterate with active jobs"}),
     ),
 ]
 

@@ -261,7 +261,7 @@ class BullMQ(Service):
         return await self.queue(queue).removeJobScheduler(id)
 
     async def retry(self, queue: str, id: str, state: str, reset: bool = False) -> None:
-        opts = {"resetAttemptsMade": True, "resetAttemptsStarted": True} if reset else {}
+        opts = {"resetAttemptsMade": True} if reset else {}
         await (await self.found(queue, id)).retry(state, opts)
 
     async def remove(self, queue: str, id: str, children: bool = True) -> None:

@@ -29,6 +29,8 @@ SCENARIOS: list[Scenario] = []
 
 NO_SIGNAL = "BullMQ for Python knows no such signal"
 NO_METHOD = "BullMQ for Python has no such method"
+NOT_OURS = "Toril has no such signal"
+NOT_THERE = "Toril has no such operation"
 MINUTE = 60_000
 
 
@@ -269,6 +271,7 @@ scenario(
     Settle({"a": "completed"}),
     Dump("completed"),
     python_worker=NO_SIGNAL,
+    toril_worker=NOT_OURS,
 )
 
 # -- flows -----------------------------------------------------------------------------------------
@@ -599,6 +602,7 @@ scenario(
     Work("parents"),
     Settle({"first": "completed", "second": "waiting-children"}),
     Dump("completed"),
+    toril_producer="Toril refuses such a flow: it would wait for ever",
 )
 
 # -- stalled jobs ----------------------------------------------------------------------------------
@@ -725,6 +729,7 @@ scenario(
     Act("change_delay", "a", {"delay": 2 * MINUTE}),
     Dump("changed"),
     python_producer=NO_METHOD,
+    toril_producer=NOT_THERE,
 )
 scenario(
     "change priority",
@@ -739,6 +744,7 @@ scenario(
     Act("change_priority", "c", {"priority": 5, "lifo": True}),
     Act("change_priority", "a", {"priority": 0, "lifo": True}),
     Dump("changed again"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "update data",
@@ -752,8 +758,15 @@ scenario(
     "progress and logs from outside",
     Add("q", "a", OK),
     Act("progress", "a", {"value": {"half": 0.5}}),
-    *(Act("log", "a", {"text": f"line {n}", "keep": 2}) for n in range(4)),
+    *(Act("log", "a", {"text": f"line {n}"}) for n in range(4)),
     Dump("logged"),
+)
+scenario(
+    "limited logs",
+    Add("q", "a", tuple(step("log", f"line {n}") for n in range(4)), {"keepLogs": 2}),
+    Work("q"),
+    Settle({"a": "completed"}),
+    Dump("completed"),
 )
 scenario(
     "clear logs",
@@ -764,6 +777,7 @@ scenario(
     Act("clear_logs", "a"),
     Dump("none kept"),
     python_producer=NO_METHOD,
+    toril_producer=NOT_THERE,
 )
 scenario(
     "retry a failed job",
@@ -896,6 +910,7 @@ scenario(
     Act("unlink", "one"),
     Dump("unlinked"),
     python_producer=NO_METHOD,
+    toril_producer=NOT_THERE,
 )
 scenario(
     "remove unprocessed children",
@@ -907,6 +922,7 @@ scenario(
     Act("remove_unprocessed", "parent"),
     Dump("removed"),
     python_producer=NO_METHOD,
+    toril_producer=NOT_THERE,
 )
 scenario(
     "clean",
@@ -983,6 +999,7 @@ scenario(
     Settle({"a": "completed", "b": "completed", "c": "completed"}),
     Act("concurrency", "q"),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "worker's limiter",
@@ -1003,6 +1020,7 @@ scenario(
     Settle({"a": "completed", "b": "completed"}, busy=1),
     Pass(250),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "handler says limited",
@@ -1011,6 +1029,7 @@ scenario(
     Settle({"a": "completed"}),
     Dump("completed"),
     python_worker=NO_SIGNAL,
+    toril_worker=NOT_OURS,
 )
 
 # -- retention as BullMQ knows it ------------------------------------------------------------------
@@ -1075,6 +1094,7 @@ scenario(
     Add("q", "c", OK, dedup()),
     Settle({"c": "completed"}),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication for a time",
@@ -1084,12 +1104,14 @@ scenario(
     Settle({"a": "completed"}),
     Add("q", "c", OK, dedup(ttl=MINUTE), again=True),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication that replaces",
     Add("q", "a", OK, {**dedup(replace=True, ttl=MINUTE, extend=True), "delay": MINUTE}),
     Add("q", "b", OK, {**dedup(replace=True, ttl=MINUTE, extend=True), "delay": MINUTE}),
     Dump("added"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication that keeps the last",
@@ -1100,6 +1122,7 @@ scenario(
     Open("a"),
     Settle({"a": "completed", "b": "completed"}),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 
 # -- schedulers ------------------------------------------------------------------------------------
@@ -1129,6 +1152,7 @@ scenario(
     Dump("run once"),
     Act("unschedule", "q", {"id": "s"}),
     Dump("removed"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler with a pattern",
@@ -1148,6 +1172,7 @@ scenario(
     count("delayed", 1),
     Settle({}),
     Dump("run once"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler with a limit",
@@ -1160,6 +1185,7 @@ scenario(
     count("completed", 2),
     Settle({}),
     Dump("over"),
+    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler whose job fails and is retried",
@@ -1181,6 +1207,7 @@ scenario(
     count("delayed", 1),
     Settle({}),
     Dump("completed"),
+    toril_producer=NOT_THERE,
 )
 
 

@@ -24,6 +24,9 @@ PAIRS = [
     ("node", "node"),
     ("python", "node"),
     ("node", "python"),
+    ("toril", "node"),
+    ("node", "toril"),
+    ("toril", "toril"),
 ]
 
 CASES = [

@@ -20,10 +20,11 @@ from tests.support.driver import Driver, DriverError
 from tests.support.node import Node
 from tests.support.server import Server
 
+FOREIGN = ["node", "node5", "node5452", "python"]
 PAIRS = [
     ("node", "node"),
-    ("node", "python"),
-    ("python", "node5"),
+    *(("toril", foreign) for foreign in FOREIGN),
+    *((foreign, "toril") for foreign in FOREIGN),
 ]
 
 DEADLINE = 10.0  # seconds
@@ -256,7 +257,7 @@ async def ask(url: str, method: str = "GET") -> Any:
     return await asyncio.to_thread(send)
 
 
-@pytest.mark.parametrize("name", ["node"])
+@pytest.mark.parametrize("name", ["node", "toril"])
 async def test_dashboard_shows_and_acts(library: Library, redis_url: str, name: str) -> None:
     """bull-board on top of Node reads and steers a queue that `name` produces and works."""
     ours, node = library(name), library("node")

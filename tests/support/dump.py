@@ -144,6 +144,8 @@ class _Database:
 def _read(client: redis.Redis, prefix: str, since: int) -> _Database:
     found = _Database(prefix, since, int(time.time() * 1000))
     for key in sorted(cast("Iterable[str]", client.scan_iter(f"{prefix}:*", count=1000))):
+        if found.split(key)[1].startswith("toril:"):
+            continue
         kind = str(client.type(key))
         value: Any
         if kind == "string":
@@ -206,7 +208,7 @@ def dump(client: redis.Redis, since: int, prefix: str = "bull") -> list[str]:
     for key, held in found.keys.items():
         queue, rest = found.split(key)
         job = found.job_of(rest)
-        if rest.startswith("toril:") or rest == "stalled-check":
+        if rest == "stalled-check":
             continue
         if job is None:
             title = f"{queue}:{rest}"

@@ -86,8 +86,13 @@ class Server:
         return (self.directory / "server.log").read_text(errors="replace")
 
     def client(self) -> redis.Redis:
-        """A synchronous client that decodes replies; the caller closes it."""
-        return redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
+        """A synchronous client that decodes replies, whatever is in them; the caller closes it."""
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.port,
+            decode_responses=True,
+            encoding_errors="backslashreplace",
+        )
 
     @classmethod
     def start(cls, config: Mapping[str, str] | None = None) -> Server:

@@ -349,7 +349,7 @@ const methods = {
 
   async retry(params) {
     const { state, reset } = params;
-    const opts = reset ? { resetAttemptsMade: true, resetAttemptsStarted: true } : undefined;
+    const opts = reset ? { resetAttemptsMade: true } : undefined;
     await (await job(params)).retry(state, opts);
   },
   async remove(params) {
