@@ -13,21 +13,12 @@ from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
 from toril.options import POLICY_OPTION
+from toril.protocol.keys import KEYS_OF_A_QUEUE
 from toril.setting import Said, Setting
 from toril.snapshots import Draft, JobRef, ParentRef
 from toril.types import ChildFailurePolicy, Json, JsonObject
 
 HIGHEST_PRIORITY: Final = 2**21 - 1
-
-_KEYS_OF_A_QUEUE: Final = frozenset(
-    (
-        *("wait", "paused", "active", "prioritized", "delayed", "waiting-children"),
-        *("completed", "failed", "id", "pc", "meta", "events", "marker", "stalled"),
-        *("stalled-check", "limiter", "repeat", "priority", "delay", "metrics", "de", "dn"),
-        "toril",
-    )
-)
-"""Ids that would make the job's hash collide with a key of its queue."""
 
 
 class HasRef(Protocol):
@@ -123,7 +114,7 @@ def job_id(given: str) -> str:
         raise InvalidJob(f"a job id must not be empty or contain a colon: {given!r}")
     if str.isdecimal(given.removeprefix("-")) and str(int(given)) == given:
         raise InvalidJob(f"a job id must not be an integer (counters use those): {given!r}")
-    if given in _KEYS_OF_A_QUEUE:
+    if given in KEYS_OF_A_QUEUE:
         raise InvalidJob(f"{given!r} is a key that every queue has; a job cannot be called that")
     try:
         given.encode()

@@ -12,8 +12,8 @@
 -- Seam:      removed
 --
 -- Jobs first (with the locks of the active ones), then schedulers; only when there are none, keys
--- named by the caller that belong to the queue, and at the end the queue's own keys. Unlike BullMQ's this removes parents
--- in waiting-children, too, and leaves nothing of the queue behind.
+-- named by the caller that belong to the queue, and at the end the queue's own keys. Unlike
+-- BullMQ's this removes parents in waiting-children, too, and leaves nothing of the queue behind.
 
 --- @include "discard"
 --- @include "enqueue"
