@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tests.lua.running import Runner
-from tests.lua.seeding import NOW, Q
+from tests.lua.seeding import NOW, Q, Seed
 
 from toril.protocol.adding import NewNode
 from toril.protocol.finishing import Fetch, Finish, TickReply, tick
@@ -46,6 +46,19 @@ def take(run: Runner, limit: int = 1, token: str = "t:1", queue: str = Q) -> Tic
     return reply
 
 
+def active(raw: Any, seed: Seed, id: str = "j", **more: Any) -> str:
+    """Write a running job; its key."""
+    more.setdefault("ats", 1)
+    key = seed.job(id, "active", **more)
+    raw.set(f"{key}:lock", "t:1", px=LOCK_MS)
+    return key
+
+
+def codes(run: Runner, *finishes: Finish) -> tuple[int, ...]:
+    """What became of attempts that are ended in one call."""
+    return end(run, *finishes).codes
+
+
 def end(run: Runner, *finishes: Finish, now: int = NOW + 5, **more: Any) -> TickReply:
     """End attempts."""
     reply: TickReply = run(tick(Q, now=now, finishes=finishes, **more))
@@ -59,7 +72,7 @@ class Numbers:
         self.n = 0
 
     @contextmanager
-    def call(self) -> Iterator[CallRecord]:
+    def call(self) -> Generator[CallRecord]:
         self.n += 1
         yield CallRecord("producer", 0, self.n)
 
