@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import redis
-
 from tests.nouns.witness import Colour, Witness
+
 from toril import App, ConfigurationError, Flow, JobNotFound, Reject
 from toril.errors import InvalidJob, ParentError
 from toril.flow import queues_of

@@ -54,8 +54,8 @@ async def test_options_are_stored_as_bullmq_does(
     options: dict[str, Any],
     stored: dict[str, Any],
 ) -> None:
-    id = await added(redis_url, clock, **options)
-    fields = raw.hgetall(f"bull:mail:{id}")
+    job_id = await added(redis_url, clock, **options)
+    fields = raw.hgetall(f"bull:mail:{job_id}")
     assert json.loads(fields["opts"]) == stored
     assert json.loads(fields["data"]) == {"to": "ada"}
     assert fields["name"] == "send"
@@ -68,8 +68,8 @@ async def test_a_moment_becomes_the_delay_until_then(
     redis_url: str, raw: redis.Redis, clock: ManualClock
 ) -> None:
     due = datetime.fromtimestamp(NOW / 1000 + 60, UTC)
-    id = await added(redis_url, clock, delay=due)
-    assert raw.zscore("bull:mail:delayed", id) == (NOW + 60_000) * 4096
+    job_id = await added(redis_url, clock, delay=due)
+    assert raw.zscore("bull:mail:delayed", job_id) == (NOW + 60_000) * 4096
     past = await added(redis_url, clock, delay=due - timedelta(days=1))
     assert raw.lrange("bull:mail:wait", 0, -1) == [past]
 
@@ -79,9 +79,9 @@ async def test_a_moment_stays_exact_with_another_creation_time(
 ) -> None:
     created = datetime.fromtimestamp(NOW / 1000 - 3600, UTC)
     due = datetime.fromtimestamp(NOW / 1000 + 60, UTC)
-    id = await added(redis_url, clock, delay=due, timestamp=created)
-    assert raw.hget(f"bull:mail:{id}", "timestamp") == str(NOW - 3_600_000)
-    assert raw.zscore("bull:mail:delayed", id) == (NOW + 60_000) * 4096
+    job_id = await added(redis_url, clock, delay=due, timestamp=created)
+    assert raw.hget(f"bull:mail:{job_id}", "timestamp") == str(NOW - 3_600_000)
+    assert raw.zscore("bull:mail:delayed", job_id) == (NOW + 60_000) * 4096
 
 
 @pytest.mark.parametrize(

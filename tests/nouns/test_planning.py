@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import redis
-
 from tests.nouns.witness import Colour
+
 from toril import App, Flow, PluginError, hookimpl
 from toril.plugins import Draft, Registry, SavePlan
 
@@ -65,7 +65,7 @@ async def test_two_plugins_may_agree(redis_url: str, raw: redis.Redis) -> None:
 
 
 async def test_two_plugins_that_differ_are_both_named(redis_url: str, raw: redis.Redis) -> None:
-    with pytest.raises(PluginError, match="'one'.*'two'.*option 'a'"):
+    with pytest.raises(PluginError, match=r"'one'.*'two'.*option 'a'"):
         await stored(redis_url, raw, Planner("one", answers(a=1)), Planner("two", answers(a=2)))
     assert raw.keys("*") == []
 

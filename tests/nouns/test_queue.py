@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import redis
-
 from tests.nouns.witness import Colour, Witness
+
 from toril import App, ConfigurationError, JobNotFound, NewJob, PluginError, Reject
 from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
@@ -107,7 +107,7 @@ class TestAddMany:
             raise ZeroDivisionError("oops")
 
         witness.refuse = refuse
-        with pytest.raises(PluginError, match="witness.*oops") as caught:
+        with pytest.raises(PluginError, match=r"witness.*oops") as caught:
             await watched.queue("mail").add_many([NewJob("a")])
         assert caught.value.hook == "toril_plan_save"
         assert any("job 'a' for queue 'mail'" in note for note in caught.value.__notes__)

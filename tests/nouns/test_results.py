@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.nouns.witness import until
 
 from toril import App, Job, JobFailed, JobRemoved, NewJob, results
 from toril.errors import ServerUnavailable
@@ -34,8 +35,7 @@ def forget(raw: redis.Redis, id: str) -> None:
 
 async def listening(app: App, count: int) -> None:
     """Return when so many waits are under way."""
-    while app.results.waiting < count:
-        await asyncio.sleep(0.005)
+    await until(lambda: app.results.waiting >= count)
 
 
 def readers(raw: redis.Redis) -> list[dict[str, Any]]:
@@ -45,8 +45,7 @@ def readers(raw: redis.Redis) -> list[dict[str, Any]]:
 
 async def reading(raw: redis.Redis) -> dict[str, Any]:
     """The connection that reads events, once it does."""
-    while not readers(raw):
-        await asyncio.sleep(0.005)
+    await until(lambda: readers(raw))
     (reader,) = readers(raw)
     return reader
 
@@ -172,8 +171,7 @@ async def test_a_wait_that_is_given_up_leaves_nothing(app: App, job: Job, raw: r
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert app.results.waiting == 0
-    while readers(raw):
-        await asyncio.sleep(0.005)
+    await until(lambda: not readers(raw))
 
 
 async def test_waiting_goes_on_when_the_connection_breaks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -19,6 +20,13 @@ from toril.plugins import (
     Said,
     SavePlan,
 )
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when `condition` holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for is outside of the loop
+            await asyncio.sleep(0.005)
 
 
 @dataclass(frozen=True)
