@@ -220,6 +220,7 @@ def test_killed_server_is_started_anew(directory: Path) -> None:
     one.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_is_no_member_until_it_uses_the_server(directory: Path) -> None:
     one = executor(directory)
     assert one.run(call("count")) == 1

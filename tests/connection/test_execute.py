@@ -344,6 +344,7 @@ async def test_client_name_and_database(redis_url: str, raw: redis.Redis) -> Non
 # Forks and loops.
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_opens_its_own_connections(raw: redis.Redis, redis_url: str) -> None:
     executor = SyncExecutor(open_endpoint(redis_url), Scripts())
     parent = executor.run(read("CLIENT", "ID"))
@@ -363,6 +364,7 @@ def test_forked_child_opens_its_own_connections(raw: redis.Redis, redis_url: str
     executor.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_of_a_running_loop(raw: redis.Redis, redis_url: str) -> None:
     executor = Executor(open_endpoint(redis_url), Scripts())
 

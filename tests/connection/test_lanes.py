@@ -63,6 +63,7 @@ def test_threads_never_share_a_number() -> None:
     assert {record.lane for record in seen} <= set(range(8))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_makes_its_calls_under_its_own_name() -> None:
     lanes = LanePool()
     with lanes.call():
