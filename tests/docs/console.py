@@ -22,7 +22,7 @@ class Step:
     """A command, and what is shown of its output.
 
     `...` alone on a line stands for any lines, within a line for any text. A line `^C` stands for
-    the interrupt: what stands before it is waited for.
+    the interrupt: what stands before it is waited for. Moments may differ, see `comparable`.
     """
 
     command: str
@@ -66,9 +66,18 @@ def pattern(expected: str) -> str:
     return "".join(parts)
 
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d([.,]\d+)?)?")
+_UNTIL = re.compile(r"\bin \d+(ms|[smhd])( \d+(ms|[smhd]))*\b")
+
+
+def comparable(output: str) -> str:
+    """An output without what differs between runs: moments, the time left, widths of columns."""
+    return re.sub(" +", " ", _UNTIL.sub("in 0s", _MOMENT.sub("0000-00-00 00:00", output)))
+
+
 def matches(expected: str, actual: str) -> bool:
     """Whether an output is the expected one."""
-    return re.fullmatch(pattern(expected), actual) is not None
+    return re.fullmatch(pattern(comparable(expected)), comparable(actual)) is not None
 
 
 def difference(expected: str, actual: str) -> str:
@@ -132,9 +141,9 @@ class Shell:
             return _printed(output.fileno())
 
     def _await(self, step: Step, process: subprocess.Popen[bytes], output: int) -> None:
-        wanted = re.compile(pattern(step.before))
+        wanted = re.compile(pattern(comparable(step.before)))
         until = time.monotonic() + DEADLINE
-        while not wanted.match(printed := _printed(output)):
+        while not wanted.match(comparable(printed := _printed(output))):
             assert process.poll() is None, f"{step.command!r} ended early:\n{printed}"
             assert time.monotonic() < until, f"{step.command!r} printed only:\n{printed}"
             time.sleep(0.05)

@@ -149,7 +149,8 @@ def unused_files(page_blocks: list[Block]) -> Iterator[str]:
         if title is None or title == "pyproject.toml":
             continue
         others = "".join(other.text for other in page_blocks if other is not block)
-        if title not in others and Path(title).stem not in others:
+        names = {title, Path(title).stem, Path(title).parts[0]}
+        if not any(name in others for name in names):
             yield f"{block}: nothing uses {title}"
 
 

@@ -24,6 +24,8 @@ def shell(folder: Path) -> Shell:
         ("...\nlast\n", "first\nsecond\nlast\n"),
         ("first\n...\n", "first\n"),
         ("a.b (c)\n", "a.b (c)\n"),
+        ("at   2026-01-01 10:00:00\n", "at 2027-12-31 23:59:59\n"),
+        ("in 1h (2026-01-01 10:00 UTC)\n", "in 59m 58s (2026-01-02 11:00 UTC)\n"),
     ],
 )
 def test_output_matches(expected: str, actual: str) -> None:
@@ -32,7 +34,13 @@ def test_output_matches(expected: str, actual: str) -> None:
 
 @pytest.mark.parametrize(
     ("expected", "actual"),
-    [("", "noise\n"), ("one\n", "one\ntwo\n"), ("a.b\n", "axb\n"), ("a ... b\n", "a\nb\n")],
+    [
+        ("", "noise\n"),
+        ("one\n", "one\ntwo\n"),
+        ("a.b\n", "axb\n"),
+        ("a ... b\n", "a\nb\n"),
+        ("in 1h\n", "never\n"),
+    ],
 )
 def test_output_does_not_match(expected: str, actual: str) -> None:
     assert not matches(expected, actual)
