@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ async def test_a_queues_defaults_give_way_to_the_jobs_own(app: App) -> None:
     assert own.snapshot.opts == {"attempts": 2, "backoff": {"type": "exponential", "delay": 2000}}
 
 
-@pytest.mark.parametrize("make", [NewJob, lambda *a, **o: Flow("q", *a, **o)])
+@pytest.mark.parametrize("make", [NewJob, partial(Flow, "q")])
 def test_descriptions_of_jobs_know_their_options(make: Any) -> None:
     assert make("a", 1, delay="5s").options == {"delay": "5s"}
     with pytest.raises(TypeError, match="did you mean 'attempts'"):

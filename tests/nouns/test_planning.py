@@ -114,7 +114,9 @@ async def test_nothing_planned_stores_nothing(redis_url: str, raw: redis.Redis) 
 async def test_an_answer_of_the_wrong_type_names_the_plugin(
     redis_url: str, raw: redis.Redis
 ) -> None:
-    wrong: Any = lambda draft: {"opts": {"a": 1}}  # noqa: E731
+    def wrong(draft: Draft) -> Any:
+        return {"opts": {"a": 1}}
+
     with pytest.raises(PluginError, match="one"):
         await stored(redis_url, raw, Planner("one", wrong))
     assert raw.keys("*") == []

@@ -206,8 +206,12 @@ class TestPlugins:
     def test_threads_share_one_start(self, redis_url: str) -> None:
         plugin = Lifecycle()
         app = App(redis_url, plugins=[plugin])
+
+        def add(number: int) -> SyncJob:
+            return app.sync.queue("mail").add("n", number)
+
         with ThreadPoolExecutor(8) as threads:
-            jobs = list(threads.map(lambda i: app.sync.queue("mail").add("n", i), range(40)))
+            jobs = list(threads.map(add, range(40)))
         assert len({job.id for job in jobs}) == 40
         assert plugin.log.count("start") == 1
         assert plugin.log.count("saved") == 40

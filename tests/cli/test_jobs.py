@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from toril import App, Flow, NewJob
+from toril.cli import main
+
+Q = "bull:mail"
+ALL = ["job0", "job1", "job2"]
+
+
+@pytest.fixture
+def mail(redis_url: str) -> str:
+    """A queue with three waiting jobs and a delayed one; its server's URL."""
+    with App(redis_url, plugins=[]).sync as app:
+        queue = app.queue("mail")
+        queue.add_many(NewJob("send", {"n": n}, id=f"job{n}") for n in range(3))
+        queue.add("later", {"to": "\x1b[31mred"}, delay="1h", id="late")
+    return redis_url
+
+
+def fail(raw: redis.Redis, *ids: str, ago: int = 0) -> None:
+    now = int(time.time() * 1000) - ago
+    for each in ids:
+        raw.lrem(f"{Q}:wait", 1, each)
+        raw.zadd(f"{Q}:failed", {each: now})
+        raw.hset(f"{Q}:{each}", mapping={"failedReason": "no luck", "finishedOn": now, "atm": 1})
+
+
+def jobs(url: str, *arguments: str, stdin: str = "") -> Result:
+    environ = {"TORIL_URL": url, "TORIL_PLUGINS": ""}
+    return CliRunner().invoke(main, ["jobs", *arguments], env=environ, input=stdin)
+
+
+def ids(done: Result) -> list[str]:
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.split()
+
+
+class TestLs:
+    def test_states(self, mail: str) -> None:
+        assert ids(jobs(mail, "ls", "mail", "-o", "ids")) == [*ALL, "late"]
+        assert ids(jobs(mail, "list", "mail", "-s", "delayed", "-o", "ids")) == ["late"]
+        assert ids(jobs(mail, "ls", "mail", "-s", "failed", "-o", "ids")) == []
+        assert jobs(mail, "ls", "mail", "-s", "wait").exit_code == 2
+
+    def test_limits_and_filters(self, mail: str, raw: redis.Redis) -> None:
+        assert ids(jobs(mail, "ls", "mail", "--limit", "2", "-o", "ids")) == ALL[:2]
+        assert ids(jobs(mail, "ls", "mail", "--name", "later", "-o", "ids")) == ["late"]
+        fail(raw, "job0", ago=7_200_000)
+        fail(raw, "job1")
+        since = ("ls", "mail", "-s", "failed", "--since", "1h", "-o", "ids")
+        assert ids(jobs(mail, *since)) == ["job1"]
+        wrong = jobs(mail, "ls", "mail", "--since", "5")
+        assert wrong.exit_code == 2
+        assert "not a duration" in wrong.stderr
+
+    def test_table_and_documents(self, mail: str) -> None:
+        table = jobs(mail, "ls", "mail", "-s", "waiting").stdout
+        assert table.splitlines()[1].split()[:4] == ["job0", "send", "waiting", "0"]
+        document = json.loads(jobs(mail, "ls", "mail", "-o", "json").stdout)
+        assert document["jobs"][0]["data"] == {"n": 0}
+        lines = jobs(mail, "ls", "mail", "-o", "ndjson").stdout.splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [*ALL, "late"]
+
+    def test_a_garbled_job_hides_no_other(self, mail: str, raw: redis.Redis) -> None:
+        raw.hset(f"{Q}:job1", "data", "{")
+        document = json.loads(jobs(mail, "ls", "mail", "-s", "waiting", "-o", "json").stdout)
+        assert [job["id"] for job in document["jobs"]] == ALL
+        assert "unreadable" in document["jobs"][1]["data"]
+
+
+class TestShow:
+    def test_everything(self, mail: str, raw: redis.Redis) -> None:
+        fail(raw, "job0")
+        raw.rpush(f"{Q}:job0:logs", "one", "two")
+        shown: dict[str, Any] = json.loads(jobs(mail, "show", "mail", "job0", "-o", "json").stdout)
+        job = shown["job"]
+        assert (job["state"], job["reason"], job["attempts_made"]) == ("failed", "no luck", 1)
+        assert job["logs"] == ["one", "two"]
+        assert job["opts"] == {"attempts": 1, "jobId": "job0"}
+
+    def test_a_terminal_is_not_steered_by_data(self, mail: str) -> None:
+        done = jobs(mail, "show", "mail", "late")
+        assert done.exit_code == 0
+        assert "\x1b" not in done.stdout
+        assert "\\u001b[31mred" in done.stdout
+
+    @pytest.mark.parametrize("command", ["show", "explain"])
+    def test_a_job_that_is_not_there(self, mail: str, command: str) -> None:
+        done = jobs(mail, command, "mail", "nobody")
+        assert (done.exit_code, done.stdout) == (4, "")
+        assert "no job 'nobody' in queue 'mail'" in done.stderr
+
+    def test_explain(self, mail: str, raw: redis.Redis) -> None:
+        raw.hset(f"{Q}:meta", "paused", 1)
+        done = jobs(mail, "explain", "mail", "late")
+        assert done.exit_code == 0
+        assert "delayed: it waits for its time" in done.stdout
+        assert "the queue is paused" in done.stdout
+        facts = json.loads(jobs(mail, "explain", "mail", "late", "-o", "json").stdout)["facts"]
+        assert [fact["subject"] for fact in facts] == ["state", "attempts", "queue"]
+
+
+class TestActing:
+    def test_retry(self, mail: str, raw: redis.Redis) -> None:
+        fail(raw, "job0", "job1")
+        assert jobs(mail, "retry", "mail", "job0", "--reset-attempts").exit_code == 0
+        assert raw.hget(f"{Q}:job0", "atm") is None
+        time.sleep(0.002)
+        done = jobs(mail, "retry", "mail", "--all")
+        assert (done.exit_code, done.stderr) == (0, "1 jobs put back\n")
+        assert raw.zcard(f"{Q}:failed") == 0
+
+    def test_ids_from_stdin(self, mail: str, raw: redis.Redis) -> None:
+        fail(raw, *ALL)
+        listed = jobs(mail, "ls", "mail", "-s", "failed", "-o", "ids").stdout
+        assert jobs(mail, "retry", "mail", "-", stdin=listed + "\n").exit_code == 0
+        assert raw.llen(f"{Q}:wait") == 3
+
+    def test_one_failure_stops_no_other(self, mail: str, raw: redis.Redis) -> None:
+        fail(raw, "job0", "job2")
+        done = jobs(mail, "retry", "mail", "job0", "job1", "nobody", "job2")
+        assert done.exit_code == 5
+        assert done.stderr.splitlines() == [
+            "job 'job1' of queue 'mail' has not finished: it is waiting",
+            "there is no job 'nobody' in queue 'mail'",
+            "toril: 2 of 4 jobs were refused",
+        ]
+        assert raw.llen(f"{Q}:wait") == 3
+
+    def test_promote(self, mail: str, raw: redis.Redis) -> None:
+        assert jobs(mail, "promote", "mail", "late").exit_code == 0
+        assert raw.llen(f"{Q}:wait") == 4
+        assert jobs(mail, "promote", "mail", "late").exit_code == 5
+        assert jobs(mail, "promote", "mail", "--all").stderr == "0 jobs promoted\n"
+
+    def test_remove(self, mail: str, raw: redis.Redis) -> None:
+        with App(mail, plugins=[]).sync as app:
+            kids = [Flow("mail", "kid", id=f"kid{n}") for n in range(2)]
+            app.add_flow(Flow("mail", "root", id="root", children=kids))
+        assert jobs(mail, "remove", "mail", "kid0").exit_code == 0
+        assert jobs(mail, "remove", "mail", "root", "--keep-children").exit_code == 0
+        assert raw.exists(f"{Q}:kid1")
+        assert jobs(mail, "remove", "mail", "root").exit_code == 4
+
+    @pytest.mark.parametrize(
+        "arguments", [["retry"], ["retry", "x", "--all"], ["promote"], ["remove"]]
+    )
+    def test_neither_and_both(self, mail: str, arguments: list[str]) -> None:
+        assert jobs(mail, arguments[0], "mail", *arguments[1:]).exit_code == 2

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from toril import App, NewJob, Setting
+from toril.cli import main
+
+Q = "bull:mail"
+
+
+@pytest.fixture
+def mail(redis_url: str) -> str:
+    """A queue with three waiting jobs and a delayed one; its server's URL."""
+    with App(redis_url, plugins=[]).sync as app:
+        queue = app.queue("mail")
+        queue.add_many(NewJob("send", {"n": n}, id=f"job{n}") for n in range(3))
+        queue.add("later", delay="1h", id="late")
+    return redis_url
+
+
+def queues(url: str, *arguments: str, **environ: str) -> Result:
+    environ = {"TORIL_URL": url, "TORIL_PLUGINS": "", **environ}
+    return CliRunner().invoke(main, ["queues", *arguments], env=environ)
+
+
+def test_ls(mail: str) -> None:
+    done = queues(mail, "ls")
+    assert done.exit_code == 0
+    title, row = done.stdout.splitlines()
+    assert title.split()[:3] == ["queue", "waiting", "active"]
+    assert row.split() == ["mail", "3", "0", "1", "0", "0", "0", "0", "no"]
+    document = json.loads(queues(mail, "ls", "-o", "json").stdout)
+    assert document["v"] == 1
+    assert document["queues"][0]["queue"] == "mail"
+    assert document["queues"][0]["delayed"] == 1
+    assert queues(mail, "list", "-o", "ids").stdout == "mail\n"
+
+
+def test_ls_of_nothing(redis_url: str) -> None:
+    done = queues(redis_url, "ls")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no queues\n")
+
+
+def test_another_prefix(mail: str) -> None:
+    assert queues(mail, "ls", "--prefix", "other").stdout == ""
+    assert queues("redis://127.0.0.1:1", "ls", "--url", mail, "-o", "ids").stdout == "mail\n"
+
+
+def test_show(mail: str, raw: redis.Redis) -> None:
+    raw.hset(f"{Q}:meta", mapping={"concurrency": 5, "max": 10, "duration": 1000})
+    shown = json.loads(queues(mail, "show", "mail", "-o", "json").stdout)["queue"]
+    assert (shown["waiting"], shown["concurrency"], shown["rate"]) == (3, 5, "10 per 1000 ms")
+    assert "concurrency" in queues(mail, "show", "mail").stdout
+
+
+def test_show_what_is_said(mail: str) -> None:
+    from toril_plugins import Retention
+
+    said: Setting = Retention(completed="7d")
+    with App(mail).sync as app:
+        app.queue("mail").set(said, source="somebody")
+    shown = queues(mail, "show", "mail", TORIL_PLUGINS="persistence,cleanup").stdout
+    assert "level queue by somebody" in shown
+
+
+@pytest.mark.parametrize("command", ["show", "resume", "drain", "obliterate"])
+def test_a_queue_that_is_not_there(redis_url: str, command: str) -> None:
+    done = queues(redis_url, command, "nobody")
+    assert done.exit_code == 4
+    assert "no queue 'nobody'" in done.stderr
+
+
+def test_pause_and_resume(mail: str, raw: redis.Redis) -> None:
+    assert queues(mail, "pause", "mail").exit_code == 0
+    assert raw.hget(f"{Q}:meta", "paused") == "1"
+    assert queues(mail, "ls").stdout.split()[-1] == "yes"
+    assert queues(mail, "resume", "mail").exit_code == 0
+    assert raw.hget(f"{Q}:meta", "paused") is None
+
+
+def test_drain(mail: str, raw: redis.Redis) -> None:
+    refused = queues(mail, "drain", "mail")
+    assert refused.exit_code == 5
+    assert "remove 3 jobs of queue 'mail'; say --yes" in refused.stderr
+    assert raw.llen(f"{Q}:wait") == 3
+    done = queues(mail, "drain", "mail", "--yes")
+    assert (done.exit_code, done.stderr) == (0, "3 jobs removed\n")
+    assert raw.zcard(f"{Q}:delayed") == 1
+    assert queues(mail, "drain", "mail", "--delayed", "--yes").stderr == "1 jobs removed\n"
+
+
+def test_obliterate(mail: str, raw: redis.Redis) -> None:
+    assert queues(mail, "obliterate", "mail").exit_code == 5
+    raw.lmove(f"{Q}:wait", f"{Q}:active", "RIGHT", "LEFT")
+    running = queues(mail, "obliterate", "mail", "--yes")
+    assert running.exit_code == 5
+    assert queues(mail, "obliterate", "mail", "--yes", "--force").exit_code == 0
+    assert raw.keys("*") == []
+
+
+def test_no_server() -> None:
+    done = queues("", "ls")
+    assert done.exit_code == 2
+    assert "no server is named" in done.stderr

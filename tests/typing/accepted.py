@@ -1,0 +1,93 @@
+"""What a user writes; both checkers accept every line of it in strict mode."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from toril import (
+    ActiveJob,
+    App,
+    Backoff,
+    Flow,
+    Job,
+    JobFailed,
+    NewJob,
+    Queue,
+    RetryIn,
+    SyncApp,
+    Unrecoverable,
+    Worker,
+)
+from toril.plugins import Json
+from toril_plugins import Retention
+
+app = App("redis://localhost", Retention(completed="1h"), prefix="mine")
+emails: Queue = app.queue("emails", Retention(failed=1000), attempts=3)
+
+
+async def send(job: ActiveJob) -> str:
+    if job.data is None:
+        raise Unrecoverable("nothing to send")
+    if job.attempt > 2:
+        raise RetryIn("5m")
+    await job.log("sending")
+    return f"sent to {job.data}"
+
+
+def in_a_thread(job: ActiveJob) -> Json:
+    return {"name": job.name}
+
+
+worker: Worker = app.worker("emails", send, concurrency=20, lock="30s")
+other: Worker = app.worker(emails, in_a_thread)
+
+
+async def produce() -> None:
+    async with app:
+        job: Job = await emails.add(
+            "welcome",
+            {"to": "ada", "tags": ["a", 1, None, 2.5, True]},
+            Retention(failed="30d"),
+            id="welcome-ada",
+            delay="5s",
+            priority=3,
+            attempts=5,
+            backoff=Backoff.exponential("1s", jitter=0.5),
+        )
+        await emails.add("later", delay=timedelta(minutes=5))
+        await emails.add("then", delay=datetime(2030, 1, 1, tzinfo=UTC))
+        await emails.add("child", parent=job, on_failure="ignore")
+        jobs: list[Job] = await emails.add_many([NewJob("a", 1), NewJob("b", delay="1m")])
+        try:
+            result: Json = await jobs[0].result(timeout="10s")
+        except JobFailed as error:
+            result = error.reason
+        print(result)
+        async for found in emails.jobs("failed", "delayed", limit=10):
+            await found.retry(reset_attempts=True)
+        counts: int = (await emails.counts())["waiting"]
+        said = await emails.said(Retention)
+        if said is not None:
+            print(said.value.failed, counts)
+        report = Flow(
+            "reports",
+            "daily",
+            {"day": "2026-11-23"},
+            Retention(completed="90d"),
+            on_child_failure="fail",
+            children=[Flow("pages", "fetch", {"url": url}) for url in ("a", "b")],
+        )
+        root = await app.add_flow(report, Retention(failed="30d"))
+        for node in await app.flow_tree(root):
+            print(node.job.name, node.state)
+        async with app.events("emails") as events:
+            async for event in events:
+                print(event.kind, event.job_id)
+
+
+def synchronously() -> Json:
+    face: SyncApp = app.sync
+    job = face.queue("emails").add("welcome", {"to": "ada"}, delay="5m")
+    for found in face.queue("emails").jobs("waiting"):
+        print(found.id)
+    return job.result(timeout="10s")
