@@ -1,0 +1,1 @@
+"""Benchmarks against the peers; run by hand, never asserted in timed tests."""
