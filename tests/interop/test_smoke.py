@@ -37,6 +37,9 @@ class Duo:
         self.producer = producer
         self.worker = worker
 
+    def has(self, label: str) -> bool:
+        return label in {self.producer.label, self.worker.label}
+
     async def settled(self, queue: str, id: str, *states: str) -> dict[str, Any]:
         """The job as both read it, when the worker's side finds it in one of the states."""
 
@@ -149,6 +152,8 @@ async def test_failed_job_is_retried_by_the_other_side(duo: Duo) -> None:
     ],
 )
 async def test_flow(duo: Duo, policy: str, ends: str) -> None:
+    if policy == "continueParentOnFailure" and duo.has("bullmq5452"):
+        ends = "waiting-children"  # that version does not know the policy yet
     good = {"queue": "steps", "name": "good", "data": {"do": [["return", 1]]}}
     bad = {"queue": "steps", "name": "bad", "data": {"do": [["fail", "boom"]]}}
     bad["opts"] = {policy: True}
@@ -168,7 +173,7 @@ async def test_flow(duo: Duo, policy: str, ends: str) -> None:
     job = await duo.settled("orders", tree["id"], ends)
     if ends == "completed":
         assert job["result"] == [1]
-    else:
+    elif ends == "failed":
         assert job["reason"] == f"child bull:steps:{tree['children'][1]['id']} failed"
 
 
@@ -306,16 +311,20 @@ async def test_job_of_a_killed_worker_is_taken_over(
     victim, rescuer = library(dies), library(rescues)
     if victim is rescuer:
         rescuer = node.driver(server.url)
-    job = await rescuer.add("q", "job", {"do": [["gate"], ["return", "rescued"]]}, {"attempts": 1})
-    await victim.worker("q", lockDuration=600, stalledInterval=400)
-    await victim.gated("job")
-    victim.kill()
-    await rescuer.open_gate("job")
-    await rescuer.worker("q", lockDuration=600, stalledInterval=400)
-    found = await Duo(rescuer, rescuer).settled("q", job, "completed")
-    assert found["result"] == "rescued"
-    assert raw.hget(f"bull:q:{job}", "stc") == "1"
-    assert not raw.exists(f"bull:q:{job}:lock")
-    await rescuer.reset()
-    if dies == rescues:
-        rescuer.stop()
+    try:
+        said = {"do": [["gate"], ["return", "rescued"]]}
+        job = await rescuer.add("q", "job", said, {"attempts": 1})
+        await victim.worker("q", lockDuration=600, stalledInterval=400)
+        await victim.gated("job")
+        victim.kill()
+        await rescuer.open_gate("job")
+        await rescuer.worker("q", lockDuration=600, stalledInterval=400)
+        found = await Duo(rescuer, rescuer).settled("q", job, "completed")
+        assert found["result"] == "rescued"
+        stalled = raw.hmget(f"bull:q:{job}", "stc", "stalledCounter")  # the latter in old versions
+        assert "1" in stalled
+        assert not raw.exists(f"bull:q:{job}:lock")
+    finally:
+        await rescuer.reset()
+        if dies == rescues:
+            rescuer.stop()

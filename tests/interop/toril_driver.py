@@ -281,7 +281,9 @@ class Toril(Service):
         return handle
 
     async def events_take(self, handle: str) -> list[dict[str, Any]]:
-        seen = self.readers[handle][1]
+        task, seen = self.readers[handle]
+        if task.done():
+            task.result()  # reading goes on until `reset`: it has failed
         taken = list(seen)
         seen.clear()
         return taken
