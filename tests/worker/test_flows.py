@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import redis
-
 from tests.worker.conftest import until
+
 from toril.app import App
 from toril.errors import JobFailed, Unrecoverable, WaitForChildren
 from toril.flow import Flow
@@ -27,8 +27,8 @@ async def report(job: ActiveJob) -> Json:
     """What the parents do: tell of their children."""
     children = await job.children()
     return {
-        "results": sorted(str(result) for result in children.processed.values()),
-        "ignored": sorted(children.ignored.values()),
+        "results": [*sorted(str(result) for result in children.processed.values())],
+        "ignored": [*sorted(children.ignored.values())],
         "open": len(children.unprocessed),
         "failed": len(children.failed),
     }
@@ -59,7 +59,7 @@ async def test_a_parent_runs_after_its_children_and_sees_their_results(app: App)
 async def test_policy_fail(app: App) -> None:
     parent = await app.add_flow(family("fail"))
     await run_all(app)
-    with pytest.raises(JobFailed, match="child bull:steps:.* failed"):
+    with pytest.raises(JobFailed, match=r"child bull:steps:.* failed"):
         await parent.result()
     refreshed = await parent.refresh()
     assert (refreshed.attempts_made, refreshed.snapshot.attempts_started) == (1, 1)

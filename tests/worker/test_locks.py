@@ -1,4 +1,4 @@
-"""Locks: renewed while a job runs, whatever its handler does to the loop; and what follows a loss."""
+"""Locks: renewed whatever a handler does to the loop; and what follows a loss."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
-
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 from tests.worker.conftest import until
+
 from toril.app import App
 from toril.errors import LockLost, ServerUnavailable
 from toril.snapshots import JobSnapshot
 from toril.worker import ActiveJob
+from toril.worker.active_job import JobHost
 from toril.worker.locks import LockKeeper
 
 
@@ -151,9 +152,7 @@ class Renewals:
         self.error: Exception | None = None
         self.lost: list[str] = []
         self.now = 0.0
-        self.keeper = LockKeeper(
-            10.0, self.renew, self.note, lambda: None, now=lambda: self.now
-        )
+        self.keeper = LockKeeper(10.0, self.renew, self.note, lambda: None, now=lambda: self.now)
 
     def renew(self, jobs: Sequence[ActiveJob]) -> set[str]:
         self.asked.append([job.id for job in jobs])
@@ -173,7 +172,7 @@ class Renewals:
 
 
 def job(id: str) -> ActiveJob:
-    return ActiveJob(None, JobSnapshot("q", id, {}), "token")  # type: ignore[arg-type]
+    return ActiveJob(cast(JobHost, None), JobSnapshot("q", id, {}), "token")
 
 
 def test_what_is_held_is_renewed_in_parts() -> None:

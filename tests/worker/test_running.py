@@ -7,13 +7,14 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
-
 from tests.worker.conftest import until
+
 from toril.app import App
 from toril.backoff import Backoff
 from toril.errors import JobFailed, RetryIn, Unrecoverable
@@ -26,8 +27,7 @@ async def nothing(job: ActiveJob) -> None: ...
 
 
 def hash_of(raw: redis.Redis, id: str, queue: str = "q") -> dict[str, str]:
-    found: Any = raw.hgetall(f"bull:{queue}:{id}")
-    return found
+    return cast("dict[str, str]", raw.hgetall(f"bull:{queue}:{id}"))
 
 
 async def test_the_value_a_handler_returns_is_the_jobs_result(app: App, raw: redis.Redis) -> None:
@@ -116,8 +116,11 @@ async def test_what_a_plain_function_returns_is_awaited_on_the_loop(app: App) ->
     async def later(job: ActiveJob) -> str:
         return threading.current_thread().name
 
-    job = await app.queue("q").add("lambda")
-    await app.worker("q", lambda job: later(job)).run(burst=True)
+    def handler(job: ActiveJob) -> Awaitable[str]:
+        return later(job)
+
+    job = await app.queue("q").add("later")
+    await app.worker("q", handler).run(burst=True)
     assert await job.result() == threading.current_thread().name
 
 
@@ -505,18 +508,18 @@ async def test_large_results_are_finished_in_several_calls(app: App, raw: redis.
 
 
 def _finished(raw: redis.Redis) -> list[str]:
-    found: Any = raw.zrange("bull:q:completed", 0, -1)
-    return found
+    return cast("list[str]", raw.zrange("bull:q:completed", 0, -1))
 
 
 async def test_more_jobs_than_one_call_can_carry(app: App) -> None:
-    started = 0
+    started, all_run = 0, asyncio.Event()
 
     async def handler(job: ActiveJob) -> None:
         nonlocal started
         started += 1
-        while started < 250:
-            await asyncio.sleep(0.001)
+        if started == 250:
+            all_run.set()
+        await all_run.wait()
 
     await app.queue("q").add_many([NewJob("n", n) for n in range(250)])
     await app.worker("q", handler, concurrency=300).run(burst=True)

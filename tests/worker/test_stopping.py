@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
-
 from tests.worker.conftest import until
+
 from toril.app import App
 from toril.errors import ConfigurationError, ServerUnavailable
 from toril.new_job import NewJob
-from toril.worker import ActiveJob, Worker
+from toril.worker import ActiveJob, Handler, Worker
 
 
 async def started(worker: Worker, count: int = 1) -> None:
@@ -256,4 +256,4 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ConfigurationError):
         app.worker("a:b", print)
     with pytest.raises(TypeError, match="a function of one argument"):
-        app.worker("q", "handler")  # type: ignore[arg-type]
+        app.worker("q", cast(Handler, "handler"))

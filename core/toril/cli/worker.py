@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -72,21 +73,15 @@ def worker(  # noqa: PLR0917 - click passes them by name
     for one in workers:
         one.configure(concurrency=concurrency, grace=grace)
     given_back = asyncio.run(_Run(workers).run(burst=burst))
-    if given_back:
-        unfinished = CommandError(
-            f"{given_back} jobs were not finished in time and were put back", Exit.UNFINISHED
-        )
-        _leave_threads(unfinished)
-        raise unfinished
-
-
-def _leave_threads(error: CommandError) -> None:
-    """End the process here if handlers are still running in threads, which nothing can stop."""
-    others = set(threading.enumerate()) - {threading.main_thread()}
-    if any(not thread.daemon for thread in others):
-        talk(str(error))
+    unfinished = f"{given_back} jobs were not finished in time and were put back"
+    if any(not thread.daemon for thread in threading.enumerate()[1:]):
+        # Handlers are still running in threads. Nothing can stop those, and Python would wait.
+        if given_back:
+            talk(unfinished)
         logging.shutdown()
-        os._exit(error.code)
+        os._exit(Exit.UNFINISHED if given_back else Exit.DONE)
+    if given_back:
+        raise CommandError(unfinished, Exit.UNFINISHED)
 
 
 def _workers(targets: Iterable[str]) -> list[Worker]:
@@ -198,7 +193,19 @@ class _Run:
     def _on_dump(self, _number: int, _frame: FrameType | None) -> None:
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         for task in asyncio.all_tasks(self._loop):
-            task.print_stack(file=sys.stderr)
+            talk(f"\n{task.get_name()}:\n{_stack(task)}")
         for worker in self._workers:
             held = ", ".join(worker.running) or "nothing"
             talk(f"queue {worker.queue}: running {held}")
+
+
+def _stack(task: asyncio.Task[Any]) -> str:
+    """Where a task waits: the frames of its coroutines, outermost first."""
+    frames: list[traceback.FrameSummary] = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None:
+            frames += traceback.extract_stack(frame, 1)
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return "".join(traceback.format_list(frames))

@@ -90,7 +90,7 @@ class ActiveJob:
         try:
             self.data = msgspec.json.decode(fields.get(b"data") or b"null")
             field = "opts"
-            opts = msgspec.json.decode(fields.get(b"opts") or b"{}")
+            opts: Json = msgspec.json.decode(fields.get(b"opts") or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Undecodable(f"the stored {field!r} is not JSON: {error}") from None
         if not isinstance(opts, dict):

@@ -137,5 +137,6 @@ class LockKeeper:
             self._lost(lost)
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only way to it
+        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        frame = frames.get(self._loop_thread)
         return "".join(traceback.format_stack(frame, _STACK_FRAMES)) if frame else "(unknown)"

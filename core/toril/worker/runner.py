@@ -99,7 +99,9 @@ class Runner:
     async def _in_thread(self, job: ActiveJob) -> Any:
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._threads, context.run, self._guarded, job)
+        result: Any = await loop.run_in_executor(
+            self._threads, lambda: context.run(self._guarded, job)
+        )
         return await result if inspect.isawaitable(result) else result
 
     def _guarded(self, job: ActiveJob) -> Any:

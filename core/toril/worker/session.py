@@ -8,8 +8,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from toril.connection.blocking import MarkerWait, worker_client_name
 from toril.connection.conversation import Patience
@@ -20,7 +20,7 @@ from toril.operations import only
 from toril.protocol import reading
 from toril.protocol.locking import StalledReport, renew, stalled_check
 from toril.protocol.settings import SettingChange, set_live
-from toril.setting import Level, Said
+from toril.setting import Level, Said, Setting
 from toril.settings import check_declared
 from toril.worker.active_job import ActiveJob
 from toril.worker.engine import Batch, Engine, Turn
@@ -180,7 +180,7 @@ class Session:
                 change: SettingChange[Any] = await runtime.drive(
                     set_live(
                         self._key,
-                        type(said.value),
+                        cast("type[Setting]", type(said.value)),
                         level,
                         said.value,
                         how="declared",
@@ -196,7 +196,7 @@ class Session:
                     )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def _events(self) -> AsyncIterator[None]:
+    async def _events(self) -> AsyncGenerator[None]:
         """The way to the plugins, who are told that the worker is ready and that it has stopped."""
         dispatcher = self._runtime.dispatcher
         events = self._buffer = EventBuffer(dispatcher)
@@ -208,7 +208,7 @@ class Session:
             await dispatcher.worker_stopped(self.info)
 
     @contextlib.asynccontextmanager
-    async def _lock_renewal(self) -> AsyncIterator[None]:
+    async def _lock_renewal(self) -> AsyncGenerator[None]:
         loop = asyncio.get_running_loop()
         runtime, lock = self._runtime, self._terms.lock_ms / 1000
         executor = SyncExecutor(
@@ -240,7 +240,7 @@ class Session:
             await asyncio.sleep(period)
 
     @contextlib.asynccontextmanager
-    async def _marker_watch(self) -> AsyncIterator[None]:
+    async def _marker_watch(self) -> AsyncGenerator[None]:
         marker = MarkerWait(
             self._runtime.executor,
             self._key,
@@ -273,7 +273,7 @@ class Session:
         return StalledCheck(self._queue, check, terms.stalled_interval_ms / 1000)
 
     @contextlib.asynccontextmanager
-    async def _helper(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    async def _helper(self, work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
         """Run `work` meanwhile; should it break, the worker stops."""
         task = asyncio.create_task(work)
         task.add_done_callback(self._helper_ended)

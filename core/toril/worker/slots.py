@@ -23,8 +23,10 @@ class Slots:
 
     size: int
     busy: int = 0
-    held: dict[ActiveJob, None] = field(default_factory=dict)
-    ended: deque[tuple[ActiveJob, Finish]] = field(default_factory=deque)
+    held: dict[ActiveJob, None] = field(default_factory=dict["ActiveJob", None])
+    ended: deque[tuple[ActiveJob, Finish]] = field(
+        default_factory=deque["tuple[ActiveJob, Finish]"]
+    )
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """A job ended, or something else happened that the engine has to look at."""
 
