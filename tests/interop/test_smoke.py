@@ -17,6 +17,7 @@ import redis
 
 from tests.interop.conftest import Library
 from tests.support.driver import Driver, DriverError
+from tests.support.dump import dump
 from tests.support.node import Node
 from tests.support.server import Server
 
@@ -175,6 +176,24 @@ async def test_flow(duo: Duo, policy: str, ends: str) -> None:
         assert job["result"] == [1]
     elif ends == "failed":
         assert job["reason"] == f"child bull:steps:{tree['children'][1]['id']} failed"
+
+
+async def test_flow_that_would_never_run_is_refused(library: Library, raw: redis.Redis) -> None:
+    """Node adds such a flow, and its second parent waits for ever (wire format 6.3)."""
+    node, toril = library("node"), library("toril")
+    shared = {"queue": "steps", "name": "shared", "data": {}, "opts": {"jobId": "shared"}}
+    try:
+        await node.add_flow({"queue": "orders", "name": "first", "data": {}, "children": [shared]})
+        since = int(time.time() * 1000)
+        before = dump(raw, since)
+        with pytest.raises(DriverError, match="another living parent"):
+            await toril.add_flow(
+                {"queue": "orders", "name": "second", "data": {}, "children": [shared]}
+            )
+        assert dump(raw, since) == before
+    finally:
+        for driver in (node, toril):
+            await driver.reset()
 
 
 async def test_removed_job_does_not_run(duo: Duo) -> None:
