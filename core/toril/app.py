@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
+from toril.add_batches import AddBatches
 from toril.backoff import Backoff
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
@@ -12,7 +13,7 @@ from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.job import Job
-from toril.operations import Context
+from toril.operations import Context, QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
 from toril.results import Results
@@ -61,6 +62,7 @@ class App:
         self.results = Results(self)
         self.sync = SyncApp(self.runtime)
         self._workers: list[Worker] = []
+        self._adds: dict[str, AddBatches] = {}
 
     @classmethod
     def from_client(
@@ -109,6 +111,14 @@ class App:
         self.context.key(name)
         self.runtime.declare(name, settings)
         return Queue(self, name, queue_defaults(attempts, backoff))
+
+    def adds(self, queue: str) -> AddBatches:
+        """Where single jobs of a queue are added; for `Queue.add`."""
+        batches = self._adds.get(queue)
+        if batches is None:
+            operations = QueueOperations(self.context, queue, {})
+            batches = self._adds[queue] = AddBatches(self.runtime, operations)
+        return batches
 
     async def queues(self) -> list[str]:
         """The names of the queues on the server, sorted; it walks all keys of the server."""

@@ -9,13 +9,13 @@ from typing import TypeVar
 from toril.connection.call import Procedure
 from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, flow_drafts
-from toril.operations import Context, data_text, saved_job
+from toril.operations import Context, Drafted, data_text, saved_job
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added
 from toril.protocol.keys import slot
 from toril.setting import Setting
 from toril.settings import say
-from toril.snapshots import Draft, JobRef, JobSnapshot
+from toril.snapshots import JobRef, JobSnapshot
 from toril.types import State
 
 J = TypeVar("J")
@@ -40,11 +40,11 @@ class FlowOperations:
         drafts = flow_drafts(flow, said, context.key, now)
         if one_slot:
             _check_slots({context.key(one.queue) for one in drafts})
-        return self._add(drafts, [data_text(one) for one in drafts])
+        return self._add([Drafted(one, data_text(one)) for one in drafts])
 
-    def _add(self, drafts: Sequence[Draft], texts: Sequence[str]) -> Procedure[JobSnapshot]:
+    def _add(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
         context = self._context
-        nodes = context.planned(drafts, texts)
+        nodes = context.planned(drafted)
         now, wants = context.clock.now_ms(), context.wants()
         added: tuple[Added, ...]
         if len(nodes) <= adding.LARGEST_FLOW:

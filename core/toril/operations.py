@@ -6,7 +6,7 @@ raised when a procedure is made, before anything is sent; the plan hooks are ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
@@ -15,7 +15,7 @@ from toril.clock import Clock
 from toril.connection.call import Call, Procedure, Read
 from toril.connection.lanes import LanePool
 from toril.duration import milliseconds
-from toril.errors import ConfigurationError, JobNotFound, JobStateError
+from toril.errors import ConfigurationError, JobError, JobNotFound, JobStateError
 from toril.new_job import NewJob, draft
 from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import adding, changing, dependencies, reading, removing
@@ -32,11 +32,21 @@ S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
 
 _PAGE: Final = 100
+_MOST_DATA: Final = 1_048_576
+"""Characters of payload in one call that adds."""
 
 
 def only(request: Call[Any] | Read[Any]) -> Procedure[Any]:
     """The procedure of a single call or read."""
     return (yield request)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A job to be added, and its payload as JSON text."""
+
+    draft: Draft
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +74,13 @@ class Context:
         """The error that says so."""
         return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
 
-    def planned(self, drafts: Sequence[Draft], texts: Sequence[str]) -> list[NewNode]:
+    def planned(self, drafted: Sequence[Drafted]) -> list[NewNode]:
         """The nodes to write, once every plugin has been asked about every draft."""
+        drafts = [one.draft for one in drafted]
         self.check_settings([said for one in drafts for said in one.said])
         now = self.clock.now_ms()
         plans = plan_saves(self.functions, drafts)
-        return [_node(self, plan, text, now) for plan, text in zip(plans, texts, strict=True)]
+        return [_node(self, plan, one.data, now) for plan, one in zip(plans, drafted, strict=True)]
 
     def ask_before_removal(
         self,
@@ -124,31 +135,47 @@ class QueueOperations:
         """The operations of one job of it."""
         return JobOperations(self._context, self.name, id)
 
-    def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:
-        """Add jobs, in calls of at most 200. All are checked and planned before the first."""
+    def drafted(self, jobs: Sequence[NewJob]) -> list[Drafted]:
+        """The jobs as the plugins get them, checked."""
         now = self._context.clock.now_ms()
         drafts = [
             draft(self.key, job, say("job", job.settings, "Queue.add", now), self._defaults, now)
             for job in jobs
         ]
-        return self._add(drafts, [data_text(one) for one in drafts])
+        return [Drafted(one, data_text(one)) for one in drafts]
 
-    def _add(self, drafts: Sequence[Draft], texts: Sequence[str]) -> Procedure[list[JobSnapshot]]:
-        context = self._context
-        nodes = context.planned(drafts, texts)
-        saved: list[JobSnapshot] = []
-        for start in range(0, len(nodes), adding.MOST_ADDED):
-            part = nodes[start : start + adding.MOST_ADDED]
-            with context.lanes.call() as record:
+    def planned(self, drafted: Sequence[Drafted]) -> list[NewNode]:
+        """The jobs as they are to be written, once every plugin has been asked about each."""
+        return self._context.planned(drafted)
+
+    def save(self, nodes: Sequence[NewNode]) -> Procedure[list[JobSnapshot | JobError]]:
+        """Write jobs, in calls of at most 200 and 1 MiB; for each the job, or why it is none."""
+        saved: list[JobSnapshot | JobError] = []
+        for part in _parts(nodes):
+            with self._context.lanes.call() as record:
                 added: tuple[Added, ...] = yield adding.add_jobs(
-                    part, now=context.clock.now_ms(), record=record, wants=context.wants()
+                    part,
+                    now=self._context.clock.now_ms(),
+                    record=record,
+                    wants=self._context.wants(),
                 )
             for node, one in zip(part, added, strict=True):
-                if one.error is not None:
-                    _note_others(one.error, len(drafts))
-                    raise one.error
-                saved.append((yield from saved_job(node, one)))
+                saved.append(one.error or (yield from saved_job(node, one)))
         return saved
+
+    def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:
+        """Add jobs. All are checked and planned before the first is written."""
+        return self._add(self.drafted(jobs))
+
+    def _add(self, drafted: Sequence[Drafted]) -> Procedure[list[JobSnapshot]]:
+        saved = yield from self.save(self.planned(drafted))
+        jobs = [one for one in saved if isinstance(one, JobSnapshot)]
+        for error in saved:
+            if isinstance(error, JobError):
+                if len(saved) > 1:
+                    error.add_note(f"{len(jobs)} of the {len(saved)} jobs were added")
+                raise error
+        return jobs
 
     def get(self, id: str) -> Procedure[JobSnapshot | None]:
         """The job with that id."""
@@ -265,9 +292,19 @@ class QueueOperations:
         return live
 
 
-def _note_others(error: Exception, count: int) -> None:
-    if count > 1:
-        error.add_note(f"the other jobs of the {count} of this call were added or are not affected")
+def _parts(nodes: Sequence[NewNode]) -> Iterator[Sequence[NewNode]]:
+    """The nodes in parts that one call can take without holding up the server."""
+    part: list[NewNode] = []
+    size = 0
+    for node in nodes:
+        length = len(node.data)
+        if part and (len(part) == adding.MOST_ADDED or size + length > _MOST_DATA):
+            yield part
+            part, size = [], 0
+        part.append(node)
+        size += length
+    if part:
+        yield part
 
 
 class Pages:

@@ -53,6 +53,8 @@ class Queue:
     ) -> Job:
         """Add a job.
 
+        Adds of many tasks at once go out together, in the order in which they came.
+
         Args:
             name: What kind of job it is; the handler sees it.
             data: The payload, any JSON value.
@@ -74,8 +76,8 @@ class Queue:
         """
         check_options("add", options)
         job = NewJob(name, data, *settings, **options)
-        (added,) = await self._perform(self._operations.add((job,)))
-        return Job(self._app, added)
+        (drafted,) = self._operations.drafted((job,))
+        return Job(self._app, await self._app.adds(self.name).add(drafted))
 
     async def add_many(self, jobs: Iterable[NewJob]) -> list[Job]:
         """Add many jobs, in calls of at most 200 each; the order is kept.

@@ -240,16 +240,16 @@ class Runtime:
             procedure.close()
 
     async def perform(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
-        """`drive`, once the plugins run and what these queues were declared with is published."""
-        try:
-            await self.start()
-            if self._unpublished:
-                for publishing in self.publishing(queues):
-                    await self.drive(publishing)
-        except BaseException:
-            procedure.close()
-            raise
+        """`drive`, once everything is ready for it."""
+        await self.prepare(queues)
         return await self.drive(procedure)
+
+    async def prepare(self, queues: Sequence[str] = ()) -> None:
+        """Start the plugins, and publish what these queues were declared with."""
+        await self.start()
+        if self._unpublished:
+            for publishing in self.publishing(queues):
+                await self.drive(publishing)
 
     def declare(self, queue: str, settings: Sequence[Setting]) -> None:
         """Note what was said for a queue in code.
@@ -316,14 +316,10 @@ class Runtime:
 
     def perform_sync(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
         """`perform` in the calling thread."""
-        try:
-            self.start_sync()
-            if self._unpublished:
-                for publishing in self.publishing(queues):
-                    self.drive_sync(publishing)
-        except BaseException:
-            procedure.close()
-            raise
+        self.start_sync()
+        if self._unpublished:
+            for publishing in self.publishing(queues):
+                self.drive_sync(publishing)
         return self.drive_sync(procedure)
 
     async def aclose(self) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import redis
 from tests.nouns.witness import Colour, Witness
+from tests.support.server import Server
 
 from toril import App, ConfigurationError, JobNotFound, NewJob, PluginError, Reject
-from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError
+from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError, ServerFull
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
 
 Q = "bull:mail"
@@ -117,7 +118,7 @@ class TestAddMany:
         jobs = [NewJob("a"), NewJob("b", parent=JobRef("orders", "nobody"))]
         with pytest.raises(ParentError) as caught:
             await app.queue("mail").add_many(jobs)
-        assert "2 of this call" in caught.value.__notes__[0]
+        assert caught.value.__notes__ == ["1 of the 2 jobs were added"]
 
 
 class TestReading:
@@ -375,3 +376,64 @@ class TestSettings:
     async def test_no_setting(self, app: App) -> None:
         with pytest.raises(TypeError, match="not a setting"):
             await app.queue("mail").add("w", None, "red")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class TestManyTasks:
+    async def test_adds_of_many_tasks_share_calls_and_keep_their_order(
+        self, app: App, raw: redis.Redis
+    ) -> None:
+        queue = app.queue("mail")
+        await queue.add("first")
+        before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        jobs = await asyncio.gather(*(queue.add("n", i) for i in range(500)))
+        after = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert after - before <= 5
+        waiting = raw.lrange(f"{Q}:wait", 0, -1)
+        assert waiting[:500] == [job.id for job in reversed(jobs)]
+        assert [job.data for job in jobs] == list(range(500))
+
+    async def test_one_that_is_refused_stops_no_other(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        def refuse(draft: Draft) -> None:
+            if draft.data == 3:
+                raise Reject("no")
+
+        witness.refuse = refuse
+        queue = watched.queue("mail")
+        nobody = JobRef("orders", "nobody")
+        adds = [queue.add("n", i, parent=nobody if i == 5 else None) for i in range(8)]
+        results = await asyncio.gather(*adds, return_exceptions=True)
+        assert isinstance(results[3], Reject)
+        assert isinstance(results[5], ParentError)
+        assert raw.llen(f"{Q}:wait") == 6
+
+    async def test_an_add_that_is_given_up_before_it_is_sent_is_not_done(
+        self, app: App, raw: redis.Redis
+    ) -> None:
+        queue = app.queue("mail")
+        await queue.counts()
+        adds = [asyncio.create_task(queue.add("n", i)) for i in range(3)]
+        await asyncio.sleep(0)  # the first is on its way
+        adds[2].cancel()
+        await asyncio.gather(*adds, return_exceptions=True)
+        assert [job.data async for job in queue.jobs("waiting")] == [0, 1]
+
+    async def test_large_payloads_go_in_several_calls(self, app: App, raw: redis.Redis) -> None:
+        payload = "x" * 400_000
+        before = raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+        await app.queue("mail").add_many(NewJob("n", payload) for _ in range(6))
+        calls = raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+        assert calls in (3, 4)  # the first may have to load the script
+        assert raw.llen(f"{Q}:wait") == 6
+
+    async def test_a_full_server_refuses_each(self, fresh_server: Callable[..., Server]) -> None:
+        server = fresh_server(maxmemory="3mb", maxmemory_policy="noeviction")
+        async with App(server.url, plugins=[]) as app:
+            queue = app.queue("mail")
+            with server.client() as raw:
+                raw.config_set("maxmemory", "1")
+            adds = [queue.add("n", i) for i in range(3)]
+            results = await asyncio.gather(*adds, return_exceptions=True)
+        assert [type(result) for result in results] == [ServerFull] * 3
+        assert len({id(result) for result in results}) == 3

@@ -1,0 +1,72 @@
+"""Adding jobs of one queue from many tasks at once: one call for all that came meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from toril.errors import IndeterminateError, JobError
+from toril.operations import Drafted, QueueOperations
+from toril.protocol.adding import MOST_ADDED, NewNode
+from toril.runtime import Runtime
+from toril.snapshots import JobSnapshot
+
+_Waiting: TypeAlias = "tuple[NewNode, asyncio.Future[JobSnapshot]]"
+
+
+class AddBatches:
+    """The adds of one queue, in the order in which they came.
+
+    One call is under way at a time. A lone add is sent at once; what comes while a call is under
+    way goes out together in the next one. Each job is added, or refused, for itself.
+    """
+
+    def __init__(self, runtime: Runtime, operations: QueueOperations) -> None:
+        self._runtime = runtime
+        self._operations = operations
+        self._waiting: list[_Waiting] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def add(self, drafted: Drafted) -> JobSnapshot:
+        """Plan the job, and add it. Raises what `Queue.add` raises."""
+        await self._runtime.prepare((self._operations.name,))
+        (node,) = self._operations.planned((drafted,))
+        loop = asyncio.get_running_loop()
+        saved: asyncio.Future[JobSnapshot] = loop.create_future()
+        self._waiting.append((node, saved))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send())
+        return await saved
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST_ADDED], self._waiting[MOST_ADDED:]
+                # Who was cancelled before the job was sent does not want it any more.
+                await self._save([each for each in batch if not each[1].done()])
+        finally:
+            self._sender = None
+
+    async def _save(self, batch: Sequence[_Waiting]) -> None:
+        saved: Sequence[JobSnapshot | Exception]
+        nodes = [node for node, _ in batch]
+        try:
+            saved = await self._runtime.drive(self._operations.save(nodes))
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            saved = [_of_one(error, node) for node in nodes]
+        for (_, future), result in zip(batch, saved, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _of_one(error: Exception, node: NewNode) -> Exception:
+    """What a failure of the whole call means to one of its jobs."""
+    if isinstance(error, IndeterminateError):
+        return IndeterminateError(str(error), (node.id,))
+    return error if isinstance(error, JobError) else copy.copy(error)
