@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
-from toril.backoff import Backoff
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -13,11 +12,12 @@ from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.job import Job
+from toril.new_job import QueueDefaults, check_names
 from toril.operations import Context, QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
 from toril.results import Results
-from toril.runtime import AppOptions, Runtime, queue_defaults
+from toril.runtime import AppOptions, Runtime
 from toril.setting import Setting
 from toril.sync import SyncApp
 
@@ -88,35 +88,28 @@ class App:
         """The workers made by `worker`, in that order; `toril worker` runs them."""
         return tuple(self._workers)
 
-    def queue(
-        self,
-        name: str,
-        /,
-        *settings: Setting,
-        attempts: int | None = None,
-        backoff: Backoff | None = None,
-    ) -> Queue:
+    def queue(self, name: str, /, *settings: Setting, **defaults: Unpack[QueueDefaults]) -> Queue:
         """A queue.
 
         Args:
             name: Its name, without colons.
             settings: What is said for the whole queue. It is published at the first operation on
                 it, and gives way to what somebody has set at run time.
-            attempts: How many times its jobs may be tried, unless a job says otherwise.
-            backoff: How long they wait before the next attempt, unless a job says otherwise.
+            defaults: See `QueueDefaults`: `attempts`, `backoff`, `counter_ids`.
 
         Raises:
             ConfigurationError: A bad name; or the queue was declared with other settings before.
+            TypeError: An unknown option.
         """
-        self.context.key(name)
+        check_names("queue", defaults, QueueDefaults)
         self.runtime.declare(name, settings)
-        return Queue(self, name, queue_defaults(attempts, backoff))
+        return Queue(self, name, defaults)
 
     def adds(self, queue: str) -> AddBatches:
         """Where single jobs of a queue are added; for `Queue.add`."""
         batches = self._adds.get(queue)
         if batches is None:
-            operations = QueueOperations(self.context, queue, {})
+            operations = QueueOperations(self.context, queue)
             batches = self._adds[queue] = AddBatches(self.runtime, operations)
         return batches
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from toril.errors import InvalidJob
-from toril.new_job import JobOptions, NewJob, check_options, draft
+from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options, draft
 from toril.setting import Said, Setting
 from toril.settings import say
 from toril.snapshots import Draft, ParentRef
@@ -41,7 +41,7 @@ class Flow:
     children: tuple[Flow, ...]
     on_child_failure: ChildFailurePolicy
     options: JobOptions
-    defaults: Mapping[str, Any]
+    defaults: QueueDefaults
 
     def __init__(
         self,

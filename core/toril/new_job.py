@@ -59,6 +59,17 @@ class JobOptions(TypedDict, total=False):
     """What its parent does if it fails for good."""
 
 
+class QueueDefaults(TypedDict, total=False):
+    """What a queue gives to its jobs, unless they say otherwise; all optional."""
+
+    attempts: int | None
+    """How many times they may be tried in all (1)."""
+    backoff: Backoff | None
+    """How long they wait before the next attempt (not at all)."""
+    counter_ids: bool
+    """Number them, as BullMQ does, instead of making their ids here; not for jobs of flows."""
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class NewJob:
     """A job for `Queue.add_many`; the arguments are those of `Queue.add`."""
@@ -127,9 +138,10 @@ def draft(
     queue_key: str,
     job: NewJob,
     said: tuple[Said[Any], ...],
-    defaults: Mapping[str, Any],
+    defaults: QueueDefaults,
     now: int,
     *,
+    counter: bool = False,
     parent: ParentRef | None = None,
     has_children: bool = False,
 ) -> Draft:
@@ -141,6 +153,7 @@ def draft(
         said: What was said for this job, most specific first.
         defaults: The queue's options, for those that the job does not give.
         now: Milliseconds since the epoch.
+        counter: Without an id of its own it gets the next number of the queue; the id is '' here.
         parent: Its parent in a flow.
         has_children: It is a parent in a flow.
 
@@ -148,8 +161,9 @@ def draft(
         TypeError: A value of the wrong type; a number where a duration is wanted.
         ValueError: A value out of range (`InvalidJob` for what could not be saved).
     """
-    given = cast("dict[str, Any]", job.options)
-    options = {**defaults, **{key: value for key, value in given.items() if value is not None}}
+    given: dict[str, Any] = {**defaults}
+    given |= {key: value for key, value in job.options.items() if value is not None}
+    options = {key: value for key, value in given.items() if value is not None}
     if not isinstance(cast(object, job.name), str):
         raise TypeError(f"a job's name is a text, not {job.name!r}")
     parent = parent or _parent(queue_key, options.get("parent"))
@@ -177,7 +191,7 @@ def draft(
         opts["jobId"] = job_id(options["id"])
     return Draft(
         queue=queue_key.rpartition(":")[2],
-        id=cast("str | None", opts.get("jobId")) or new_id(),
+        id=cast("str | None", opts.get("jobId")) or ("" if counter else new_id()),
         name=job.name,
         data=job.data,
         opts=opts,

@@ -6,7 +6,7 @@ raised when a procedure is made, before anything is sent; the plan hooks are ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
@@ -16,7 +16,7 @@ from toril.connection.call import Call, Procedure, Read
 from toril.connection.lanes import LanePool
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, JobError, JobNotFound, JobStateError
-from toril.new_job import NewJob, draft
+from toril.new_job import NewJob, QueueDefaults, draft
 from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import adding, changing, dependencies, reading, removing
 from toril.protocol.adding import Added, NewNode
@@ -105,6 +105,7 @@ def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
         parent=made.parent,
         is_parent=made.has_children,
         own=plan.own,
+        counter=not made.id,
     )
 
 
@@ -125,9 +126,9 @@ def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
 class QueueOperations:
     """The operations of one queue."""
 
-    def __init__(self, context: Context, name: str, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, context: Context, name: str, defaults: QueueDefaults | None = None) -> None:
         self._context = context
-        self._defaults = defaults
+        self._defaults: QueueDefaults = defaults or {}
         self.name = name
         self.key = context.key(name)
 
@@ -139,7 +140,14 @@ class QueueOperations:
         """The jobs as the plugins get them, checked."""
         now = self._context.clock.now_ms()
         drafts = [
-            draft(self.key, job, say("job", job.settings, "Queue.add", now), self._defaults, now)
+            draft(
+                self.key,
+                job,
+                say("job", job.settings, "Queue.add", now),
+                self._defaults,
+                now,
+                counter=self._defaults.get("counter_ids", False),
+            )
             for job in jobs
         ]
         return [Drafted(one, data_text(one)) for one in drafts]

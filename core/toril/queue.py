@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from toril.connection.call import Procedure
 from toril.job import Job
-from toril.new_job import JobOptions, NewJob, check_options
+from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
 from toril.setting import Level, Said, Setting
 from toril.types import Json, Outcome, State
@@ -26,7 +26,7 @@ class Queue:
     Every method raises `ServerError` if the server cannot do what was asked.
     """
 
-    def __init__(self, app: App, name: str, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, app: App, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.context, name, defaults)
         self.name = name

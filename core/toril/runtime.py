@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypedDict, TypeGuard, TypeVar, Unpack
 
-from toril.backoff import Backoff
 from toril.clock import Clock, SystemClock
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
@@ -352,12 +351,6 @@ class Runtime:
 def has_effects(result: object) -> TypeGuard[Effects[Any]]:
     """Whether a call did something that plugins may want to know."""
     return isinstance(result, Effects)
-
-
-def queue_defaults(attempts: int | None, backoff: Backoff | None) -> dict[str, Any]:
-    """The options that a queue gives to its jobs."""
-    given = {"attempts": attempts, "backoff": backoff}
-    return {option: value for option, value in given.items() if value is not None}
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

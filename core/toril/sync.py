@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
-from toril.backoff import Backoff
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
 from toril.explaining import explain
@@ -14,12 +13,12 @@ from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.context import Fact
 from toril.job import StoredJob
-from toril.new_job import JobOptions, NewJob, check_options
+from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
 from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
 from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
-from toril.runtime import Runtime, queue_defaults
+from toril.runtime import Runtime
 from toril.setting import Level, Said, Setting
 from toril.snapshots import JobSnapshot
 from toril.types import Json, Outcome, State
@@ -46,17 +45,12 @@ class SyncApp:
         self.runtime = runtime
 
     def queue(
-        self,
-        name: str,
-        /,
-        *settings: Setting,
-        attempts: int | None = None,
-        backoff: Backoff | None = None,
+        self, name: str, /, *settings: Setting, **defaults: Unpack[QueueDefaults]
     ) -> SyncQueue:
         """A queue; see `App.queue`."""
-        self.runtime.context.key(name)
+        check_names("queue", defaults, QueueDefaults)
         self.runtime.declare(name, settings)
-        return SyncQueue(self, name, queue_defaults(attempts, backoff))
+        return SyncQueue(self, name, defaults)
 
     def queues(self) -> list[str]:
         """The names of the queues on the server; see `App.queues`."""
@@ -95,7 +89,7 @@ class SyncApp:
 class SyncQueue:
     """A queue, made by `app.sync.queue(name)`. Every method is that of `Queue`, without `await`."""
 
-    def __init__(self, app: SyncApp, name: str, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, app: SyncApp, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.runtime.context, name, defaults)
         self.name = name

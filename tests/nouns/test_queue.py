@@ -11,7 +11,7 @@ import redis
 from tests.nouns.witness import Colour, Witness
 from tests.support.server import Server
 
-from toril import App, ConfigurationError, JobNotFound, NewJob, PluginError, Reject
+from toril import App, ConfigurationError, Flow, JobNotFound, NewJob, PluginError, Reject
 from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError, ServerFull
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
 
@@ -437,3 +437,28 @@ class TestManyTasks:
             results = await asyncio.gather(*adds, return_exceptions=True)
         assert [type(result) for result in results] == [ServerFull] * 3
         assert len({id(result) for result in results}) == 3
+
+
+class TestCounterIds:
+    async def test_numbers_instead_of_ids(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        queue = watched.queue("mail", counter_ids=True, attempts=2)
+        one, two = await queue.add("a"), await queue.add("b", {"n": 2})
+        own = await queue.add("c", id="mine")
+        many = await queue.add_many([NewJob("d"), NewJob("e")])
+        assert [job.id for job in (one, two, own, *many)] == ["1", "2", "mine", "3", "4"]
+        assert raw.get(f"{Q}:id") == "4"
+        assert json.loads(str(raw.hget(f"{Q}:1", "opts"))) == {"attempts": 2}
+        assert (await two.refresh()).data == {"n": 2}
+        saved = [event.job.id for event in witness.events if isinstance(event, JobSaved)]
+        assert saved == ["1", "2", "mine", "3", "4"]
+
+    async def test_flows_have_ids(self, app: App) -> None:
+        queue = app.queue("mail", counter_ids=True)
+        root = await app.add_flow(Flow(queue, "root", children=[Flow(queue, "kid")]))
+        assert len(root.id) == 16
+
+    def test_an_unknown_default(self) -> None:
+        with pytest.raises(TypeError, match="did you mean 'attempts'"):
+            App("redis://localhost").queue("mail", atempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from toril.connection.call import Call, Procedure
+from toril.connection.call import Call, Procedure, Resend
 from toril.errors import InvalidJob, JobError
 from toril.options import POLICY_OPTION
 from toril.protocol.codec import encode_json, encode_opts
@@ -294,7 +294,7 @@ def _check_call(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]
             if error is not None:
                 raise error
 
-    return Call("add", keys, (msgspec.msgpack.encode(request),), parse)
+    return Call("add", keys, (msgspec.msgpack.encode(request),), parse, Resend.ALWAYS)
 
 
 def _added(node: NewNode, id: bytes, existed: int, code: int) -> Added:
