@@ -7,8 +7,9 @@ import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from toril.context import Drafted
 from toril.errors import IndeterminateError, JobError
-from toril.operations import Drafted, QueueOperations
+from toril.operations import QueueOperations
 from toril.protocol.adding import MOST_ADDED, NewNode
 from toril.runtime import Runtime
 from toril.snapshots import JobSnapshot

@@ -8,12 +8,13 @@ from toril.add_batches import AddBatches
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
+from toril.context import Context
 from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.job import Job
 from toril.new_job import QueueDefaults, check_names
-from toril.operations import Context, QueueOperations
+from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
 from toril.results import Results

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from toril.connection.call import Procedure
+from toril.context import Context
 from toril.duration import duration_text
 from toril.hooks.context import Fact
-from toril.operations import Context
 from toril.options import POLICY_OPTION
 from toril.protocol import reading
 from toril.protocol.standing import Standing, standing

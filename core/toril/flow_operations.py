@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from toril.connection.call import Procedure
+from toril.context import Context, Drafted, data_text, saved_job
 from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, flow_drafts
-from toril.operations import Context, Drafted, data_text, saved_job
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added
 from toril.protocol.keys import slot

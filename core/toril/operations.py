@@ -6,27 +6,23 @@ raised when a procedure is made, before anything is sent; the plan hooks are ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-from toril.clock import Clock
 from toril.connection.call import Call, Procedure, Read
-from toril.connection.lanes import LanePool
+from toril.context import Context, Drafted, data_text, saved_job
 from toril.duration import milliseconds
-from toril.errors import ConfigurationError, JobError, JobNotFound, JobStateError
+from toril.errors import ConfigurationError, JobError, JobStateError
 from toril.new_job import NewJob, QueueDefaults, draft
-from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import adding, changing, dependencies, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
-from toril.protocol.keys import queue_key
 from toril.protocol.settings import read_live, set_live
 from toril.setting import Level, Said, Setting
 from toril.settings import say
-from toril.snapshots import Draft, JobSnapshot, ParentRef, Removal
-from toril.types import STATES, Json, Outcome, RemovalCause, State
+from toril.snapshots import JobSnapshot, ParentRef
+from toril.types import STATES, Json, Outcome, State
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -39,88 +35,6 @@ _MOST_DATA: Final = 1_048_576
 def only(request: Call[Any] | Read[Any]) -> Procedure[Any]:
     """The procedure of a single call or read."""
     return (yield request)
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """A job to be added, and its payload as JSON text."""
-
-    draft: Draft
-    data: str
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What operations need to know of their App.
-
-    `functions`, `wants` and `check_settings` answer once the plugins run, which is before a
-    procedure does.
-    """
-
-    prefix: str
-    clock: Clock
-    lanes: LanePool
-    functions: Functions
-    wants: Callable[[], frozenset[str]]
-    """The event hooks that somebody implements."""
-    check_settings: Callable[[Sequence[Said[Any]]], None]
-    """Raises `ConfigurationError` for a setting whose plugin is not in use."""
-
-    def key(self, queue: str) -> str:
-        """What a queue's keys begin with. Raises `ConfigurationError` for a bad name."""
-        return queue_key(self.prefix, queue)
-
-    def job_not_found(self, queue: str, id: str) -> JobNotFound:
-        """The error that says so."""
-        return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
-
-    def planned(self, drafted: Sequence[Drafted]) -> list[NewNode]:
-        """The nodes to write, once every plugin has been asked about every draft."""
-        drafts = [one.draft for one in drafted]
-        self.check_settings([said for one in drafts for said in one.said])
-        now = self.clock.now_ms()
-        plans = plan_saves(self.functions, drafts)
-        return [_node(self, plan, one.data, now) for plan, one in zip(plans, drafted, strict=True)]
-
-    def ask_before_removal(
-        self,
-        queue: str,
-        action: RemovalCause,
-        ids: Sequence[str] | None = None,
-        states: Sequence[State] | None = None,
-    ) -> None:
-        """Ask every plugin whether an operator may remove these. Raises `Reject`, `PluginError`."""
-        plan_removal(self.functions, Removal(queue, action, ids, states, self.clock.now_ms()))
-
-
-def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
-    made = plan.draft
-    return NewNode(
-        queue=context.key(made.queue),
-        id=made.id,
-        name=made.name,
-        data=data,
-        opts=dict(made.opts),
-        timestamp=cast(int, made.opts.get("timestamp", now)),
-        parent=made.parent,
-        is_parent=made.has_children,
-        own=plan.own,
-        counter=not made.id,
-    )
-
-
-def data_text(one: Draft) -> str:
-    """Its payload as JSON text. Raises `InvalidJob` if that cannot be stored."""
-    limit = cast("int | None", one.opts.get("sizeLimit"))
-    return encode_json(one.data, f"data of job {one.name!r}", most_bytes=limit)
-
-
-def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
-    """The job as it is stored; read only if it existed before."""
-    if not added.duplicate:
-        return node.snapshot(added.id)
-    found: JobSnapshot | None = yield reading.job(node.queue, added.id)
-    return found or node.snapshot(added.id)
 
 
 class QueueOperations:

@@ -16,6 +16,7 @@ from toril.connection.execute import Executor, SyncExecutor
 from toril.connection.lanes import LanePool
 from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
+from toril.context import Context
 from toril.errors import ConfigurationError
 from toril.hooks.configuration import Configuration
 from toril.hooks.dispatch import Dispatcher
@@ -24,7 +25,6 @@ from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginSet
 from toril.new_job import check_names
-from toril.operations import Context
 from toril.plugin_host import PluginHost
 from toril.protocol.effects import Effects
 from toril.protocol.settings import set_live
