@@ -10,7 +10,7 @@ import os
 import sys
 import tomllib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def unused_files(page_blocks: list[Block]) -> Iterator[str]:
 @contextmanager
 def running(
     page: Path, folder: Path, url: str, extra: Mapping[str, str]
-) -> Iterator[Callable[[Block], None]]:
+) -> Generator[Callable[[Block], None]]:
     """A function that runs the blocks of a page, in the page's folder."""
     name = "_".join(page.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
     before, path = Path.cwd(), list(sys.path)

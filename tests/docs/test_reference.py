@@ -12,6 +12,7 @@ import click
 import pytest
 
 import toril
+import toril.errors
 import toril.plugins
 import toril_lua
 from tests.docs.blocks import DOCS, README, ROOT, blocks, pages
