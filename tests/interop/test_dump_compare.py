@@ -28,6 +28,8 @@ PAIRS = [
     ("toril", "node"),
     ("node", "toril"),
     ("toril", "toril"),
+    ("toril", "python"),
+    ("python", "toril"),
 ]
 
 
