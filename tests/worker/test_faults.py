@@ -236,3 +236,43 @@ async def test_connections_may_be_killed_at_any_time(app: App, raw: redis.Redis)
     await app.queue("q").add_many([NewJob("n", n) for n in range(50)])
     await app.worker("q", handler, concurrency=2).run(burst=True)
     assert await completed(app, 50)
+
+
+async def test_an_end_whose_reply_was_lost_for_longer_than_its_record_lives_is_told_once(
+    server: Server, redis_url: str, raw: redis.Redis
+) -> None:
+    listener = Listener()
+
+    async def handler(job: ActiveJob) -> str:
+        proxy.drop_reply("EVALSHA")  # the one that ends this job
+        return "done"
+
+    with FaultProxy.start(server.port) as proxy:
+        async with App(proxy.url, plugins=[listener]) as app:
+            job = await app.queue("q").add("one")
+            async with app.worker("q", handler, lock="100ms"):
+                await until(lambda: proxy.dropped)
+                proxy.refuse()
+                await until(lambda: not raw.keys("bull:q:toril:call:*-*"))  # a worker's
+                proxy.accept()
+                await until(lambda: listener.of(JobCompleted))
+            assert await job.result() == "done"
+    assert [event.job.result for event in listener.of(JobCompleted)] == ["done"]
+    assert raw.hget(f"bull:q:{job.id}", "ats") == "1"
+
+
+async def test_a_stop_takes_no_longer_because_the_server_is_gone(
+    server: Server, redis_url: str
+) -> None:
+    async def handler(job: ActiveJob) -> None: ...
+
+    with FaultProxy.start(server.port) as proxy:
+        async with App(proxy.url, plugins=[]) as app:
+            worker = app.worker("q", handler, concurrency=10)
+            running = asyncio.create_task(worker.run())
+            await (await app.queue("q").add("one")).result(timeout="5s")
+            proxy.blackhole()
+            async with asyncio.timeout(6):
+                await worker.stop(grace="100ms")
+            await running
+            proxy.restore()

@@ -135,7 +135,7 @@ async def test_fetching_pauses_while_the_plugins_are_far_behind(
 
     async with App(redis_url, plugins=[slow]) as app:
         await app.queue("q").add_many([NewJob("n", n) for n in range(100)])
-        async with app.worker("q", handler, concurrency=10):
+        async with app.worker("q", handler, concurrency=5):
             await until(lambda: runs >= 20)
             await asyncio.sleep(0.05)
             assert runs <= 30

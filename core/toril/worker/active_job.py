@@ -48,7 +48,8 @@ class ActiveJob:
     """
 
     __slots__ = (
-        "_host", "cancelled", "data", "id", "lost", "opts", "queue", "snapshot", "task", "token",
+        "_host", "cancelled", "data", "id", "lost", "opts", "queue", "serial", "snapshot", "task",
+        "token",
     )  # fmt: skip
 
     queue: str
@@ -69,6 +70,8 @@ class ActiveJob:
     """
     lost: bool
     """The job is somebody else's now: whatever the handler returns is of no use."""
+    serial: int
+    """The how-manieth job of its worker this is."""
     task: asyncio.Task[None] | None
 
     def __init__(self, host: JobHost, snapshot: JobSnapshot, token: str) -> None:
@@ -82,6 +85,7 @@ class ActiveJob:
         self.cancelled = False
         self.lost = False
         self.task = None
+        self.serial = 0
 
     def decode(self) -> None:
         """Read data and options. Raises `Undecodable`, naming the field."""

@@ -85,6 +85,7 @@ class Engine:
         slots: The jobs held.
         outside: What does everything that goes beyond this process.
         clock: For the times at which delayed jobs are due.
+        lanes: How many calls may be under way at once.
         burst: Stop when there is nothing left to run.
     """
 
@@ -97,6 +98,7 @@ class Engine:
         slots: Slots,
         outside: Outside,
         clock: Clock,
+        lanes: int = 1,
         burst: bool = False,
     ) -> None:
         self._queue = queue
@@ -105,14 +107,21 @@ class Engine:
         self._slots = slots
         self._outside = outside
         self._clock = clock
+        self._lanes = lanes
+        self._share = min(MOST_FETCHED, -(-slots.size // lanes))  # slots that one call may fill
         self._burst = burst
+        self._turns: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._broken: BaseException | None = None
+        self._ending: set[ActiveJob] = set()  # their end is under way to the server
         self._hungry = True  # there may be jobs to pick up
         self._quiet = False
         self._finishing = False
         self._idle_said = False
         self._due: int | None = None  # when the earliest delayed job is due
         self._limited_until = 0.0
-        self._again: set[ActiveJob] = set()  # finishes that were refused once for open children
+        self._again: set[ActiveJob] = set()  # ends that were refused once for open children
+        self._postponed: list[tuple[ActiveJob, Finish]] = []  # such ends, not yet sent again
         self.given_back = 0
         """Jobs given back unfinished."""
 
@@ -145,27 +154,64 @@ class Engine:
     async def run(self) -> None:
         """Work until told to finish, or in a burst until nothing is left."""
         slots = self._slots
-        while True:
-            slots.changed.clear()
-            batch = self._next_batch()
-            if batch is not None:
-                turn = await self._outside.take_turn(batch)
-                self._settle(batch, turn.reply.codes)
-                self._take_in(batch, turn)
-            elif self._finishing and not slots.held:
-                return
-            else:
-                await self._wait()
+        try:
+            while self._broken is None:
+                slots.changed.clear()
+                batch = self._next_batch() if self._under_way < self._lanes else None
+                if batch is not None:
+                    await self._send(batch)
+                elif self._under_way:
+                    await slots.changed.wait()
+                elif self._finishing and not slots.held:
+                    return
+                else:
+                    await self._wait()
+            raise self._broken
+        finally:
+            for turn in self._turns:
+                turn.cancel()
 
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
         ended = self._slots.take_ended()
-        free = min(self._slots.free, MOST_FETCHED) if self.wants_jobs else 0
+        free = min(self._slots.free, self._share) if self.wants_jobs else 0
         if ended:
             return Batch(ended, free)
         if free and time.monotonic() >= self._limited_until and self._may_find_jobs():
             return Batch((), free)
         return None
+
+    async def _send(self, batch: Batch) -> None:
+        """Take a turn; wait for its end only if there is no other lane."""
+        self._under_way += 1
+        self._ending.update(job for job, _ in batch.ended)
+        if batch.fetch:
+            self._hungry = False
+            self._slots.reserved += batch.fetch
+        if self._lanes == 1:
+            await self._turn(batch)
+        else:
+            turn = asyncio.create_task(self._turn(batch))
+            self._turns.add(turn)
+            turn.add_done_callback(self._turn_ended)
+
+    async def _turn(self, batch: Batch) -> None:
+        try:
+            turn = await self._outside.take_turn(batch)
+        finally:
+            self._under_way -= 1
+            self._slots.reserved -= batch.fetch
+            self._slots.changed.set()
+        self._slots.ended.extend(self._postponed)
+        self._postponed.clear()
+        self._settle(batch, turn.reply.codes)
+        self._take_in(batch, turn)
+
+    def _turn_ended(self, turn: asyncio.Task[None]) -> None:
+        self._turns.discard(turn)
+        if not turn.cancelled() and turn.exception() is not None:
+            self._broken = turn.exception()
+            self._slots.changed.set()
 
     def _may_find_jobs(self) -> bool:
         if self._due is not None and self._clock.now_ms() >= self._due:
@@ -176,6 +222,7 @@ class Engine:
     def _settle(self, batch: Batch, codes: Sequence[int]) -> None:
         """Take note of what became of the attempts that ended."""
         for (job, finish), code in zip(batch.ended, codes, strict=True):
+            self._ending.discard(job)
             if code >= 0:
                 self._slots.forget(job)
                 if job.cancelled:
@@ -185,9 +232,10 @@ class Engine:
 
     def _refused(self, job: ActiveJob, finish: Finish, code: int) -> None:
         if code == OPEN_CHILDREN and job not in self._again:
-            # A child may have ended in the same batch, behind its parent.
+            # The end of a child may be behind its parent's, in this batch or in another lane's.
             self._again.add(job)
-            self._slots.ended.append((job, finish))
+            waiting = self._postponed if self._under_way else self._slots.ended
+            waiting.append((job, finish))
             return
         self._again.discard(job)
         if code in (OPEN_CHILDREN, FAILED_CHILDREN):
@@ -216,12 +264,13 @@ class Engine:
             )
         if not batch.fetch:
             return
-        self._hungry = reply.more
-        self._due = reply.next_due_ms
+        self._hungry |= reply.more
+        if reply.next_due_ms is not None:
+            self.expect(reply.next_due_ms)
         if reply.limited_ms is not None:
             self._hungry = True
             self._limited_until = time.monotonic() + min(reply.limited_ms / 1000, _LONGEST_LIMITED)
-        elif self._burst and not (reply.jobs or reply.more or self._slots.held):
+        elif self._burst and not (self._hungry or self._slots.held or self._under_way):
             self.finish()
 
     async def _work(self, job: ActiveJob) -> None:
@@ -269,7 +318,7 @@ class Engine:
     def lose(self, jobs: Sequence[ActiveJob]) -> None:
         """The locks of these jobs are gone: stop what runs without a right to."""
         for job in jobs:
-            if job in self._slots.held:
+            if job in self._slots.held and job not in self._ending:
                 log.warning("job %s/%s: its lock was lost", self._queue, job.id)
                 job.lost = True
                 self._slots.forget(job)

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final, TypeVar
 
-from toril.connection.call import Call
+from toril.connection.call import Call, Read
 from toril.connection.conversation import Patience, pause_before
 from toril.connection.execute import Executor
 from toril.errors import ServerError
@@ -20,7 +20,7 @@ _PATIENCE: Final = Patience(total=2.0)
 """For one try."""
 
 
-async def insist(executor: Executor, call: Call[T]) -> T:
+async def insist(executor: Executor, call: Call[T] | Read[T]) -> T:
     """The result of `call`, however long that takes; an outage is logged once.
 
     Raises `ConfigurationError`, and what the call's `parse` raises other than `ServerError`.

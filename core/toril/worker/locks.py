@@ -57,7 +57,7 @@ class LockKeeper:
         self._now = now
         self._held: tuple[ActiveJob, ...] = ()
         self._beat = self._renewed = self._woke = now()
-        self._warned = False
+        self._warned = self._gave_up = False
         self._stop = threading.Event()
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="toril-locks", daemon=True)
@@ -127,10 +127,13 @@ class LockKeeper:
                 gone = self._renew(part)
                 lost += [job for job in part if job.id in gone]
             self._renewed = self._now()
+            self._gave_up = False
         except ServerError as error:
             if self._now() - self._renewed > self._lock:
-                log.warning("no lock could be renewed for a whole lock's time: %s", error)
-                lost = [job for job in held if not job.cancelled]
+                lost = [job for job in held if not job.lost]
+                if not self._gave_up:
+                    log.warning("no lock could be renewed for a whole lock's time: %s", error)
+                self._gave_up = True
         except Exception:
             log.exception("renewing locks broke")
         if lost:

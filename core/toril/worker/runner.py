@@ -59,20 +59,24 @@ class Runner:
         threads: How many plain `def` handlers run at once.
         backoffs: The worker's own backoff functions, by name.
         put_aside: See `PutAside`.
+        is_recent: Whether a job is one of those of its worker that were picked up last.
     """
 
     def __init__(
         self,
         handler: Handler,
+        *,
         threads: int,
         backoffs: Mapping[str, BackoffFunction],
         put_aside: PutAside,
+        is_recent: Callable[[ActiveJob], bool],
     ) -> None:
         self.on_loop = runs_on_loop(handler)
         self._handler = cast("Callable[[ActiveJob], Any]", handler)
         self._threads = None if self.on_loop else ThreadPoolExecutor(threads, "toril-job")
         self._backoffs = backoffs
         self._put_aside = put_aside
+        self._is_recent = is_recent
 
     def close(self) -> None:
         """Let the threads go; one that is still in a handler goes when that returns."""
@@ -111,9 +115,9 @@ class Runner:
             raise RuntimeError("the handler raised StopIteration") from error
 
     def _completed(self, job: ActiveJob, result: Any) -> Finish:
-        if result is None:
-            return Finish(job.snapshot, job.token, "completed", "null")
-        return Finish(job.snapshot, job.token, "completed", encode_json(result, "the result"))
+        text = "null" if result is None else encode_json(result, "the result")
+        recent = self._is_recent(job)
+        return Finish(job.snapshot, job.token, "completed", text, from_head=recent)
 
     async def _ended_by(self, job: ActiveJob, error: BaseException) -> Finish | None:
         """How the attempt ends after the handler raised `error`."""
@@ -155,6 +159,7 @@ class Runner:
             stacktrace=with_trace(job.snapshot, error, job.opts.get("stackTraceLimit")),
             delay_ms=delay or 0,
             lifo=job.opts.get("lifo") is True,
+            from_head=self._is_recent(job),
             cause=cause,
         )
 

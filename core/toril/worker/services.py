@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -25,6 +26,8 @@ LEASE: Final = 30.0
 """Seconds for which a lease is taken; it is renewed three times as often."""
 _PERIOD: Final = 60.0
 """Seconds until a service that names no time is run again."""
+_TO_RELEASE: Final = 1.0
+"""Seconds in which a lease is given back; else it runs out by itself."""
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 300.0
 
@@ -93,7 +96,9 @@ class LeasedService:
             while True:  # noqa: ASYNC110 - there is no event to wait for, only the time
                 await asyncio.sleep(await self.run_once())
         finally:
-            await asyncio.shield(self._release())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TO_RELEASE):
+                    await self._release()
 
     async def run_once(self) -> float:
         """Take or renew the lease, and do what is due. Returns the seconds until the next look."""

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from toril.connection.blocking import MarkerWait, worker_client_name
@@ -18,6 +18,7 @@ from toril.hooks.buffer import EventBuffer
 from toril.hooks.context import WorkerInfo
 from toril.operations import only
 from toril.protocol import reading
+from toril.protocol.finishing import Finish
 from toril.protocol.locking import StalledReport, renew, stalled_check
 from toril.protocol.settings import SettingChange, set_live
 from toril.setting import Level, Said, Setting
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("toril.worker")
 
+_TWO_LANES: Final = 10
+"""From that concurrency on two calls may be under way at once: the server works on one while this
+process works on what the other brought."""
+_TO_END: Final = 1.0
+"""Seconds in which what talks to the server has to end; a server that is gone does not answer."""
 _LEAST_DRAIN: Final = 1.0
 """Seconds that the plugins get for the last events, however short the grace time is."""
 
@@ -80,11 +86,16 @@ class Session:
         self.ended = asyncio.Event()
         self.slots = Slots(terms.concurrency)
         host = AppJobHost(app, queue, self.stop)
+
+        def put_aside(job: ActiveJob) -> Awaitable[Finish | None]:
+            return host.put_aside(job, self._runner)
+
         self._runner = Runner(
             handler,
-            terms.concurrency,
-            terms.backoffs,
-            lambda job: host.put_aside(job, self._runner),
+            threads=terms.concurrency,
+            backoffs=terms.backoffs,
+            put_aside=put_aside,
+            is_recent=self.slots.is_recent,
         )
         self.engine = Engine(
             queue=queue,
@@ -93,6 +104,7 @@ class Session:
             slots=self.slots,
             outside=self,
             clock=self._runtime.clock,
+            lanes=2 if terms.concurrency >= _TWO_LANES else 1,
             burst=burst,
         )
 
@@ -232,7 +244,7 @@ class Session:
                 yield
         finally:
             self._locks.stop()
-            await asyncio.to_thread(self._locks.join, lock)
+            await asyncio.to_thread(self._locks.join, _TO_END)
 
     async def _beat(self, period: float) -> None:
         while True:
@@ -252,7 +264,11 @@ class Session:
         try:
             yield
         finally:
-            await self._watch.end()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TO_END):
+                    await self._watch.end()
+                    await asyncio.wait((watching,))
+            watching.cancel()
             await asyncio.wait((watching,))
             await marker.aclose()
 
@@ -260,7 +276,7 @@ class Session:
         runtime, terms = self._runtime, self._terms
 
         async def check() -> StalledReport:
-            return await runtime.drive(
+            report = await runtime.drive(
                 stalled_check(
                     self._key,
                     now=runtime.clock.now_ms(),
@@ -269,6 +285,9 @@ class Session:
                     wants=runtime.dispatcher.wants,
                 )
             )
+            if report.recovered:
+                self.engine.look()
+            return report
 
         return StalledCheck(self._queue, check, terms.stalled_interval_ms / 1000)
 

@@ -23,19 +23,29 @@ class Slots:
 
     size: int
     busy: int = 0
+    reserved: int = 0
+    """Slots for jobs that are being fetched."""
     held: dict[ActiveJob, None] = field(default_factory=dict["ActiveJob", None])
     ended: deque[tuple[ActiveJob, Finish]] = field(
         default_factory=deque["tuple[ActiveJob, Finish]"]
     )
+    _serial: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """A job ended, or something else happened that the engine has to look at."""
 
     @property
     def free(self) -> int:
-        return self.size - self.busy
+        return self.size - self.busy - self.reserved
+
+    def is_recent(self, job: ActiveJob) -> bool:
+        """Whether the job is one of the younger half; in the active list it is near the head."""
+        oldest = next(iter(self.held), job)
+        return 2 * job.serial > oldest.serial + self._serial
 
     def start(self, job: ActiveJob) -> None:
         self.busy += 1
+        self._serial += 1
+        job.serial = self._serial
         self.held[job] = None
 
     def stop(self, job: ActiveJob, finish: Finish | None) -> None:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from toril.clock import Clock
 from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
-from toril.protocol.finishing import Fetch, Finish, finished_job, tick
+from toril.protocol import reading
+from toril.protocol.effects import COMPLETED, FAILED, Effects, Wants
+from toril.protocol.finishing import (
+    DONE,
+    NO_LOCK,
+    NOT_ACTIVE,
+    NOT_FOUND,
+    OTHER_LOCK,
+    Fetch,
+    Finish,
+    TickReply,
+    finished_job,
+    tick,
+)
+from toril.snapshots import JobAttemptFailed, JobCompleted, JobEvent
 from toril.worker.engine import Batch, Turn
 from toril.worker.insist import insist
+
+_MOST_UNTOLD: Final = 100
+"""Turns whose events may wait for those of an earlier turn, which is still under way."""
+_NOT_OURS: Final = frozenset({NOT_FOUND, NO_LOCK, NOT_ACTIVE, OTHER_LOCK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +50,10 @@ class FetchTerms:
 
 
 class Turns:
-    """Carries out batches, one at a time, and sends each until the server has answered.
+    """Carries out batches, and sends each until the server has answered.
+
+    Each batch that is under way has a lane of its own. What they did is told to the plugins in the
+    order in which they were sent, so that what happened to one job is told in order.
 
     Args:
         queue_key: What the queue's keys begin with.
@@ -60,24 +84,69 @@ class Turns:
         self._events = events
         self._clock = clock
         self._number = 0
+        self._lanes: list[CallRecord] = []  # the last call of each lane that is free
+        self._lane_count = 0
+        self._told = 0
+        self._to_tell: dict[int, Sequence[JobEvent]] = {}
+        self._caught_up = asyncio.Event()
 
     async def take(self, batch: Batch) -> Turn:
         """Carry out a batch. Raises nothing that passes by itself."""
+        while self._number - self._told > _MOST_UNTOLD:
+            self._caught_up.clear()
+            await self._caught_up.wait()
         self._number += 1
-        token = f"{self._who}:{self._number}"
-        now = self._clock.now_ms()
+        number, token = self._number, f"{self._who}:{self._number}"
+        last = self._lanes.pop() if self._lanes else CallRecord(self._who, self._new_lane(), 0)
+        record = CallRecord(self._who, last.lane, last.n + 1)
+        now, began = self._clock.now_ms(), time.monotonic()
+        finishes = self._planned([finish for _, finish in batch.ended], now)
         call = tick(
             self._queue_key,
             now=now,
-            finishes=self._planned([finish for _, finish in batch.ended], now),
+            finishes=finishes,
             fetch=self._fetch(token, batch.fetch) if batch.fetch else None,
-            record=CallRecord(self._who, 0, self._number),
+            record=record,
             wants=self._dispatcher.wants,
         )
         effects = await insist(self._executor, call)
+        if time.monotonic() - began > 2 * self._terms.lock_ms / 1000:
+            effects = await self._ask(finishes, now, effects)
         self._dispatcher.note(effects)
-        self._events.put(effects.events)
+        self._lanes.append(record)
+        self._tell(number, effects.events)
         return Turn(token, effects.value)
+
+    def _new_lane(self) -> int:
+        self._lane_count += 1
+        return self._lane_count - 1
+
+    def _tell(self, number: int, events: Sequence[JobEvent]) -> None:
+        self._to_tell[number] = events
+        while (following := self._to_tell.pop(self._told + 1, None)) is not None:
+            self._told += 1
+            self._events.put(following)
+            self._caught_up.set()
+
+    async def _ask(
+        self, finishes: Sequence[Finish], now: int, effects: Effects[TickReply]
+    ) -> Effects[TickReply]:
+        """What an outage that outlived the call's record has left open.
+
+        A job that was refused now, but ended at this very call's time, was ended by its first
+        sending, whose reply was lost.
+        """
+        codes, events = list(effects.value.codes), list(effects.events)
+        for position, finish in enumerate(finishes):
+            if codes[position] in _NOT_OURS and finish.kind in ("completed", "failed"):
+                job = finish.job
+                found = await insist(self._executor, reading.job(self._queue_key, job.id))
+                if found is not None and found.finished == now:
+                    codes[position] = DONE
+                    events += final_event(finish, now, self._dispatcher.wants)
+        return replace(
+            effects, value=replace(effects.value, codes=tuple(codes)), events=tuple(events)
+        )
 
     def _fetch(self, token: str, limit: int) -> Fetch:
         terms = self._terms
@@ -96,3 +165,12 @@ class Turns:
     def _plan(self, finish: Finish, now: int) -> Finish:
         plan = self._dispatcher.plan_finish(finished_job(finish, now))
         return replace(finish, plans=plan.plans, undecided=plan.undecided)
+
+
+def final_event(finish: Finish, now: int, wants: Wants) -> list[JobEvent]:
+    """What the end of a job means for the hooks that want to know."""
+    job = finished_job(finish, now)
+    if finish.kind == "completed":
+        return [JobCompleted(job)] if COMPLETED in wants else []
+    failed = JobAttemptFailed(job, finish.value, final=True, cause=finish.cause)
+    return [failed] if FAILED in wants else []

@@ -13,8 +13,9 @@ from toril.worker.engine import Engine
 
 log = logging.getLogger("toril.worker")
 
-LONGEST: Final = 10.0
-"""Seconds after which an idle worker looks for jobs although no marker has come."""
+LONGEST: Final = 5.0
+"""Seconds after which an idle worker looks for jobs although no marker has come: a worker that is
+frozen or has just died may have taken it."""
 _SOON: Final = 1.0
 """Milliseconds: what is due within them is due now."""
 
