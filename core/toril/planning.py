@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from toril.errors import PluginError, Reject
+from toril.errors import ConfigurationError, PluginError, Reject
 from toril.hooks.function import HookFunction
 from toril.options import POLICY_OPTION
 from toril.setting import LEVELS, Said
@@ -37,13 +37,14 @@ def plan_saves(functions: Functions, drafts: Iterable[Draft]) -> list[PlannedJob
     Raises:
         Reject: A plugin refuses one; `plugin` and `item` name both.
         PluginError: A plugin broke, or two plugins contradict each other.
+        ConfigurationError: A setting was said for a job and no plugin stores it.
     """
     asked = functions(_SAVE)
     return [_plan(asked, draft) for draft in drafts]
 
 
 def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
-    if not functions:
+    if not functions and not draft.said:
         return PlannedJob(draft, None)
     set_by: dict[str, HookFunction] = {}
     settings: list[Said[Any]] = []
@@ -72,12 +73,24 @@ def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
         settings += [said for said in plan.settings if said not in settings]
         if plan.field is not None:
             fields[function.plugin] = plan.field
+    _check_kept(draft, settings)
     own: JsonObject = {}
     if settings:
         own["said"] = _stored(settings)
     if fields:
         own["plugins"] = dict(fields)
     return PlannedJob(draft, own or None)
+
+
+def _check_kept(draft: Draft, settings: Sequence[Said[Any]]) -> None:
+    """Refuse what was said for a job if no plugin stores it: it would be forgotten in silence."""
+    for said in draft.said:
+        if said not in settings:
+            raise ConfigurationError(
+                f"{said.source}: {said.value!r} is said for one job, and no plugin in use stores it "
+                f"with the job; the plugin 'persistence' does ({_item(draft)}). Use it, or say this "
+                "for the queue, a worker or the App"
+            )
 
 
 def _with_options(

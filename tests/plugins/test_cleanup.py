@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import redis
-from toril import ActiveJob, App, Setting, Unrecoverable, hookimpl
+
+from toril import ActiveJob, App, ConfigurationError, Setting, Unrecoverable, hookimpl
 from toril.plugins import FinishedJob, JobRemoved, JobSnapshot, ManualClock
 from toril_plugins import Keep, Retention
 
@@ -61,7 +62,9 @@ class Place:
 
 
 @asynccontextmanager
-async def place(url: str, *settings: Setting, plugins: Sequence[object] = ()) -> AsyncIterator[Place]:
+async def place(
+    url: str, *settings: Setting, plugins: Sequence[object] = ()
+) -> AsyncIterator[Place]:
     clock, removed = ManualClock(), Removed()
     async with App(url, *settings, plugins=[removed, *plugins, "*"], clock=clock) as app:
         yield Place(app, clock, removed)
@@ -196,10 +199,10 @@ async def test_what_another_library_said_and_finished_is_adopted(
 ) -> None:
     now = here.clock.now_ms()
     await here.queue.set(Retention(completed=1))
-    for id, opts in {"a": '{"removeOnComplete":{"age":3600}}', "b": "{}", "c": "{}"}.items():
+    for job_id, opts in {"a": '{"removeOnComplete":{"age":3600}}', "b": "{}", "c": "{}"}.items():
         fields = {"name": "x", "data": "{}", "opts": opts, "timestamp": now, "finishedOn": now}
-        raw.hset(f"bull:q:{id}", mapping=fields)
-        raw.zadd("bull:q:completed", {id: now})
+        raw.hset(f"bull:q:{job_id}", mapping=fields)
+        raw.zadd("bull:q:completed", {job_id: now})
     await here.sweep()
     assert await here.kept() == {"a", "c"}
     await here.sweep("1h")
@@ -255,11 +258,11 @@ async def test_a_strategy_is_asked_about_jobs_that_others_finished(
     async with place(redis_url, plugins=[Tiers()]) as here:
         await here.queue.set(Retention(completed=0))
         now = here.clock.now_ms()
-        for id in ("gold", "iron"):
-            data = f'{{"c":"{id[0]}"}}'
+        for job_id in ("gold", "iron"):
+            data = f'{{"c":"{job_id[0]}"}}'
             fields = {"name": "x", "data": data, "opts": "{}", "timestamp": now}
-            raw.hset(f"bull:q:{id}", mapping=fields)
-            raw.zadd("bull:q:completed", {id: now})
+            raw.hset(f"bull:q:{job_id}", mapping=fields)
+            raw.zadd("bull:q:completed", {job_id: now})
         await here.sweep()
         assert await here.kept() == {"gold"}
 
@@ -287,3 +290,16 @@ async def test_without_cleanup_finished_jobs_stay(redis_url: str) -> None:
         await queue.add("do", None, Retention(completed=Keep.nothing()), id="a")
         await app.worker("q", work).run(burst=True)
         assert await queue.state("a") == "completed"
+
+
+async def test_without_persistence_a_jobs_own_setting_is_refused_and_a_live_one_holds(
+    redis_url: str,
+) -> None:
+    async with App(redis_url, Retention(completed=Keep.nothing()), block=["persistence"]) as app:
+        queue = app.queue("q")
+        with pytest.raises(ConfigurationError, match="no plugin in use stores it"):
+            await queue.add("do", None, Retention(completed="1h"))
+        assert (await queue.counts())["waiting"] == 0
+        job = await queue.add("do")
+        await app.worker("q", work).run(burst=True)
+        assert await queue.get(job.id) is None

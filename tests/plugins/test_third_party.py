@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import redis
-
 from tests.support.distributions import wheel
 
 APP = """
@@ -143,10 +142,10 @@ def there(tmp_path: Path, redis_url: str) -> Environment:
 
 def add(raw: redis.Redis, **jobs: object) -> None:
     """Jobs as any producer writes them."""
-    for id, data in jobs.items():
+    for job_id, data in jobs.items():
         fields = {"name": "x", "data": json.dumps(data), "opts": '{"attempts":0}'}
-        raw.hset(f"bull:q:{id}", mapping={**fields, "timestamp": 1, "delay": 0, "priority": 0})
-        raw.lpush("bull:q:wait", id)
+        raw.hset(f"bull:q:{job_id}", mapping={**fields, "timestamp": 1, "delay": 0, "priority": 0})
+        raw.lpush("bull:q:wait", job_id)
 
 
 def test_an_entry_point_replaces_the_strategy(there: Environment, raw: redis.Redis) -> None:
@@ -181,7 +180,7 @@ def test_a_hostile_plugin_stops_no_worker_and_harms_no_job(
     done = there.work()
     assert set(raw.zrange("bull:q:completed", 0, -1)) == {"a", "b", "c"}
     assert raw.llen("bull:q:active") == 0
-    assert [raw.hget(f"bull:q:{id}", "atm") for id in "abc"] == ["1", "1", "1"]
+    assert [raw.hget(f"bull:q:{each}", "atm") for each in "abc"] == ["1", "1", "1"]
     name = distribution.removeprefix("acme-")
     assert name in done.stderr, "the log names the plugin"
     if name in ("signature", "typo", "twin", "import"):
