@@ -87,9 +87,9 @@ def _check_kept(draft: Draft, settings: Sequence[Said[Any]]) -> None:
     for said in draft.said:
         if said not in settings:
             raise ConfigurationError(
-                f"{said.source}: {said.value!r} is said for one job, and no plugin in use stores it "
-                f"with the job; the plugin 'persistence' does ({_item(draft)}). Use it, or say this "
-                "for the queue, a worker or the App"
+                f"{said.source}: {said.value!r} is said for one job, and no plugin in use stores "
+                f"that with a job; 'persistence' does ({_item(draft)}). Use that plugin, or say "
+                "this for the queue, a worker or the App"
             )
 
 
