@@ -50,8 +50,8 @@ ChildFailurePolicy = Literal["wait", "fail", "ignore", "continue", "remove"]
 """
 
 FinishCause = Literal["processor", "stalled", "child", "deferred", "operator", "foreign"]
-"""Who ended an attempt: the handler; the stalled check; a failed child; a failure that somebody
-else decided and this worker carried out; a person or program; another library's worker."""
+"""Who ended an attempt: the handler; the stalled check; a failed child; somebody else, for a reason
+of their own, which this worker carried out; a person or program; another library's worker."""
 
 RemovalCause = Literal["operator", "rule", "drain", "clean", "obliterate", "parent"]
 """Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule."""

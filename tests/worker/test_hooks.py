@@ -80,7 +80,7 @@ async def test_a_deferred_failure_is_told_with_its_cause(heard: App, listener: L
     failed = listener.of(JobAttemptFailed)
     assert [(e.job.name, e.cause, e.final) for e in failed] == [
         ("child", "processor", True),
-        ("parent", "deferred", True),
+        ("parent", "child", True),
     ]
 
 

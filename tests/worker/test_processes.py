@@ -93,7 +93,7 @@ async def test_a_job_that_kills_its_workers_fails(
         await until(lambda: listener.of(JobAttemptFailed))
     assert len(runs(tmp_path, job)) == 2
     (failed,) = listener.of(JobAttemptFailed)
-    assert (failed.final, failed.cause) == (True, "deferred")
+    assert (failed.final, failed.cause) == (True, "stalled")
     assert failed.reason == "job stalled more than allowable limit"
 
 

@@ -136,8 +136,8 @@ def toril_jobs_failed(events: Sequence[JobAttemptFailed]) -> Done:
     """Attempts failed, once per attempt: `event.final` says whether the job did.
 
     When: after the script, one call per reply, in commit order, at most 1,000 jobs.
-    Where: the process that failed them; `event.cause` says why it did: `processor`, the handler; or
-    `deferred`, as the stalled check or a failed child had decided before (`event.reason` tells).
+    Where: the process that failed them; `event.cause` says why it did: `processor`, the handler; or,
+    without a run, what had been decided before: `child`, `stalled`, or `deferred` by somebody else.
     `def` or `async def`, as for `toril_jobs_saved`.
 
         @hookimpl
@@ -170,7 +170,7 @@ def toril_jobs_stalled(events: Sequence[JobStalled]) -> Done:
 
     When: after the script, one call per reply, in commit order, at most 1,000 jobs.
     Where: the worker whose check found them. A job with `fails_next` will be failed by the next
-    worker that takes it, which fires `toril_jobs_failed` with the cause `deferred`.
+    worker that takes it, which fires `toril_jobs_failed` with the cause `stalled`.
     `def` or `async def`, as for `toril_jobs_saved`.
 
         @hookimpl

@@ -167,7 +167,16 @@ class Runner:
         """Somebody has decided that the job must fail; it is not run."""
         with contextlib.suppress(Undecodable):
             job.decode()
-        return self.failed(job, Unrecoverable(reason), "deferred")
+        return self.failed(job, Unrecoverable(reason), _who_decided(reason))
+
+
+def _who_decided(reason: str) -> FinishCause:
+    """Who decided that a job must fail, by the reason that BullMQ's format has for each."""
+    if reason == "job stalled more than allowable limit":
+        return "stalled"
+    if reason.startswith("child ") and reason.endswith(" failed"):
+        return "child"
+    return "deferred"
 
 
 def give_back(job: ActiveJob) -> Finish:
