@@ -8,9 +8,11 @@ import pytest
 import redis
 import redis.asyncio
 
+from tests.support.driver import Driver, PythonDriver, TorilDriver
 from tests.support.node import Node, install
 from tests.support.server import Server
 
+Library = Callable[[str], Driver]
 ServerFactory = Callable[..., Server]
 
 
@@ -67,3 +69,29 @@ def fresh_server() -> Iterator[ServerFactory]:
 def node() -> Node:
     """Node with the foreign packages; an error, not a skip, if they cannot be had."""
     return install()
+
+
+@pytest.fixture(scope="session")
+def library(server: Server, node: Node) -> Iterator[Library]:
+    """Get a library's driver by name (`node`, `node5`, `node5452`, `python`, `toril`).
+
+    Each is a process that lives as long as the session; a test that used one resets it.
+    """
+    makers: dict[str, Callable[[], Driver]] = {
+        "node": lambda: node.driver(server.url, "bullmq"),
+        "node5": lambda: node.driver(server.url, "bullmq5"),
+        "node5452": lambda: node.driver(server.url, "bullmq5452"),
+        "python": lambda: PythonDriver(server.url),
+        "toril": lambda: TorilDriver(server.url),
+    }
+    running: dict[str, Driver] = {}
+
+    def get(name: str) -> Driver:
+        held = running.get(name)
+        if held is None or held.process.poll() is not None:
+            held = running[name] = makers[name]()
+        return held
+
+    yield get
+    for driver in running.values():
+        driver.stop()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Library as Library
+from tests.conftest import Library
+
+__all__ = ["Library"]
 
 
 @pytest.fixture(scope="session")
