@@ -16,12 +16,16 @@ from toril.snapshots import JobSnapshot
 
 _Waiting: TypeAlias = "tuple[NewNode, asyncio.Future[JobSnapshot]]"
 
+_inherited: list[object] = []
+
 
 class AddBatches:
     """The adds of one queue, in the order in which they came.
 
     One call is under way at a time. A lone add is sent at once; what comes while a call is under
-    way goes out together in the next one. Each job is added, or refused, for itself.
+    way goes out together in the next one. Each job is added, or refused, for itself. Who is
+    cancelled takes back a job that has not been sent; one that has been is added, and the plugins
+    hear of it.
     """
 
     def __init__(self, runtime: Runtime, operations: QueueOperations) -> None:
@@ -35,11 +39,20 @@ class AddBatches:
         await self._runtime.prepare((self._operations.name,))
         (node,) = self._operations.planned((drafted,))
         loop = asyncio.get_running_loop()
+        if self._sender is not None and self._sender.get_loop() is not loop:
+            # Of the process that this one was forked from, which sends what waits there.
+            _inherited.append(self._sender)
+            self._waiting, self._sender = [], None
         saved: asyncio.Future[JobSnapshot] = loop.create_future()
         self._waiting.append((node, saved))
         if self._sender is None:
             self._sender = loop.create_task(self._send())
         return await saved
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way; also what a cancelled caller has left."""
+        if self._sender is not None and self._sender.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait((self._sender,))
 
     async def _send(self) -> None:
         try:

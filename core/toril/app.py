@@ -222,7 +222,9 @@ class App:
     async def aclose(self) -> None:
         """Stop the plugins and close the connections; workers are to be stopped first.
 
-        The App can be used again; it then starts anew.
+        What is being added is added first. The App can be used again; it then starts anew.
         """
+        for adds in self._adds.values():
+            await adds.settled()
         await self.results.aclose()
         await self.runtime.aclose()

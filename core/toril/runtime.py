@@ -7,8 +7,9 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypedDict, TypeGuard, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
+from toril.carry_out import carry_out, has_effects
 from toril.clock import Clock, SystemClock
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
@@ -26,7 +27,6 @@ from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginSet
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
-from toril.protocol.effects import Effects
 from toril.protocol.settings import set_live
 from toril.setting import Said, Setting
 from toril.settings import check_declared, say
@@ -92,6 +92,7 @@ class Runtime:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started: Future[None] | None = None
+        self._starter: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._unpublished = set(self._declared)
@@ -218,19 +219,18 @@ class Runtime:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     async def drive(self, procedure: Procedure[T]) -> T:
-        """Carry out a procedure on this loop and tell the plugins what it did."""
+        """Carry out a procedure on this loop and tell the plugins what it did.
+
+        A cancellation counts between two requests; see `carry_out`.
+        """
         try:
             request = next(procedure)
             while True:
                 try:
-                    result = await self.executor.run(request)
+                    result = await carry_out(self.executor, self.dispatcher, request)
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
-                if has_effects(result):
-                    self.dispatcher.note(result)
-                    await self.dispatcher.publish(result.events)
-                    result = result.value
                 request = procedure.send(result)
         except StopIteration as done:
             value: T = done.value
@@ -323,6 +323,8 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""
+        if self._starter is not None and self._loop is asyncio.get_running_loop():
+            await asyncio.wait((self._starter,))  # who began it may have been cancelled meanwhile
         if self._pid != os.getpid() or not self.started:
             return
         if self._thread is not None:
@@ -346,11 +348,6 @@ class Runtime:
             thread.join()
             loop.close()
         self._forget()
-
-
-def has_effects(result: object) -> TypeGuard[Effects[Any]]:
-    """Whether a call did something that plugins may want to know."""
-    return isinstance(result, Effects)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from redis.exceptions import RedisError
@@ -78,11 +79,28 @@ class Executor:
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @overload
-    async def run(self, request: Call[T], patience: Patience | None = None) -> T: ...
+    async def run(
+        self,
+        request: Call[T],
+        patience: Patience | None = None,
+        sending: Callable[[], None] | None = None,
+    ) -> T: ...
     @overload
-    async def run(self, request: Read[T], patience: Patience | None = None) -> T: ...
-    async def run(self, request: Request, patience: Patience | None = None) -> Any:
+    async def run(
+        self,
+        request: Read[T],
+        patience: Patience | None = None,
+        sending: Callable[[], None] | None = None,
+    ) -> T: ...
+    async def run(
+        self,
+        request: Request,
+        patience: Patience | None = None,
+        sending: Callable[[], None] | None = None,
+    ) -> Any:
         """Carry out `request` and return its result.
+
+        `sending` is called when it is about to be sent: from then on it may be done.
 
         Raises:
             ServerUnavailable: the server could not be had in time, and nothing was done.
@@ -91,17 +109,16 @@ class Executor:
             ConfigurationError: login, rights or version do not do.
             ServerError: another refusal.
         """
-        return await self.drive(
-            converse(self.route, self._scripts, request, patience or self._patience)
-        )
+        steps = converse(self.route, self._scripts, request, patience or self._patience)
+        return await self.drive(steps, sending)
 
-    async def drive(self, steps: Steps[T]) -> T:
+    async def drive(self, steps: Steps[T], sending: Callable[[], None] | None = None) -> T:
         """Carry out the steps of a conversation and return its result."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._do(step)
+                    answer = await self._do(step, sending)
                 except (NotSent, ReplyLost) as problem:
                     step = steps.throw(problem)
                 else:
@@ -112,11 +129,14 @@ class Executor:
         finally:
             steps.close()
 
-    async def _do(self, step: Step) -> Any:
+    async def _do(self, step: Step, sending: Callable[[], None] | None) -> Any:
         match step:
             case Exchange(server, _):
                 async with self._turn():
-                    return await self._exchange(server, step)
+                    connection = await self._connected(server)
+                    if sending is not None:
+                        sending()
+                    return await self._exchange(connection, step)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Forget(server):
@@ -138,8 +158,8 @@ class Executor:
             self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         return self._turns
 
-    async def _exchange(self, server: Server, step: Exchange) -> list[Any]:
-        connection = await self._connected(server)
+    async def _exchange(self, connection: AsyncConnection, step: Exchange) -> list[Any]:
+        server = step.server
         whole = False
         try:
             replies = await exchange_async(connection, step.commands, server.access.reply_timeout)

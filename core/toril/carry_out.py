@@ -1,0 +1,86 @@
+"""Carrying out one request: the server is asked, then the plugins are told.
+
+Whoever is cancelled between the two would leave plugins without events that nobody can make again,
+so what was sent is finished first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final, TypeGuard
+
+from toril.connection.call import Read, Request
+from toril.connection.execute import Executor
+from toril.hooks.dispatch import Dispatcher
+from toril.protocol.effects import Effects
+
+TO_ANSWER: Final = 1.0
+"""Seconds that the server gets for its reply once the caller was cancelled."""
+TO_TELL: Final = 5.0
+"""Seconds that the plugins get then for what the reply tells."""
+
+
+def has_effects(result: object) -> TypeGuard[Effects[Any]]:
+    """Whether a call did something that plugins may want to know."""
+    return isinstance(result, Effects)
+
+
+async def carry_out(executor: Executor, dispatcher: Dispatcher, request: Request) -> Any:
+    """The result of `request`, once the plugins have been told of its effects.
+
+    A cancellation counts at once while nothing has been sent; later when all is done, but after
+    6 seconds at the latest. Raises what `Executor.run` raises.
+    """
+    if isinstance(request, Read):
+        return await executor.run(request)
+    step = _Step(executor, dispatcher, request)
+    task = asyncio.create_task(step.run())
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        await step.finish(task)
+        raise
+    return task.result()
+
+
+class _Step:
+    def __init__(self, executor: Executor, dispatcher: Dispatcher, request: Request) -> None:
+        self._executor = executor
+        self._dispatcher = dispatcher
+        self._request: Any = request
+        self._sent = False
+        self._answered = False
+
+    async def run(self) -> Any:
+        result = await self._executor.run(self._request, sending=self._sending)
+        self._answered = True
+        if not has_effects(result):
+            return result
+        self._dispatcher.note(result)
+        await self._dispatcher.publish(result.events)
+        return result.value
+
+    def _sending(self) -> None:
+        self._sent = True
+
+    async def finish(self, task: asyncio.Task[Any]) -> None:
+        """The caller was cancelled: end `task`, which runs this, when it may be ended."""
+        if self._sent:
+            await _wait(task, TO_ANSWER)
+        if self._answered:
+            await _wait(task, TO_TELL)
+        while not task.done():
+            task.cancel()
+            await _wait(task, TO_ANSWER)
+        if not task.cancelled():
+            task.exception()  # nobody is there to whom it could be told
+
+
+async def _wait(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for `task`; being cancelled again does not count."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not task.done() and (left := until - loop.time()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((task,), timeout=left)
