@@ -130,7 +130,8 @@ async def test_a_running_parent_whose_child_fails_cannot_complete(app: App) -> N
     assert (await parent.refresh()).attempts_made == 1  # not tried again
 
 
-async def test_parent_and_child_that_end_together(app: App) -> None:
+@pytest.mark.parametrize("concurrency", [2, 50])
+async def test_parent_and_child_that_end_together(app: App, concurrency: int) -> None:
     """A child behind its parent in one batch: the parent's end is sent again, not failed."""
     started: list[str] = []
 
@@ -141,7 +142,7 @@ async def test_parent_and_child_that_end_together(app: App) -> None:
         await until(lambda: "child" in started)
 
     parent = await app.queue("q").add("parent", attempts=1)
-    await app.worker("q", handler, concurrency=2).run(burst=True)
+    await app.worker("q", handler, concurrency=concurrency).run(burst=True)
     assert await parent.state() == "completed"
 
 

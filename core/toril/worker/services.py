@@ -89,6 +89,7 @@ class LeasedService:
         self._lease = lease
         self._due = now()
         self._pause = _FIRST_PAUSE
+        self._serving = False
 
     async def run(self) -> None:
         """Serve until cancelled; the lease is given back then."""
@@ -108,7 +109,11 @@ class LeasedService:
             if self._now() >= self._due:
                 self._due = self._now() + await self._serve()
                 self._pause = _FIRST_PAUSE
-        except Exception:  # a guard: a service that fails is tried again, and harms no job
+        # A guard: a service that fails is tried again, and harms no job.
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # this task was cancelled, not something of the service's own
             self._due = self._now() + self._pause
             log.exception(
                 "service %r of plugin %r failed on queue %r; next try in %.0f s",
@@ -118,16 +123,23 @@ class LeasedService:
         return max(0.0, min(self._due - self._now(), self._lease / 3))
 
     async def serve_now(self) -> bool:
-        """Do what is due once, and give the lease back; False if another process holds it.
+        """Do all that is due, and give the lease back; False if somebody else holds it.
 
         Raises whatever the service raises.
         """
-        if not await self._take():
+        if self._serving:
             return False
+        self._serving = True
         try:
-            await self._serve()
+            if not await self._take():
+                return False
+            try:
+                while await self._serve() <= 0:
+                    pass
+            finally:
+                await self._release()
         finally:
-            await self._release()
+            self._serving = False
         return True
 
     async def _serve(self) -> float:

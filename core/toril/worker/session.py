@@ -41,11 +41,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("toril.worker")
 
-_TWO_LANES: Final = 10
+_TWO_LANES: Final = 20
 """From that concurrency on two calls may be under way at once: the server works on one while this
 process works on what the other brought."""
 _TO_END: Final = 1.0
 """Seconds in which what talks to the server has to end; a server that is gone does not answer."""
+_TO_GIVE_WAY: Final = (7.0, 1.0)
+"""Seconds that the worker's helpers have to end; first they finish what they have sent."""
 _LEAST_DRAIN: Final = 1.0
 """Seconds that the plugins get for the last events, however short the grace time is."""
 
@@ -299,8 +301,13 @@ class Session:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            for seconds in _TO_GIVE_WAY:  # once more, if a service took no notice
+                task.cancel()
+                await asyncio.wait((task,), timeout=seconds)
+                if task.done():
+                    break
+            else:
+                log.error("queue %s: left behind, as it ignores its end: %s", self._queue, task)
 
     def _helper_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

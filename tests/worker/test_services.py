@@ -1,0 +1,77 @@
+"""Services that do not behave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from tests.worker.conftest import until
+
+from toril import App, hookimpl
+from toril.plugins import Registry, ServiceContext
+from toril.worker import ActiveJob, session
+
+
+class Serving:
+    """A plugin with one service, which does what it is told."""
+
+    toril_name = "serving"
+
+    def __init__(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._act = act
+        self.runs = 0
+
+    @hookimpl
+    def toril_register(self, registry: Registry) -> None:
+        registry.service("serving", lambda: self)
+
+    async def run_once(self, context: ServiceContext) -> float | None:
+        self.runs += 1
+        await self._act()
+        return 0.01
+
+
+async def handler(job: ActiveJob) -> None:
+    pass
+
+
+async def test_one_that_ignores_its_end_does_not_hold_up_the_stop(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "_TO_GIVE_WAY", (0.02, 0.02))
+    let_go = asyncio.Event()
+
+    async def ignore() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    plugin = Serving(ignore)
+    async with App(redis_url, plugins=[plugin]) as app:
+        async with asyncio.timeout(5):
+            async with app.worker("q", handler):
+                await until(lambda: plugin.runs)
+        assert "left behind" in caplog.text
+        behind = [task for task in asyncio.all_tasks() if "LeasedService" in repr(task)]
+        assert len(behind) == 1
+        let_go.set()
+        behind[0].cancel()
+        await asyncio.wait(behind)
+
+
+async def test_one_that_cancels_itself_is_tried_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("toril.worker.services._FIRST_PAUSE", 0.01)
+
+    async def cancel() -> None:
+        raise asyncio.CancelledError
+
+    plugin = Serving(cancel)
+    async with App(redis_url, plugins=[plugin]) as app, app.worker("q", handler):
+        await until(lambda: plugin.runs > 1)
+    assert "service 'serving' of plugin 'serving' failed on queue 'q'" in caplog.text
