@@ -59,6 +59,16 @@ class TestOneJob:
             {"event": "drained"},
         ]
 
+    def test_completed_although_somebody_had_decided_that_it_must_fail(
+        self, run: Runner, raw: redis.Redis, seed: Seed
+    ) -> None:
+        """Its failed child was retried while it ran."""
+        key = active(raw, seed, defa="child x failed")
+        raw.zadd(f"{Q}:toril:deferred", {"j": NOW})
+        assert codes(run, finish("j")) == (0,)
+        assert raw.hget(key, "defa") == "child x failed"
+        assert not raw.exists(f"{Q}:toril:deferred")
+
     def test_attempts_left_are_not_exhausted(
         self, run: Runner, raw: redis.Redis, seed: Seed
     ) -> None:

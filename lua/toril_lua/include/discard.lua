@@ -25,5 +25,6 @@ end
 -- Returns whether there was anything.
 local function discard(Q, id, state, links, cause)
   if links.window then pcall(drop_window, Q, links.window, id) end
+  redis.pcall('ZREM', Q .. ':toril:deferred', id)
   return remove_keys(Q, id, state, cause, '', '') > 0
 end

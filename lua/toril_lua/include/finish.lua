@@ -46,6 +46,7 @@ local function settle(Q, id, key, kind, text, stored, more)
   if stored[5] then window = end_window(Q, stored[5], id) end
   if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
   local made = whole(stored[2]) + 1
+  if stored[8] then redis.call('ZREM', Q .. ':toril:deferred', id) end
   redis.call('ZADD', Q .. ':' .. kind, now, id)
   if kind == 'completed' then
     redis.call('HSET', key, 'returnvalue', text, 'finishedOn', now, 'atm', made)
@@ -53,7 +54,7 @@ local function settle(Q, id, key, kind, text, stored, more)
   else
     redis.call('HSET', key, 'failedReason', text, 'finishedOn', now, 'atm', made)
     if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
-    if redis.call('HDEL', key, 'defa') == 1 then redis.call('ZREM', Q .. ':toril:deferred', id) end
+    if stored[8] then redis.call('HDEL', key, 'defa') end
     emit(Q, 'failed', 'jobId', id, 'failedReason', text, 'prev', 'active')
     if made >= (more.attempts or 0) then
       emit(Q, 'retries-exhausted', 'jobId', id, 'attemptsMade', made)
@@ -101,7 +102,7 @@ local function end_attempt(Q, item, lock)
   local id, token, kind, text, more = item[1], item[2], item[3], item[4], item[6] or NOTHING
   local key = Q .. ':' .. id
   local stored = redis.pcall('HMGET', key,
-    'name', 'atm', 'parentKey', 'parent', 'deid', 'priority', 'finishedOn')
+    'name', 'atm', 'parentKey', 'parent', 'deid', 'priority', 'finishedOn', 'defa')
   if stored.err or (not stored[1] and redis.call('EXISTS', key) == 0) then
     -- Nobody can do anything with such an id any more.
     if lock == token then
