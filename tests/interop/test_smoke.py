@@ -156,8 +156,8 @@ async def test_flow(duo: Duo, policy: str, ends: str) -> None:
     if policy == "continueParentOnFailure" and duo.has("bullmq5452"):
         ends = "waiting-children"  # that version does not know the policy yet
     good = {"queue": "steps", "name": "good", "data": {"do": [["return", 1]]}}
-    bad = {"queue": "steps", "name": "bad", "data": {"do": [["fail", "boom"]]}}
-    bad["opts"] = {policy: True}
+    fails = {"do": [["fail", "boom"]]}
+    bad = {"queue": "steps", "name": "bad", "data": fails, "opts": {policy: True}}
     tree = await duo.producer.add_flow(
         {
             "queue": "orders",
