@@ -18,7 +18,7 @@ from tests.support.server import DEFAULTS, Server, free_port
 
 from toril.connection.call import Read, Resend
 from toril.connection.conversation import Patience
-from toril.connection.execute import Executor, SyncExecutor
+from toril.connection.execute import LONG_IDLE, Executor, SyncExecutor
 from toril.connection.open import open_endpoint
 from toril.errors import (
     ConfigurationError,
@@ -83,6 +83,20 @@ async def test_cancelled_request_leaves_no_reply_behind(proxy: FaultProxy) -> No
         await task
     proxy.restore()
     assert await executor.run(read("GET", "k")) == b"right"
+    await executor.aclose()
+
+
+async def test_cancelled_before_an_idle_connection_is_used_closes_it(redis_url: str) -> None:
+    executor = Executor(open_endpoint(redis_url), Scripts())
+    await executor.run(read("PING"))
+    ((connection, _),) = executor._idle[executor.route.server(executor.endpoint.addresses[0])]
+    await asyncio.sleep(2 * LONG_IDLE)
+    task = asyncio.create_task(executor.run(read("PING")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not connection.is_connected
     await executor.aclose()
 
 

@@ -181,13 +181,18 @@ class Executor:
         idle = self._idle.get(server)
         while idle:
             connection, since = idle.pop()
-            if time.monotonic() - since > LONG_IDLE:
-                # Let the loop look at the socket: first it runs us, then what it saw there.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-            if await is_fresh_async(connection):
+            fresh = False
+            try:
+                if time.monotonic() - since > LONG_IDLE:
+                    # Let the loop look at the socket: first it runs us, then what it saw there.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                fresh = await is_fresh_async(connection)
+            finally:
+                if not fresh:  # also when cancelled just now: nobody else has it any more
+                    await connection.disconnect(nowait=True)
+            if fresh:
                 return connection
-            await connection.disconnect(nowait=True)
         return await open_async_connection(server, self._client_name)
 
     async def aclose(self) -> None:
