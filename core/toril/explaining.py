@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from toril.connection.call import Procedure
 from toril.context import Context
 from toril.duration import duration_text
 from toril.hooks.context import Fact
 from toril.options import POLICY_OPTION
 from toril.protocol import reading
+from toril.protocol.dependencies import DependencyPage, dependency_page, failed_among
 from toril.protocol.standing import Standing, standing
 from toril.snapshots import JobRef, JobSnapshot, ParentRef
 from toril.types import State
+
+_CHILDREN: Final = 200
+"""About how many unfinished children are looked at."""
+_NAMED: Final = 3
 
 _POLICIES = {
     "fail": "the parent fails",
@@ -28,11 +36,19 @@ def explain(context: Context, ref: JobRef) -> Procedure[list[Fact]]:
         raise context.job_not_found(ref.queue, ref.id)
     state: State = yield reading.state(key, ref.id)
     around: Standing = yield standing(key, ref.id)
-    return facts(job, state, around)
+    blocking: tuple[str, ...] = ()
+    if around.children_open:
+        children: DependencyPage = yield dependency_page(
+            key, ref.id, "unprocessed", count=_CHILDREN
+        )
+        blocking = yield failed_among(children.children)
+    return facts(job, state, around, blocking)
 
 
-def facts(job: JobSnapshot, state: State, around: Standing) -> list[Fact]:
-    """What these mean to a person."""
+def facts(
+    job: JobSnapshot, state: State, around: Standing, blocking: Sequence[str] = ()
+) -> list[Fact]:
+    """What these mean to a person. `blocking`: keys of failed children that keep it waiting."""
     found = [_state(job, state, around), _attempts(job)]
     if around.paused and state in ("waiting", "prioritized", "delayed"):
         found.append(Fact("queue", "the queue is paused: no worker takes a job from it"))
@@ -44,6 +60,8 @@ def facts(job: JobSnapshot, state: State, around: Standing) -> list[Fact]:
     if around.children_failed:
         text = f"it cannot complete: {around.children_failed} of its children failed"
         found.append(Fact("children", text))
+    if blocking:
+        found.append(_blocking(blocking))
     if job.parent is not None:
         found.append(_parent(job, job.parent))
     return found
@@ -73,6 +91,16 @@ def _attempts(job: JobSnapshot) -> Fact:
     if job.stalled_count:
         text += f"; its worker vanished {job.stalled_count} times"
     return Fact("attempts", text)
+
+
+def _blocking(children: Sequence[str]) -> Fact:
+    named = [" ".join(key.rsplit(":", 2)[1:]) for key in children[:_NAMED]]
+    if len(children) > _NAMED:
+        named.append("…")
+    text = f"has failed and keeps it waiting until it is retried or removed: {named[0]}"
+    if len(children) > 1:
+        text = f"have failed and keep it waiting until retried or removed: {', '.join(named)}"
+    return Fact("children", f"{len(children)} of them {text}")
 
 
 def _parent(job: JobSnapshot, parent: ParentRef) -> Fact:

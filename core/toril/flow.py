@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from toril.errors import InvalidJob
-from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options, draft
+from toril.new_job import (
+    JobOptions,
+    NewJob,
+    QueueDefaults,
+    check_options,
+    check_policy,
+    draft,
+)
 from toril.setting import Said, Setting
 from toril.settings import say
 from toril.snapshots import Draft, ParentRef
@@ -29,9 +36,16 @@ class Flow:
         data: The payload, any JSON value.
         settings: What is said for this one job.
         children: The jobs that have to be done first.
-        on_child_failure: What this job does when a child fails for good. A child's own
-            `on_failure` goes before it.
+        on_child_failure: What this job does when a child fails for good: `"fail"`, too;
+            `"ignore"`: run when the others are done, and see the failure in `job.children()`;
+            `"remove"`: the same without seeing it; `"continue"`: run at once; `"wait"` (the
+            default, as in BullMQ): go on waiting until the child has been retried or removed. A
+            child's own `on_failure` goes before it.
         options: As for `Queue.add`. `parent` only makes sense at the root.
+
+    Raises:
+        InvalidJob: `on_child_failure` is no policy.
+        TypeError: An unknown option.
     """
 
     queue: str
@@ -55,6 +69,7 @@ class Flow:
         **options: Unpack[JobOptions],
     ) -> None:
         check_options("Flow", options)
+        check_policy("on_child_failure", on_child_failure)
         for field, value in (
             ("queue", queue if isinstance(queue, str) else queue.name),
             ("name", name),

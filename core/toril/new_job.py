@@ -246,13 +246,17 @@ def _parent(queue_key: str, parent: Any) -> ParentRef | None:
     return ParentRef(queue_key.rpartition(":")[0] + ":" + ref.queue, ref.id)
 
 
+def check_policy(option: str, policy: object) -> None:
+    """Raise `InvalidJob` if it is no policy for failed children. `option` is its name."""
+    if policy != "wait" and policy not in POLICY_OPTION:
+        known = ", ".join(map(repr, ("wait", *POLICY_OPTION)))
+        raise InvalidJob(f"{option} is one of {known}, not {policy!r}")
+
+
 def _add_policy(opts: JsonObject, policy: ChildFailurePolicy, *, has_parent: bool) -> None:
+    check_policy("on_failure", policy)
     if policy == "wait":
         return
-    if policy not in POLICY_OPTION:
-        raise InvalidJob(
-            f"on_failure is one of 'wait', {', '.join(map(repr, POLICY_OPTION))}, not {policy!r}"
-        )
     if not has_parent:
         raise InvalidJob("on_failure says what a parent does, and this job has none")
     opts[POLICY_OPTION[policy]] = True

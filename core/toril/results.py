@@ -104,7 +104,7 @@ class Deadline:
         if left <= 0:
             raise TimeoutError(
                 f"job {self._job.id!r} of queue {self._job.queue!r} has not ended "
-                f"within {duration_text(self._ms)}"
+                f"within {duration_text(self._ms)}; `explain` tells where it is"
             )
         return min(left, most)
 

@@ -147,6 +147,13 @@ def unset(url: str | None, prefix: str, queue: str, level: Level) -> None:
     _with_app(url, prefix, write)
 
 
+def _seconds(option: str, value: str) -> float:
+    try:
+        return max(0.1, milliseconds(value) / 1000)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
+
+
 @click.command()
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE…")
 @click.option("--every", metavar="TIME", help="Go on sweeping, that long apart, until Ctrl-C.")
@@ -157,7 +164,7 @@ def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None
     For queues whose workers are not Toril's. One process at a time sweeps a queue: another one that
     does it already is left to it.
     """
-    pause = None if every is None else milliseconds(every) / 1000
+    pause = None if every is None else _seconds("--every", every)
 
     async def run(app: App) -> None:
         while True:

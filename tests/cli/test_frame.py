@@ -68,6 +68,17 @@ def test_help_imports_no_command(site: Site) -> None:
     assert "acme_bomb" not in sys.modules
 
 
+def test_help_tells_what_a_command_says_of_itself(site: Site) -> None:
+    command(site, "raise AssertionError('called')")
+    shown = " ".join(toril_("--help").output.split())
+    assert "act Act. (from acme-act) jobs List" in shown
+
+
+def test_a_message_of_several_lines_stays_so(site: Site) -> None:
+    command(site, "raise errors.ConfigurationError('no server:\\n  say one\\x1b')")
+    assert toril_("act").stderr == "toril: no server:\n         say one\\x1b\n"
+
+
 def test_a_plugins_command_runs(site: Site) -> None:
     command(site, "click.echo('acted')")
     assert toril_("act").output == "acted\n"

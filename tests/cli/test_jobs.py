@@ -50,6 +50,11 @@ class TestLs:
         assert ids(jobs(mail, "ls", "mail", "-s", "failed", "-o", "ids")) == []
         assert jobs(mail, "ls", "mail", "-s", "wait").exit_code == 2
 
+    def test_of_no_queue(self, mail: str) -> None:
+        done = jobs(mail, "ls", "mial")
+        assert done.exit_code == 4
+        assert "there is no queue 'mial'" in done.stderr
+
     def test_limits_and_filters(self, mail: str, raw: redis.Redis) -> None:
         assert ids(jobs(mail, "ls", "mail", "--limit", "2", "-o", "ids")) == ALL[:2]
         assert ids(jobs(mail, "ls", "mail", "--name", "later", "-o", "ids")) == ["late"]

@@ -74,8 +74,18 @@ def test_a_queue_that_is_not_there(redis_url: str, command: str) -> None:
     assert "no queue 'nobody'" in done.stderr
 
 
+def test_a_new_queue_begins_paused(redis_url: str, raw: redis.Redis) -> None:
+    done = queues(redis_url, "pause", "mail")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "queue 'mail' is new: it has no jobs yet, and begins paused\n",
+    )
+    assert raw.hget(f"{Q}:meta", "paused") == "1"
+
+
 def test_pause_and_resume(mail: str, raw: redis.Redis) -> None:
-    assert queues(mail, "pause", "mail").exit_code == 0
+    paused = queues(mail, "pause", "mail")
+    assert (paused.exit_code, paused.stderr) == (0, "")
     assert raw.hget(f"{Q}:meta", "paused") == "1"
     assert queues(mail, "ls").stdout.split()[-1] == "yes"
     assert queues(mail, "resume", "mail").exit_code == 0

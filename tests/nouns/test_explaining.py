@@ -56,6 +56,21 @@ def test_failures() -> None:
     assert "failure" not in told("completed", failedReason="of an earlier attempt")
 
 
+async def test_failed_children_that_keep_a_job_waiting(app: App, raw: redis.Redis) -> None:
+    ids = [f"kid{n}" for n in range(5)]
+    root = await app.add_flow(Flow("p", "root", children=[Flow("c", "kid", id=kid) for kid in ids]))
+    assert "children" not in {fact.subject for fact in await root.explain()}
+    raw.zadd("bull:c:failed", {"kid3": 1})
+    said = {fact.subject: fact.text for fact in await root.explain()}
+    assert said["children"] == (
+        "1 of them has failed and keeps it waiting until it is retried or removed: c kid3"
+    )
+    raw.zadd("bull:c:failed", dict.fromkeys(ids, 1))
+    said = {fact.subject: fact.text for fact in await root.explain()}
+    assert said["children"].startswith("5 of them have failed and keep it waiting")
+    assert said["children"].endswith(", …")
+
+
 async def test_of_real_jobs(app: App, raw: redis.Redis) -> None:
     root = await app.add_flow(
         Flow(

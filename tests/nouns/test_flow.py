@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -108,6 +108,8 @@ async def test_a_missing_parent_writes_nothing(app: App, raw: redis.Redis) -> No
 
 
 async def test_a_child_names_no_other_parent(app: App) -> None:
+    with pytest.raises(InvalidJob, match=r"on_child_failure is one of 'wait', .*, not 'explode'"):
+        Flow("q", "leaf", on_child_failure=cast(Any, "explode"))
     with pytest.raises(InvalidJob, match="another parent"):
         await app.add_flow(Flow("p", "root", children=[Flow("c", "x", parent=JobRef("q", "y"))]))
 

@@ -56,3 +56,7 @@ empty = App(plugins=[])
 
 def factory() -> Worker:
     return worker
+
+
+def broken() -> Worker:
+    raise RuntimeError("no account")

@@ -230,6 +230,8 @@ async def test_usr1_is_quiet_and_usr2_shows_stacks(app: App, spawn: Spawn, tmp_p
         (("app_for_processes:app", "-q", "other"), 2, "there are q, threads"),
         (("app_for_processes:app", "--grace", "5"), 2, "not a duration"),
         ((), 2, "Missing argument"),
+        (("app_for_processes.py:app",), 2, "leave off the .py"),
+        (("app_for_processes:broken",), 2, "it raised: RuntimeError: no account ("),
     ],
 )
 def test_usage_errors(
@@ -240,6 +242,32 @@ def test_usage_errors(
     result = CliRunner().invoke(worker, arguments)
     assert result.exit_code == code
     assert text in result.output
+
+
+@pytest.mark.parametrize(
+    ("program", "text"),
+    [
+        ("import nothing_there", "No module named 'nothing_there' (PATH, line 1)"),
+        ("x = 1\ny = 1 / 0", "ZeroDivisionError: division by zero (PATH, line 2)"),
+        ("x = = 1", "SyntaxError: invalid syntax (broken_program.py, line 1)"),
+        ("raise SystemExit('no')", "SystemExit: no (PATH, line 1)"),
+        (
+            "from toril import App\nApp('redis://x').worker('q', None)",
+            "not None (PATH, line 2)",
+        ),
+    ],
+)
+def test_a_program_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, text: str
+) -> None:
+    file = tmp_path / "broken_program.py"
+    file.write_text(program)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    result = CliRunner().invoke(worker, ["broken_program:app"])
+    sys.modules.pop("broken_program", None)
+    assert result.exit_code == 2
+    assert text.replace("PATH", str(file)) in result.output
 
 
 def test_no_url(spawn: Spawn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from typing import Any, cast
@@ -257,3 +258,20 @@ def test_wrong_arguments() -> None:
         app.worker("a:b", print)
     with pytest.raises(TypeError, match="a function of one argument"):
         app.worker("q", cast(Handler, "handler"))
+
+
+async def _takes_nothing() -> None: ...
+
+
+async def _takes_two(first: object, second: object) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [_takes_nothing, _takes_two])
+def test_a_handler_that_cannot_take_a_job(handler: Any) -> None:
+    with pytest.raises(TypeError, match=r"one argument, the job; .* is not"):
+        App("redis://x").worker("q", handler)
+
+
+@pytest.mark.parametrize("handler", [print, int, functools.partial(_takes_two, 1)])
+def test_handlers_of_many_kinds(handler: Any) -> None:
+    assert App("redis://x").worker("q", handler).queue == "q"

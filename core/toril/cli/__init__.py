@@ -6,12 +6,14 @@ when they are called; `toril --help` imports none of them.
 
 from __future__ import annotations
 
-import importlib
+import ast
+import importlib.util
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
@@ -22,6 +24,8 @@ from toril.cli.text import safe
 from toril.errors import TorilError
 from toril.hooks import discovery
 from toril.hooks.configuration import did_you_mean
+
+_OURS: Final = "toril"
 
 
 class _BuiltIn(NamedTuple):
@@ -71,13 +75,7 @@ class _Toril(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         offered = _offered()
         rows = [
-            # What a plugin's command says of itself would have to be imported.
-            (
-                name,
-                _BUILT_IN[name].help
-                if name in _BUILT_IN
-                else f"(from {offered[name].distribution})",
-            )
+            (name, _BUILT_IN[name].help if name in _BUILT_IN else _help(offered[name]))
             for name in self.list_commands(ctx)
         ]
         with formatter.section("Commands"):
@@ -114,10 +112,34 @@ def _offered() -> dict[str, discovery.Offer]:
     """The commands of plugins. Of two that share a name ours is used, else the first by name."""
     offers = sorted(
         discovery.offers(discovery.COMMANDS),
-        key=lambda offer: (offer.distribution != "toril", offer.distribution),
+        key=lambda offer: (offer.distribution != _OURS, offer.distribution),
         reverse=True,
     )
     return {offer.name: offer for offer in offers}
+
+
+def _help(offer: discovery.Offer) -> str:
+    """The first line that a command says of itself, read off its source: importing takes time."""
+    origin = f"(from {offer.distribution})"
+    module, _, attribute = offer.value.partition(":")
+    top, *below = module.split(".")
+    try:
+        found = importlib.util.find_spec(top)
+        if found is None or found.origin is None:
+            return origin
+        source = Path(found.origin)
+        if below:
+            source = source.parent.joinpath(*below).with_suffix(".py")
+        functions = ast.parse(source.read_bytes()).body
+    except (OSError, ValueError, SyntaxError):
+        return origin
+    said = [
+        ast.get_docstring(each) or ""
+        for each in functions
+        if isinstance(each, ast.FunctionDef) and each.name == attribute
+    ]
+    first = "".join(said).partition("\n")[0]
+    return first if offer.distribution == _OURS else f"{first} {origin}".lstrip()
 
 
 def _command(what: str, load: Callable[[], Any]) -> click.Command:
@@ -161,8 +183,12 @@ def _guarded(run: Callable[[], Any]) -> Any:
 def _report(message: str, error: BaseException) -> None:
     if _debugging():
         traceback.print_exception(error)
-    for line in (message, *getattr(error, "__notes__", ())):
-        click.echo(f"toril: {safe(line)}", err=True)
+    for text in (message, *getattr(error, "__notes__", ())):
+        # A message of several lines is laid out for reading; no line of it can be another's.
+        first, *others = text.split("\n")
+        click.echo(f"toril: {safe(first)}", err=True)
+        for line in others:
+            click.echo(f"       {safe(line)}", err=True)
 
 
 class _Short(logging.Formatter):

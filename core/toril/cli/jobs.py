@@ -12,6 +12,7 @@ import click
 from toril.app import App
 from toril.cli.exits import CommandError, Exit, exit_code, not_found
 from toril.cli.output import Output, connection_options, output_option, talk
+from toril.cli.queues import existing
 from toril.clock import as_datetime
 from toril.duration import milliseconds
 from toril.errors import TorilError
@@ -66,7 +67,7 @@ def ls(
     with App(url, prefix=prefix).sync as app:
         output.rows(
             "jobs",
-            rows(app.queue(queue)),
+            rows(existing(app, queue)),
             ("id", "name", "state", "attempts_made", "created", "finished", "reason"),
         )
 

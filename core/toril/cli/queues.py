@@ -39,7 +39,7 @@ def ls(url: str | None, prefix: str, output: Output) -> None:
 def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
     """Show one queue: jobs, limits, and what is said for all of its jobs."""
     with App(url, prefix=prefix).sync as app:
-        found = _existing(app, queue)
+        found = existing(app, queue)
         stored: QueueMeta = app.perform(only(meta(found.key)))
         record = _row(found) | {
             "concurrency": stored.concurrency,
@@ -61,8 +61,10 @@ def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
 def pause(url: str | None, prefix: str, queue: str) -> None:
     """Let no worker begin another job of QUEUE. Jobs that run are not touched."""
     with App(url, prefix=prefix).sync as app:
-        # A queue may be paused before it gets its first job.
-        app.queue(queue).pause()
+        found = app.queue(queue)
+        if not exists(app, found):
+            talk(f"queue {queue!r} is new: it has no jobs yet, and begins paused")
+        found.pause()
 
 
 @queues.command("resume")
@@ -71,7 +73,7 @@ def pause(url: str | None, prefix: str, queue: str) -> None:
 def resume(url: str | None, prefix: str, queue: str) -> None:
     """Let workers take jobs of QUEUE again."""
     with App(url, prefix=prefix).sync as app:
-        _existing(app, queue).resume()
+        existing(app, queue).resume()
 
 
 @queues.command("drain")
@@ -82,7 +84,7 @@ def resume(url: str | None, prefix: str, queue: str) -> None:
 def drain(url: str | None, prefix: str, queue: str, *, delayed: bool, yes: bool) -> None:
     """Remove the jobs of QUEUE that wait to run."""
     with App(url, prefix=prefix).sync as app:
-        found = _existing(app, queue)
+        found = existing(app, queue)
         counts = found.counts()
         count = counts["waiting"] + counts["prioritized"] + (counts["delayed"] if delayed else 0)
         _confirm(f"remove {count} jobs of queue {queue!r}", yes=yes)
@@ -97,7 +99,7 @@ def drain(url: str | None, prefix: str, queue: str, *, delayed: bool, yes: bool)
 def obliterate(url: str | None, prefix: str, queue: str, *, force: bool, yes: bool) -> None:
     """Remove QUEUE with all of its jobs, settings and events."""
     with App(url, prefix=prefix).sync as app:
-        found = _existing(app, queue)
+        found = existing(app, queue)
         _confirm(f"remove queue {queue!r} and its {sum(found.counts().values())} jobs", yes=yes)
         found.obliterate(force=force)
 
@@ -107,10 +109,16 @@ def _row(queue: SyncQueue) -> dict[str, Any]:
     return {"queue": queue.name, **counts, "paused": queue.is_paused()}
 
 
-def _existing(app: SyncApp, name: str) -> SyncQueue:
-    queue = app.queue(name)
+def exists(app: SyncApp, queue: SyncQueue) -> bool:
+    """Whether anything is stored of the queue."""
     stored: QueueMeta = app.perform(only(meta(queue.key)))
-    if not stored.fields and not any(queue.counts().values()):
+    return bool(stored.fields) or any(queue.counts().values())
+
+
+def existing(app: SyncApp, name: str) -> SyncQueue:
+    """The queue; ends the command if there is none."""
+    queue = app.queue(name)
+    if not exists(app, queue):
         not_found(f"there is no queue {name!r}; `toril queues ls` shows which there are")
     return queue
 

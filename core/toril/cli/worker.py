@@ -14,10 +14,11 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import click
 
+import toril as package
 from toril.app import App
 from toril.cli.exits import CommandError, Exit
 from toril.cli.output import talk
@@ -26,6 +27,9 @@ from toril.errors import TorilError
 from toril.worker import Worker
 
 log = logging.getLogger("toril.worker")
+
+_NOT_THE_USERS: Final = (str(Path(package.__file__).parent), importlib.__file__, "<frozen ")
+"""How the names of files begin that are no help in finding a mistake in a program."""
 
 
 @click.command()
@@ -99,16 +103,36 @@ def _workers(targets: Iterable[str]) -> list[Worker]:
 def _load(target: str) -> object:
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
-        raise click.UsageError(f"{target!r} is not of the form MODULE:OBJECT")
+        raise click.UsageError(
+            f"{target!r} is not of the form MODULE:OBJECT; `app` in app.py is app:app"
+        )
     try:
         found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        hint = " (leave off the .py)" if module_name.endswith(".py") else ""
+        raise _not_usable(f"cannot import {target!r}{hint}", error) from error
+    try:
         for name in path.split("."):
             found = getattr(found, name)
-    except ModuleNotFoundError as error:
-        raise click.UsageError(f"cannot import {target!r}: {error}") from error
     except AttributeError as error:
         raise click.UsageError(f"cannot find {target!r}: {error}") from error
     return found
+
+
+def _not_usable(what: str, error: BaseException) -> click.UsageError:
+    """The error for code of the user's that raised, with the place."""
+    if os.environ.get("TORIL_DEBUG"):
+        traceback.print_exception(error)
+    message = f"{what}: {type(error).__name__}: {error}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS)
+    ]
+    # A SyntaxError names the place itself.
+    if frames and not isinstance(error, SyntaxError):
+        message += f" ({frames[-1].filename}, line {frames[-1].lineno})"
+    return click.UsageError(message)
 
 
 def _of(target: str, found: object) -> list[Worker]:
@@ -119,7 +143,12 @@ def _of(target: str, found: object) -> list[Worker]:
             raise click.UsageError(f"{target!r} is an App without workers; see app.worker(…)")
         return list(found.workers)
     if callable(found):
-        made = cast("Callable[[], object]", found)()
+        try:
+            made = cast("Callable[[], object]", found)()
+        except (Exception, SystemExit) as error:
+            raise _not_usable(
+                f"{target!r} is called, to get an App or a Worker; it raised", error
+            ) from error
         if isinstance(made, App | Worker):
             return _of(target, made)
         found = made

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from toril.connection.call import Call, Read, Request, Resend
 from toril.connection.endpoint import Address, Server
-from toril.connection.faults import Reaction, fault_of, hopeless, typed_error
+from toril.connection.faults import Reaction, fault_of, hopeless, nobody_listens, typed_error
 from toril.connection.route import Route
 from toril.connection.scripts import ScriptSet
 from toril.connection.steps import (
@@ -185,7 +185,8 @@ class _Trial:
         if (hint := hopeless(problem.__cause__)) is not None:
             raise self._final(ConfigurationError(f"{self._where()}: {problem} ({hint})"), problem)
         yield from self._leave(problem.server)
-        yield from self._wait(ServerUnavailable(f"{self._where()}: {problem}"), problem)
+        hint = " (is a server running there?)" if nobody_listens(problem.__cause__) else ""
+        yield from self._wait(ServerUnavailable(f"{self._where()}: {problem}{hint}"), problem)
         return _Turn()
 
     def _refused(self, problem: Refused, turn: _Turn) -> Steps[_Turn]:

@@ -142,3 +142,12 @@ def hopeless(error: BaseException | None) -> str | None:
             return fault_of(error).hint
         error = error.__cause__ or error.__context__
     return None
+
+
+def nobody_listens(error: BaseException | None) -> bool:
+    """Whether a connection failed because there is no server at that address."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -92,7 +92,10 @@ def _check(value: Any, path: str, depth: int) -> None:
         if not math.isfinite(value):
             raise InvalidJob(f"{path}: {value} is not a number in JSON")
     else:
-        raise InvalidJob(f"{path}: a {type(value).__name__} cannot be stored as JSON")
+        raise InvalidJob(
+            f"{path}: a value of type {type(value).__name__} cannot be stored as JSON; "
+            "give what can: texts, numbers, booleans, None, lists and dicts of these"
+        )
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, object]]:

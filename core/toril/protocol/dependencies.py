@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -80,6 +80,17 @@ def dependency_page(
         return DependencyPage(children, None if following == "0" else following)
 
     return Read(((scan, f"{queue}:{id}:{suffix}", cursor, "COUNT", count),), parse)
+
+
+def failed_among(children: Iterable[str]) -> Read[tuple[str, ...]]:
+    """Which of these children, given by their keys, are in the state `failed`."""
+    keys = tuple(children)
+
+    def parse(replies: list[Any]) -> tuple[str, ...]:
+        return tuple(key for key, score in zip(keys, replies, strict=True) if score is not None)
+
+    split = (key.rpartition(":") for key in keys)
+    return Read(tuple(("ZSCORE", f"{queue}:failed", child) for queue, _, child in split), parse)
 
 
 def dependencies(queue: str, id: str) -> Procedure[Dependencies]:

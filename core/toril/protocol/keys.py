@@ -7,7 +7,7 @@ colon. Names are checked where they come in; the rest of Toril passes the key ar
 from __future__ import annotations
 
 from binascii import crc_hqx
-from typing import Final
+from typing import Final, cast
 
 from toril.errors import ConfigurationError
 
@@ -35,8 +35,11 @@ def queue_key(prefix: str, name: str) -> str:
     Raises:
         ConfigurationError: The prefix or the name is empty or not valid Unicode, or the name
             contains a colon.
+        TypeError: One of them is no text.
     """
     for what, given in (("prefix", prefix), ("queue's name", name)):
+        if not isinstance(cast(object, given), str):
+            raise TypeError(f"a {what} is a text, not {given!r}")
         if not given:
             raise ConfigurationError(f"a {what} must not be empty")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self, Unpack
@@ -53,8 +54,7 @@ class Worker:
         *settings: Setting,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        if not callable(handler):
-            raise TypeError(f"a handler is a function of one argument, not {handler!r}")
+        _check_handler(handler)
         app.context.key(queue)
         self.app = app
         self.queue = queue
@@ -167,3 +167,20 @@ class Worker:
         await self.stop()
         if background is not None:
             await background
+
+
+def _check_handler(handler: object) -> None:
+    """Raise `TypeError` for what cannot be called with a job."""
+    if not callable(handler):
+        raise TypeError(f"a handler is a function of one argument, not {handler!r}")
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:
+        return  # some built-in functions have none
+    try:
+        signature.bind(object())
+    except TypeError:
+        name = getattr(handler, "__name__", repr(handler))
+        raise TypeError(
+            f"a handler is a function of one argument, the job; {name}{signature} is not"
+        ) from None
