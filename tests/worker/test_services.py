@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -52,15 +53,27 @@ async def test_one_that_ignores_its_end_does_not_hold_up_the_stop(
 
     plugin = Serving(ignore)
     async with App(redis_url, plugins=[plugin]) as app:
-        async with asyncio.timeout(5):
-            async with app.worker("q", handler):
+        try:
+            async with asyncio.timeout(5), app.worker("q", handler):
                 await until(lambda: plugin.runs)
+        finally:
+            let_go.set()
         assert "left behind" in caplog.text
-        behind = [task for task in asyncio.all_tasks() if "LeasedService" in repr(task)]
-        assert len(behind) == 1
-        let_go.set()
-        behind[0].cancel()
-        await asyncio.wait(behind)
+        (behind,) = [task for task in asyncio.all_tasks() if "LeasedService.run()" in repr(task)]
+        behind.cancel()
+        await asyncio.wait((behind,))
+
+
+async def test_one_that_takes_no_notice_of_its_end_is_not_run_again(redis_url: str) -> None:
+    async def ignore() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    plugin = Serving(ignore)
+    async with App(redis_url, plugins=[plugin]) as app:
+        async with asyncio.timeout(2), app.worker("q", handler):
+            await until(lambda: plugin.runs)
+    assert plugin.runs == 1
 
 
 async def test_one_that_cancels_itself_is_tried_again(

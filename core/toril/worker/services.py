@@ -111,8 +111,7 @@ class LeasedService:
                 self._pause = _FIRST_PAUSE
         # A guard: a service that fails is tried again, and harms no job.
         except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise  # this task was cancelled, not something of the service's own
             self._due = self._now() + self._pause
             log.exception(
@@ -149,6 +148,8 @@ class LeasedService:
             after = await self._service.run_once(self._context)
         finally:
             keeping.cancel()
+        if _cancelled():
+            raise asyncio.CancelledError  # the service took no notice
         return _PERIOD if after is None else max(0.0, after)
 
     async def _keep(self) -> None:
@@ -171,3 +172,9 @@ class LeasedService:
             await self._perform(only(release_lease(self._queue_key, self.name, self._token)))
         except Exception as error:  # noqa: BLE001 - it runs out by itself
             log.debug("the lease of service %r was not given back: %s", self.name, error)
+
+
+def _cancelled() -> bool:
+    """Whether somebody wants this task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
