@@ -202,11 +202,16 @@ class FaultProxy:
 
     async def _stop(self) -> None:
         await self._refuse()
+        await self._rounds()  # a connection that was just taken is being served only then
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(3):  # the loop closes sockets in its next rounds
+        await self._rounds()  # the loop closes sockets in its next rounds
+
+    @staticmethod
+    async def _rounds() -> None:
+        for _ in range(3):
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

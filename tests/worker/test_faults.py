@@ -46,15 +46,15 @@ async def test_a_lost_reply_loses_and_repeats_nothing(
         runs.append(job.data)
 
     async with App(redis_url, plugins=[]) as producer:
-        await producer.queue("q").add_many([NewJob("n", n) for n in range(12)])
+        await producer.queue("q").add_many([NewJob("n", n) for n in range(32)])
     with FaultProxy.start(server.port) as proxy:
         async with App(proxy.url, plugins=[listener]) as app:
             (proxy.drop_reply if lost == "reply" else proxy.drop_command)("EVALSHA", nth)
             await app.worker("q", handler, concurrency=4, lock="5s").run(burst=True)
             assert proxy.dropped == 1
-            assert await completed(app, 12)
-    assert sorted(runs) == list(range(12))
-    assert len(listener.of(JobCompleted)) == 12
+            assert await completed(app, 32)
+    assert sorted(runs) == list(range(32))
+    assert len(listener.of(JobCompleted)) == 32
     ats = {raw.hget(f"bull:q:{event.job.id}", "ats") for event in listener.of(JobCompleted)}
     assert ats == {"1"}
 
