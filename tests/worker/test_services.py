@@ -70,9 +70,12 @@ async def test_one_that_takes_no_notice_of_its_end_is_not_run_again(redis_url: s
             await asyncio.Event().wait()
 
     plugin = Serving(ignore)
-    async with App(redis_url, plugins=[plugin]) as app:
-        async with asyncio.timeout(2), app.worker("q", handler):
-            await until(lambda: plugin.runs)
+    async with (
+        App(redis_url, plugins=[plugin]) as app,
+        asyncio.timeout(2),
+        app.worker("q", handler),
+    ):
+        await until(lambda: plugin.runs)
     assert plugin.runs == 1
 
 
