@@ -110,6 +110,25 @@ async def test_a_required_plugin_that_cannot_start_is_fatal_and_the_others_stop(
     assert log == ["start a", "start bad", "stop bad", "stop a"]
 
 
+async def test_wrong_options_are_fatal_and_the_others_stop(load: Load, host: StubHost) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        period: str = "5s"
+
+    class Wants:
+        toril_name = "wants"
+
+        @hookimpl
+        def toril_start(self, context: PluginContext) -> None:
+            context.config(Options)
+
+    log: list[str] = []
+    plugins = load([Plugin("a", log), Wants()], config={"wants": {"perod": "1s"}})
+    with pytest.raises(ConfigurationError, match="'perod'; did you mean 'period'"):
+        await Lifecycle(plugins, host).start()
+    assert log == ["start a", "stop a"]
+
+
 async def test_spawned_work_is_cancelled_before_the_plugin_stops(
     load: Load, host: StubHost
 ) -> None:

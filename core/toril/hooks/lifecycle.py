@@ -69,7 +69,8 @@ class Lifecycle:
         One that fails is broken from now on and its hooks are withdrawn.
 
         Raises:
-            ConfigurationError: it is required; those that had started are stopped again.
+            ConfigurationError: it is required, or its options are wrong; those that had started are
+                stopped again.
         """
         await self._start(settle)
 
@@ -92,6 +93,11 @@ class Lifecycle:
             self._started.append(function.plugin)
             try:
                 await _call(function, self.context(function.plugin), wait, START_DEADLINE)
+            except ConfigurationError:
+                # A mistake that somebody just made. Without the plugin the program would run, and
+                # do what nobody asked for.
+                await self._stop(wait, STOP_DEADLINE)
+                raise
             except Exception as error:  # noqa: BLE001 - guard place: a plugin stops nobody else
                 await self._withdraw(function, error, wait)
         log.info("plugins: %s", self._plugins.summary())
