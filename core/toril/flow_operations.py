@@ -104,7 +104,8 @@ def _add_children(node: StoredTree, width: int) -> Procedure[None]:
     node.cut = sum(counts.values()) > width
     keys: dict[str, None] = {}
     for kind in dependencies.DEPENDENCY_KINDS:
-        cursor: str | None = "0" if counts[kind] else None
+        # An open child may end meanwhile, and then be of a kind of which there was none.
+        cursor: str | None = "0" if counts[kind] or counts["unprocessed"] else None
         while cursor is not None and len(keys) < width:
             page: dependencies.DependencyPage = yield dependencies.dependency_page(
                 node.queue_key, node.job.id, kind, cursor

@@ -208,6 +208,29 @@ class TestTree:
         only = await app.flow_tree(root, depth=1)
         assert (only.children, only.cut) == ((), True)
 
+    @pytest.mark.parametrize("reads", range(1, 8))
+    async def test_a_child_that_ends_meanwhile_is_not_missed(
+        self, app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, reads: int
+    ) -> None:
+        """It ends behind the read of that number."""
+        root = await app.add_flow(Flow("p", "root", children=[Flow("c", "kid", id="kid")]))
+        executor, key = app.runtime.executor, f"bull:p:{root.id}"
+        run, made = executor.run, 0
+
+        async def run_and_end(*request: Any, **more: Any) -> Any:
+            nonlocal made
+            result = await run(*request, **more)
+            made += 1
+            if made == reads:
+                raw.srem(f"{key}:dependencies", "bull:c:kid")
+                raw.hset(f"{key}:processed", "bull:c:kid", "1")
+            return result
+
+        monkeypatch.setattr(executor, "run", run_and_end)
+        (kid,) = (await app.flow_tree(root)).children
+        assert kid.job.id == "kid"
+        assert made >= reads
+
     async def test_children_that_are_gone_are_left_out(self, app: App, raw: redis.Redis) -> None:
         root = await app.add_flow(
             Flow("p", "root", children=[Flow("c", "a", id="a"), Flow("c", "b")])

@@ -14,7 +14,8 @@ DependencyKind = Literal["processed", "ignored", "unprocessed", "failed"]
 """`processed`: completed; `ignored`: failed without failing the parent; `unprocessed`: not ended
 yet, or failed without any policy; `failed`: failed, and so fails the parent."""
 
-DEPENDENCY_KINDS: tuple[DependencyKind, ...] = ("processed", "ignored", "unprocessed", "failed")
+DEPENDENCY_KINDS: tuple[DependencyKind, ...] = ("unprocessed", "processed", "ignored", "failed")
+"""In the order in which they have to be read: a child that ends meanwhile is found where it goes."""
 
 # Where each kind is, how it is walked, and how it is counted.
 _WHERE: Final[Mapping[DependencyKind, tuple[str, str, str]]] = {
@@ -94,7 +95,10 @@ def failed_among(children: Iterable[str]) -> Read[tuple[str, ...]]:
 
 
 def dependencies(queue: str, id: str) -> Procedure[Dependencies]:
-    """All children of the job, read in pages; not one moment's picture if they are many."""
+    """All children of the job, read in pages.
+
+    This is not one moment's picture: a child that ends meanwhile is given as one that has ended.
+    """
     found: dict[DependencyKind, dict[str, Json]] = {}
     for kind in DEPENDENCY_KINDS:
         children = found[kind] = {}
@@ -103,9 +107,10 @@ def dependencies(queue: str, id: str) -> Procedure[Dependencies]:
             page: DependencyPage = yield dependency_page(queue, id, kind, cursor)
             children.update(page.children)
             cursor = page.cursor
+    ended = found["processed"].keys() | found["ignored"].keys() | found["failed"].keys()
     return Dependencies(
         processed=found["processed"],
         ignored={key: str(reason) for key, reason in found["ignored"].items()},
-        unprocessed=frozenset(found["unprocessed"]),
+        unprocessed=frozenset(found["unprocessed"].keys() - ended),
         failed=frozenset(found["failed"]),
     )
