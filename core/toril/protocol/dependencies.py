@@ -15,7 +15,7 @@ DependencyKind = Literal["processed", "ignored", "unprocessed", "failed"]
 yet, or failed without any policy; `failed`: failed, and so fails the parent."""
 
 DEPENDENCY_KINDS: tuple[DependencyKind, ...] = ("unprocessed", "processed", "ignored", "failed")
-"""In the order in which they have to be read: a child that ends meanwhile is found where it goes."""
+"""In the order in which they are to be read: a child that ends meanwhile is found where it goes."""
 
 # Where each kind is, how it is walked, and how it is counted.
 _WHERE: Final[Mapping[DependencyKind, tuple[str, str, str]]] = {
