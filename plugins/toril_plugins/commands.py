@@ -169,8 +169,10 @@ def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None
     async def run(app: App) -> None:
         while True:
             for queue in queues:
-                done = await app.run_services(queue)
-                if not done:
+                if not any((await app.queue(queue).counts()).values()):
+                    # A mistyped name must not become a queue.
+                    talk(f"queue {queue!r} has no jobs")
+                elif not await app.run_services(queue):
                     talk(f"queue {queue!r} is swept by another process")
             if pause is None:
                 return

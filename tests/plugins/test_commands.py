@@ -1,0 +1,62 @@
+"""`toril retention` and `toril sweep`, as somebody types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from toril import App, NewJob
+from toril.cli import main
+
+
+@pytest.fixture
+def mail(redis_url: str, raw: redis.Redis) -> str:
+    """A queue with a completed job; its server's URL."""
+    with App(redis_url, plugins=[]).sync as app:
+        app.queue("mail").add_many([NewJob("send", id="old")])
+    raw.lrem("bull:mail:wait", 1, "old")
+    raw.zadd("bull:mail:completed", {"old": 1000})
+    raw.hset("bull:mail:old", mapping={"finishedOn": 1000, "returnvalue": "null"})
+    return redis_url
+
+
+def toril_(url: str, *arguments: str) -> Result:
+    environ = {"TORIL_URL": url, "TORIL_PLUGINS": "persistence,cleanup"}
+    return CliRunner().invoke(main, arguments, env=environ)
+
+
+def test_what_is_set_is_shown_and_swept(mail: str, raw: redis.Redis) -> None:
+    assert toril_(mail, "retention", "set", "mail", "--completed", "7d").exit_code == 0
+    shown = json.loads(toril_(mail, "retention", "show", "mail", "-o", "json").stdout)
+    (row,) = shown["retention"]
+    assert (row["outcome"], row["keep"], row["level"], row["holds"]) == (
+        "completed", "7d", "queue", True,
+    )  # fmt: skip
+    for _ in range(20):
+        # The first sweep may only decide about a job that nobody was asked about.
+        swept = toril_(mail, "sweep", "mail")
+        assert (swept.exit_code, swept.stdout) == (0, "")
+        if not raw.exists("bull:mail:old"):
+            break
+    assert raw.exists("bull:mail:old") == 0
+
+
+def test_a_mistyped_name_becomes_no_queue(mail: str, raw: redis.Redis) -> None:
+    done = toril_(mail, "sweep", "mial")
+    assert (done.exit_code, done.stderr) == (0, "queue 'mial' has no jobs\n")
+    assert raw.keys("bull:mial:*") == []
+
+
+def test_wrong_arguments(mail: str) -> None:
+    for arguments, text in (
+        (("sweep", "mail", "--every", "0"), "not a duration"),
+        (("retention", "set", "mail"), "say --completed, --failed or both"),
+        (("retention", "set", "mail", "--failed", "5 parsecs"), "such as 7d, 1000"),
+        (("retention", "unset", "mail", "--level", "job"), "is not one of"),
+    ):
+        done = toril_(mail, *arguments)
+        assert done.exit_code == 2, done.output
+        assert text in done.stderr
