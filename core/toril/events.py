@@ -48,6 +48,7 @@ class QueueEvents:
 
         Raises `ServerError` if the server cannot be asked.
         """
+        await self._app.runtime.start()
         if self._read_to is None:
             last = await self._app.perform(only(streams.last_event_id(self._key)))
             self.after = self._read_to = last

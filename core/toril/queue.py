@@ -155,7 +155,7 @@ class Queue:
         """Remove the queue with all its jobs. It is paused first.
 
         Raises:
-            JobLocked: Jobs are running, and `force` was not given; the queue stays paused.
+            JobLocked: Jobs are running, and `force` was not given; nothing was done.
             Reject: A plugin refuses; nothing was removed.
         """
         await self._perform(self._operations.obliterate(force=force))

@@ -106,3 +106,13 @@ async def test_the_name_that_dashboards_know(app: App, raw: redis.Redis) -> None
         assert name == "bull:bWFpbA==:qe"
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_reading_old_events_may_be_the_first_thing_an_app_does(redis_url: str) -> None:
+    async with App(redis_url, plugins=[]) as producer:
+        await producer.queue("q").add("n")
+    app = App(redis_url, plugins=[])
+    events = app.events("q", after="0-0")
+    assert (await anext(events)).kind == "added"
+    await events.aclose()
+    await app.aclose()
