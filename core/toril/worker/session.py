@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("toril.worker")
 
-_TWO_LANES: Final = 20
+_TWO_LANES: Final = 8
 """From that concurrency on two calls may be under way at once: the server works on one while this
 process works on what the other brought."""
 _TO_END: Final = 1.0
