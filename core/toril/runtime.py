@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from toril.carry_out import carry_out, has_effects
 from toril.clock import Clock, SystemClock
@@ -30,6 +30,9 @@ from toril.plugin_host import PluginHost
 from toril.protocol.settings import set_live
 from toril.setting import Said, Setting
 from toril.settings import check_declared, say
+
+if TYPE_CHECKING:
+    from toril.worker.services import LeasedService
 
 T = TypeVar("T")
 
@@ -96,6 +99,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._unpublished = set(self._declared)
+        self.services: dict[str, list[LeasedService]] = {}
 
     def _functions(self, hook: str) -> Sequence[HookFunction]:
         return self.plugins.functions(hook)
