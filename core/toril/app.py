@@ -194,16 +194,19 @@ class App:
         return QueueEvents(self, queue if isinstance(queue, str) else queue.name, after)
 
     async def run_services(self, queue: str) -> bool:
-        """Run the plugins' services of a queue once, here and now, as its worker would.
+        """Run the plugins' services of a queue here and now, until none has more to do.
 
-        For queues that no worker of Toril serves. Returns False if another process runs one of
-        them already: it is left to that process. Raises whatever a service raises.
+        For queues that no worker of Toril serves. From one call to the next they remember how far
+        they have come. Returns False if somebody else runs one of them already: it is left to them.
+        Raises whatever a service raises.
         """
         from toril.worker.services import services_of
 
         await self.runtime.start()
-        done = [await service.serve_now() for service in services_of(self.runtime, queue)]
-        return all(done)
+        services = self.runtime.services
+        if queue not in services:
+            services[queue] = services_of(self.runtime, queue)
+        return all([await service.serve_now() for service in services[queue]])
 
     async def perform(self, procedure: Procedure[T], *queues: str) -> T:
         """Carry out a procedure; for Toril's own nouns, and for tools.

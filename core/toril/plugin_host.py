@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from toril.clock import Clock
-from toril.connection.call import Procedure, Read
 from toril.errors import PluginError
 from toril.operations import only
 from toril.protocol import reading
@@ -63,13 +62,8 @@ class PluginHost:
         return value
 
     async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
-        """Jobs by their ids, 100 at a time."""
-        key = self._runtime.context.key(queue)
-        found: list[JobSnapshot | None] = []
-        for start in range(0, len(ids), 100):
-            reads = [reading.job(key, job_id) for job_id in ids[start : start + 100]]
-            found += await self._runtime.drive(_together(reads))
-        return found
+        """Jobs by their ids."""
+        return await self._runtime.drive(reading.jobs(self._runtime.context.key(queue), ids))
 
     async def read_finished(
         self,
@@ -92,12 +86,3 @@ class PluginHost:
         """Tell the plugins of events."""
         await self._runtime.dispatcher.publish(events)
 
-
-def _together(reads: Sequence[Read[JobSnapshot | None]]) -> Procedure[list[JobSnapshot | None]]:
-    """Several reads of one command each, in one pipeline."""
-    commands = tuple(read.commands[0] for read in reads)
-
-    def parse(replies: list[Any]) -> list[JobSnapshot | None]:
-        return [read.parse([reply]) for read, reply in zip(reads, replies, strict=True)]
-
-    return only(Read(commands, parse))

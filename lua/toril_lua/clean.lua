@@ -43,11 +43,6 @@ local function since(name, id, key)
   return 0
 end
 
-local function keeps_parent_waiting(links)
-  return links.parent and redis.call('EXISTS', links.parent.key) == 1
-    and redis.call('SISMEMBER', links.parent.key .. ':dependencies', links.key) == 1
-end
-
 local removed = {}
 
 local function clean(name, id)
@@ -56,7 +51,10 @@ local function clean(name, id)
   if not age or age > request.before then return false end
   if name == 'active' and redis.call('EXISTS', key .. ':lock') == 1 then return false end
   local links = links_of(q, id)
-  if is_pending_iteration(q, id, links) or keeps_parent_waiting(links) then return false end
+  local parent = links.parent
+  if is_pending_iteration(q, id, links) or parent and keeps_waiting(parent.key, links.key) then
+    return false
+  end
   drop(q, name, id)
   if discard(q, id, name, links, 'clean') then removed[#removed + 1] = id end
   if name == 'active' then wake(q) end

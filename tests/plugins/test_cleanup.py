@@ -2,82 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import redis
+from tests.support.place import Place, foreign_finish, keys_of, place, work
 
-from toril import ActiveJob, App, ConfigurationError, Setting, Unrecoverable, hookimpl
-from toril.plugins import FinishedJob, JobRemoved, JobSnapshot, ManualClock
+from toril import App, ConfigurationError, hookimpl
+from toril.plugins import FinishedJob, ManualClock
 from toril_plugins import Keep, Retention
-
-
-class Removed:
-    """A plugin that notes what was removed, and by which rule."""
-
-    def __init__(self) -> None:
-        self.jobs: list[tuple[str, str | None]] = []
-        self.snapshots: list[JobSnapshot] = []
-
-    @hookimpl
-    def toril_jobs_removed(self, events: Sequence[JobRemoved]) -> None:
-        self.jobs += [(event.job.id, event.rule) for event in events]
-        self.snapshots += [event.job for event in events]
-
-
-async def work(job: ActiveJob) -> Any:
-    if job.name == "fail":
-        raise Unrecoverable("as asked")
-    return job.data
-
-
-class Place:
-    """An App on the test's server, with a clock that moves by hand."""
-
-    def __init__(self, app: App, clock: ManualClock, removed: Removed) -> None:
-        self.app = app
-        self.clock = clock
-        self.removed = removed
-        self.queue = app.queue("q")
-
-    async def run(self, *settings: Setting) -> None:
-        """Work off what waits, with a worker that says `settings`."""
-        await self.app.worker("q", work, *settings, concurrency=10).run(burst=True)
-
-    async def sweep(self, later: str = "0s") -> None:
-        self.clock.advance(later)
-        assert await self.app.run_services("q")
-
-    async def finish(self, *ids: str, name: str = "do", settings: Sequence[Setting] = ()) -> None:
-        """Finish jobs one after the other, a second apart."""
-        for each in ids:
-            await self.queue.add(name, {"c": each[0]}, *settings, id=each)
-            self.clock.advance("1s")
-            await self.run()
-
-    async def kept(self, state: Any = "completed") -> set[str]:
-        return {job.id async for job in self.queue.jobs(state)}
-
-
-@asynccontextmanager
-async def place(
-    url: str, *settings: Setting, plugins: Sequence[object] = ()
-) -> AsyncIterator[Place]:
-    clock, removed = ManualClock(), Removed()
-    async with App(url, *settings, plugins=[removed, *plugins, "*"], clock=clock) as app:
-        yield Place(app, clock, removed)
 
 
 @pytest.fixture
 async def here(redis_url: str) -> AsyncIterator[Place]:
     async with place(redis_url) as there:
         yield there
-
-
-def keys_of(raw: redis.Redis, id: str) -> list[str]:
-    return sorted(key for key in raw.scan_iter("bull:q:*") if key.split(":")[2] == id)
 
 
 async def test_nothing_said_keeps_for_ever(here: Place) -> None:
@@ -199,10 +138,8 @@ async def test_what_another_library_said_and_finished_is_adopted(
 ) -> None:
     now = here.clock.now_ms()
     await here.queue.set(Retention(completed=1))
-    for job_id, opts in {"a": '{"removeOnComplete":{"age":3600}}', "b": "{}", "c": "{}"}.items():
-        fields = {"name": "x", "data": "{}", "opts": opts, "timestamp": now, "finishedOn": now}
-        raw.hset(f"bull:q:{job_id}", mapping=fields)
-        raw.zadd("bull:q:completed", {job_id: now})
+    foreign_finish(raw, "a", at=now, opts={"removeOnComplete": {"age": 3600}})
+    foreign_finish(raw, "b", "c", at=now)
     await here.sweep()
     assert await here.kept() == {"a", "c"}
     await here.sweep("1h")
@@ -257,12 +194,8 @@ async def test_a_strategy_is_asked_about_jobs_that_others_finished(
 ) -> None:
     async with place(redis_url, plugins=[Tiers()]) as here:
         await here.queue.set(Retention(completed=0))
-        now = here.clock.now_ms()
-        for job_id in ("gold", "iron"):
-            data = f'{{"c":"{job_id[0]}"}}'
-            fields = {"name": "x", "data": data, "opts": "{}", "timestamp": now}
-            raw.hset(f"bull:q:{job_id}", mapping=fields)
-            raw.zadd("bull:q:completed", {job_id: now})
+        for name in ("gold", "iron"):
+            foreign_finish(raw, name, at=here.clock.now_ms(), data={"c": name[0]})
         await here.sweep()
         assert await here.kept() == {"gold"}
 
@@ -297,7 +230,7 @@ async def test_without_persistence_a_jobs_own_setting_is_refused_and_a_live_one_
 ) -> None:
     async with App(redis_url, Retention(completed=Keep.nothing()), block=["persistence"]) as app:
         queue = app.queue("q")
-        with pytest.raises(ConfigurationError, match="no plugin in use stores it"):
+        with pytest.raises(ConfigurationError, match="no plugin in use stores that"):
             await queue.add("do", None, Retention(completed="1h"))
         assert (await queue.counts())["waiting"] == 0
         job = await queue.add("do")

@@ -49,7 +49,7 @@ class Service(Protocol):
     """Work on one queue that only one process at a time does."""
 
     async def run_once(self, context: ServiceContext) -> float | None:
-        """Do what is due; return the seconds until the next time (None: a minute).
+        """Do what is due; return the seconds until the next time (None: a minute, 0: more is due).
 
         The lease can be lost during any pause: pass `context.token` to scripts that write, and let
         them ask `ctx.lease_held(service, token)`. What is raised is logged, and `run_once` comes

@@ -109,6 +109,23 @@ def job(queue: str, id: str) -> Read[JobSnapshot | None]:
     return Read((("HGETALL", f"{queue}:{id}"),), parse)
 
 
+def jobs(queue: str, ids: Sequence[str]) -> Procedure[list[JobSnapshot | None]]:
+    """Jobs by their ids; None where there is none, or its key is garbled."""
+    name = queue_name(queue)
+    found: list[JobSnapshot | None] = []
+    while len(found) < len(ids):
+        part = ids[len(found) : len(found) + 100]
+        arguments = (msgspec.msgpack.encode({"ids": part}),)
+        hashes: list[Any] = yield Call("jobs", (queue,), arguments, list, Resend.ALWAYS)
+        found += [
+            JobSnapshot(name, job_id, hash_fields(fields))
+            if fields and can_be_job(job_id)
+            else None
+            for job_id, fields in zip(part, hashes, strict=False)
+        ]
+    return found
+
+
 def state(queue: str, id: str) -> Call[State]:
     """In which state the job is; `unknown` if it is in none."""
 

@@ -26,6 +26,12 @@ local function remove_keys(Q, id, state, cause, rule, plugin)
   return unlink_job(Q, id)
 end
 
+-- Whether a child keeps a living parent waiting. If the parent's children are garbled it may.
+local function keeps_waiting(parent_key, key)
+  return redis.call('EXISTS', parent_key) == 1
+    and redis.pcall('SISMEMBER', parent_key .. ':dependencies', key) ~= 0
+end
+
 -- Removes a finished job by a plugin's rule: true, or false and why not. Never changes what becomes
 -- of another job: a failed child that keeps its parent waiting stays.
 local function remove_finished(Q, id, outcome, rule, plugin, finished_on, announce)
@@ -34,11 +40,8 @@ local function remove_finished(Q, id, outcome, rule, plugin, finished_on, announ
   if not score then return false, 'gone' end
   if tonumber(score) ~= tonumber(finished_on) then return false, 'changed' end
   if redis.call('EXISTS', key .. ':lock') == 1 then return false, 'locked' end
-  local parent_key = redis.call('HGET', key, 'parentKey')
-  if parent_key and redis.call('EXISTS', parent_key) == 1
-    and redis.call('SISMEMBER', parent_key .. ':dependencies', key) == 1 then
-    return false, 'blocked'
-  end
+  local parent_key = redis.pcall('HGET', key, 'parentKey') -- a table if the job is garbled
+  if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return false, 'blocked' end
   redis.call('ZREM', set, id)
   remove_keys(Q, id, outcome, 'rule', rule, plugin)
   if announce then emit_capped(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', rule) end

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
 
-from toril import hookimpl
+from toril import PluginError, hookimpl
 from toril.plugins import (
     Fact,
     FinishedJob,
@@ -28,11 +28,11 @@ HOOK = "toril_plan_retention"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 
-def _lua(name: str) -> str:
-    """A Lua part of this plugin, below the parts that all of them share."""
+def _lua(*names: str) -> str:
+    """Lua parts of this plugin in one, below the part that all of them share."""
     folder = files("toril_plugins.cleanup")
-    shared = folder.joinpath("rules.lua").read_text("utf-8")
-    return shared + "\n" + folder.joinpath(f"{name}.lua").read_text("utf-8")
+    parts = ("rules", *names)
+    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,11 @@ class Cleanup:
             for field in ("retention", "cleanup.own", "cleanup.seq", "cleanup.floor")
             for outcome in OUTCOMES
         )
-        for point in ("finished_batch", "removed"):
-            registry.lua(point, _lua(point.removesuffix("_batch")), meta=state)
-        for script in ("sweep", "adopt", "decide", "explain"):
+        registry.lua("finished_batch", _lua("removing", "finished"), meta=state)
+        registry.lua("removed", _lua("removed"), meta=state)
+        for script in ("sweep", "adopt", "decide", "buckets"):
+            registry.script(script, _lua("removing", script))
+        for script in ("reconcile", "explain"):
             registry.script(script, _lua(script))
         registry.service("sweep", self._sweeper)
 
@@ -79,11 +81,17 @@ class Cleanup:
         strategies = context.implementations(HOOK)
 
         def ask(job: FinishedJob) -> Answers:
-            return [
-                (plugin, cast("Keep", answer))
-                for plugin, answer in context.call(HOOK, job=job)
-                if answer is not None
-            ]
+            answers: list[tuple[str, Keep]] = []
+            for plugin, answer in context.call(HOOK, job=job):
+                if answer is not None and not isinstance(answer, Keep):
+                    raise PluginError(
+                        f"plugin {plugin!r} answered {HOOK} with {answer!r}, not with a Keep",
+                        plugin=plugin,
+                        hook=HOOK,
+                    )
+                if answer is not None:
+                    answers.append((plugin, answer))
+            return answers
 
         self._decider = Decider(ask if strategies else None, config.combine)
 
@@ -108,33 +116,35 @@ class Cleanup:
 
 def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
     """What the explain script told, in words."""
-    if told["own"]:
-        rule = str(told.get("rule") or "\n").partition("\n")[0]
-        if not rule and told.get("due"):
-            return [Fact("removal", "undecided: the sweeper asks again", at=told["due"])]
-        level, _, keep = rule.partition(": ")
-        facts = [Fact("rule", keep, level=level)]
-        if told.get("at") is not None:
-            facts.append(Fact("removal", _when(told["at"], now), at=told["at"]))
-        if told.get("nth") is not None:
-            left = max(0, int(told["nth"]) - int(told.get("seq") or 0))
-            facts.append(Fact("removal", f"after {left} more {told['outcome']} jobs"))
-        if len(facts) == 1:
-            facts.append(Fact("removal", "never"))
-        return facts
-    if told.get("live") is None:
+    if told.get("due") is not None:
+        return _parked(told, now)
+    if "rule" not in told:
         return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
-    level, _, keep = str(told["live"]).partition(": ")
+    level, _, keep = str(told["rule"]).partition(": ")
     facts = [Fact("rule", keep, level=level)]
-    if told["live_age"] >= 0:
-        due = int(told["finished_on"]) + int(told["live_age"])
-        facts.append(Fact("removal", _when(due, now), at=due))
-    if told["live_count"] >= 0:
-        left = max(0, int(told["live_count"]) - int(told["newer"]))
-        facts.append(Fact("removal", f"after {left} more {told['outcome']} jobs"))
+    if told.get("own"):
+        at = told.get("at")
+        left = None if told.get("nth") is None else told["nth"] - (told.get("seq") or 0)
+    else:
+        at = told["finished_on"] + told["age"] if told["age"] >= 0 else None
+        left = told["count"] - told["newer"] if told["count"] >= 0 else None
+    if at is not None:
+        facts.append(Fact("removal", _when(int(at), now), at=int(at)))
+    if left is not None:
+        facts.append(Fact("removal", f"after {max(0, int(left))} more {told['outcome']} jobs"))
     if len(facts) == 1:
         facts.append(Fact("removal", "never"))
     return facts
+
+
+def _parked(told: dict[str, Any], now: int) -> Sequence[Fact]:
+    due = int(told["due"])
+    if not told["rule"]:
+        text = f"undecided: the sweeper asks again {_when(due, now)}"
+        return [Fact("removal", text, at=due)]
+    level, _, keep = str(told["rule"]).partition(": ")
+    text = f"not while its parent waits for it: looked at again {_when(due, now)}"
+    return [Fact("rule", keep, level=level), Fact("removal", text, at=due)]
 
 
 def _when(due: int, now: int) -> str:

@@ -1,9 +1,8 @@
 -- Before the keys of a job go, whoever removes it: forget what was decided about it.
-if ctx.state == 'completed' or ctx.state == 'failed' then
-  if state('own', ctx.state) then forget(ctx.id, ctx.state) end
-  local rule = live_rule(ctx.state)
-  if rule and rule.key ~= '' then
-    local bucket = ctx.own('bucket:' .. ctx.state .. ':' .. live_bucket(ctx.id, rule))
-    redis.call('ZREM', bucket, ctx.id)
+local outcome = ctx.state
+if outcome == 'completed' or outcome == 'failed' then
+  if state('own', outcome) and redis.call('ZSCORE', ctx.own('own:' .. outcome), ctx.id) then
+    forget(ctx.id, outcome)
   end
+  uncount_live(ctx.id, outcome)
 end

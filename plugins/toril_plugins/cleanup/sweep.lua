@@ -1,72 +1,133 @@
--- One slice of a sweep. args = {service, token, buckets, upto}; buckets = {outcome -> cursor of the last
--- slice}; upto = {outcome -> ms}, only while plugins have strategies: about jobs that finished later
--- they have not been asked yet. Returns {more, ask, buckets, rules}: whether another slice is needed
--- now; the jobs about which the plugins must be asked, {id, outcome, finished_on}; the live rules.
-if not ctx.lease_held(args.service, args.token) then return {more = false, lost = true, ask = {}} end
+-- One slice of a sweep. args = {service, token, all, places}. all: ask about every job that the live
+-- rule does not keep, as there are strategies; else only about those with a value of their own.
+-- places = {outcome -> {floor, skip}}, where the last slice stopped. Returns {more, ask, places,
+-- rules}: whether another slice is needed now; {id, outcome, finished_on, beyond} of the jobs about
+-- which the plugins must be asked; per outcome {text, key} of the live rule.
+local ASKS, MARGIN, BUCKETS = 100, 1000, 50
 
--- Go on through the buckets: lowered counts, and keys by which nobody counts any more.
-local function sweep_buckets(outcome, rule)
-  local registry = ctx.own('buckets:' .. outcome)
-  local page = redis.call('HSCAN', registry, args.buckets[outcome] or '0', 'COUNT', 100)
-  for i = 1, #page[2], 2 do
-    local key = ctx.own('bucket:' .. outcome .. ':' .. page[2][i])
-    if not rule or rule.key ~= page[2][i + 1] then
-      redis.call('UNLINK', key)
-      redis.call('HDEL', registry, page[2][i])
-    elseif redis.call('ZCARD', key) == 0 then
-      redis.call('HDEL', registry, page[2][i])
-    elseif ctx.budget > 0 then
-      trim_bucket(key, outcome, rule.count, function(old, score)
-        remove_live(old, outcome, score, rule)
-      end)
-    end
-  end
-  return page[1]
+if not ctx.lease_held(args.service, args.token) then return {lost = true} end
+
+local more, ask, places, rules = false, {}, {}, {}
+local asked_beyond = 0
+
+-- How many more jobs this slice may remove, or ask about to remove them.
+local function room()
+  return ctx.budget - asked_beyond
 end
 
-local more, ask, buckets, rules = false, {}, {}, {}
-for _, outcome in ipairs({'completed', 'failed'}) do
-  local own, budget = ctx.own('own:' .. outcome), ctx.budget
+-- Returns whether it has to be asked about first.
+local function take(id, outcome, finished_on, rule)
+  if args.all or has_own_value(id, outcome) then
+    ask[#ask + 1] = {id, outcome, finished_on, true}
+    asked_beyond = asked_beyond + 1
+    return true
+  end
+  remove_live(id, outcome, finished_on, rule)
+  return false
+end
 
-  local due = redis.call('ZRANGEBYSCORE', ctx.own('due:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, 100)
-  for _, id in ipairs(due) do
-    local finished_on = redis.call('ZSCORE', own, id)
+local function ask_parked(outcome)
+  local due = ctx.own('due:' .. outcome)
+  local ids = redis.call('ZRANGEBYSCORE', due, '-inf', ctx.now, 'LIMIT', 0, ASKS)
+  for _, id in ipairs(ids) do
+    local finished_on = redis.call('ZSCORE', ctx.own('own:' .. outcome), id)
     if finished_on and redis.call('ZSCORE', finished_key(outcome), id) == finished_on then
-      -- Not asked again soon if the asking fails.
-      redis.call('ZADD', ctx.own('due:' .. outcome), ctx.now + MINUTE, id)
-      ask[#ask + 1] = {id, outcome, tonumber(finished_on)}
+      -- Not again soon, should nobody come back with an answer.
+      redis.call('ZADD', due, ctx.now + MINUTE, id)
+      ask[#ask + 1] = {id, outcome, tonumber(finished_on), false}
     else
       forget(id, outcome)
     end
   end
+  return #ids < ASKS
+end
 
-  local at = redis.call('ZRANGEBYSCORE', ctx.own('at:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, ctx.budget)
-  for _, id in ipairs(at) do
-    local finished_on = tonumber(redis.call('ZSCORE', own, id) or nil)
-    if finished_on then
-      remove_own(id, outcome, finished_on)
+local function evict_aged(outcome)
+  local most = room()
+  local ids = redis.call(
+    'ZRANGEBYSCORE', ctx.own('at:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, most)
+  for _, id in ipairs(ids) do
+    remove_own(id, outcome, tonumber(redis.call('ZSCORE', ctx.own('own:' .. outcome), id)))
+  end
+  return #ids < most
+end
+
+-- Take what the live rule does not keep, oldest first, and raise the floor over jobs with a
+-- decision of their own. Where these fill the whole window and end at one time, the next slice goes
+-- on behind them: `place.skip` jobs from `place.floor`. Returns whether nothing is left.
+local function evict_live(outcome, rule, place)
+  local most = room()
+  local others, excess = others_and_excess(outcome, rule)
+  local cutoff = rule.age >= 0 and ctx.now - rule.age or nil
+  if excess <= 0 and not cutoff then return true end
+  if most <= 0 then return false end
+  local floor = others > 0 and state('floor', outcome) or nil
+  local skip = floor and floor == place.floor and place.skip or 0
+  local window = others > 0 and most + MARGIN or most
+  local found = redis.call('ZRANGEBYSCORE', finished_key(outcome), floor or '-inf',
+    excess > 0 and '+inf' or cutoff, 'WITHSCORES', 'LIMIT', skip, window)
+  local ids, own = {}, {}
+  for i = 1, #found, 2 do ids[#ids + 1] = found[i] end
+  if others > 0 and #ids > 0 then
+    own = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
+  end
+  local head, done = 0, #ids < window -- head: jobs before the first that follows the live rule
+  local taken = 0
+  for n, id in ipairs(ids) do
+    local finished_on = tonumber(found[2 * n])
+    if own[n] then
+      if head == n - 1 then head = n end
+    elseif taken == most then
+      done = false
+      break
+    elseif excess > 0 or (cutoff and finished_on <= cutoff) then
+      take(id, outcome, finished_on, rule)
+      taken, excess = taken + 1, excess - 1
     else
-      forget(id, outcome)
+      done = true
+      break
     end
   end
-  if #at > 0 and ctx.budget <= 0 then more = true end
+  if head > 0 then
+    local last = found[2 * head]
+    local ties = floor == tonumber(last) and skip or 0
+    for n = 1, head do if found[2 * n] == last then ties = ties + 1 end end
+    set_state('floor', outcome, tonumber(last))
+    place.floor, place.skip = tonumber(last), head == #ids and ties or 0
+  end
+  return done
+end
 
-  local seq = state('seq', outcome)
+-- Take what is too many in the buckets that somebody noted. Returns whether none is left.
+local function trim_buckets(outcome, rule)
+  local over = ctx.own('over:' .. outcome)
+  for _, bucket in ipairs(redis.call('SRANDMEMBER', over, BUCKETS)) do
+    if room() <= 0 then return false end
+    local key, beyond = bucket_key(outcome, bucket), {}
+    if rule and rule.key ~= '' then beyond = beyond_count(key, outcome, rule.count, room()) end
+    if #beyond == 0 then redis.call('SREM', over, bucket) end
+    for _, old in ipairs(beyond) do
+      if not take(old[1], outcome, old[2], rule) then redis.call('ZREM', key, old[1]) end
+    end
+  end
+  return redis.call('EXISTS', over) == 0
+end
+
+for _, outcome in ipairs({'completed', 'failed'}) do
+  local budget, place = ctx.budget, args.places[outcome] or {}
+  local rule, seq = live_rule(outcome), state('seq', outcome)
+  local done = ask_parked(outcome)
+  done = evict_aged(outcome) and done
   if seq then
-    if ctx.budget > 0 and not evict_counted(outcome, seq, ctx.budget) then more = true end
+    done = evict_counted(outcome, seq, room()) and done
     if redis.call('ZCARD', ctx.own('nth:' .. outcome)) == 0 then set_state('seq', outcome, nil) end
   end
-
-  local rule = live_rule(outcome)
-  if rule and ctx.budget > 0 then
-    if not evict_live(outcome, rule, ctx.budget, true, args.upto and args.upto[outcome]) then more = true end
-  elseif rule then
-    more = true
-  end
-  buckets[outcome] = sweep_buckets(outcome, rule)
-  if buckets[outcome] ~= '0' or ctx.budget <= 0 then more = true end
-  rules[outcome] = rule and rule.text or ''
-  if state('own', outcome) and redis.call('ZCARD', own) == 0 then
+  if rule then done = evict_live(outcome, rule, place) and done end
+  done = trim_buckets(outcome, rule) and done
+  if not done then more = true end
+  places[outcome] = place
+  rules[outcome] = {rule and rule.text or '', rule and rule.key or ''}
+  if state('own', outcome) and redis.call('ZCARD', ctx.own('own:' .. outcome)) == 0 then
     set_state('own', outcome, nil)
     set_state('floor', outcome, nil)
   end
@@ -75,4 +136,4 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     ctx.emit('toril:evicted', {outcome = outcome, count = budget - ctx.budget})
   end
 end
-return {more = more or #ask == 100, ask = ask, buckets = buckets, rules = rules}
+return {more = more, ask = ask, places = places, rules = rules}

@@ -6,12 +6,13 @@ Source: BullMQ's data format: `removeOnComplete` and `removeOnFail` are `true` (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
 from toril.plugins import Json, JsonObject, Outcome
-from toril_plugins.retention.values import Keep
+from toril_plugins.retention.values import LARGEST, Keep
 
 OPTION: Final[Mapping[Outcome, str]] = {
     "completed": "removeOnComplete",
@@ -41,13 +42,18 @@ def from_option(value: Json) -> Keep | None:
     if isinstance(value, bool):
         return Keep.nothing() if value else Keep.forever()
     if isinstance(value, int | float):
-        return Keep(last=int(value)) if value >= 0 else Keep.forever()
+        return Keep(last=_whole(value))
     if not isinstance(value, dict):
         return None
-    count, age = value.get("count"), value.get("age")
-    has_count = isinstance(count, int | float) and not isinstance(count, bool) and count >= 0
-    has_age = isinstance(age, int | float) and not isinstance(age, bool) and age >= 0
+    age_ms = _whole(value.get("age"), 1000)
     return Keep(
-        last=int(count) if has_count and isinstance(count, int | float) else None,
-        age=timedelta(seconds=age) if has_age and isinstance(age, int | float) else None,
+        last=_whole(value.get("count")),
+        age=None if age_ms is None else timedelta(milliseconds=age_ms),
     )
+
+
+def _whole(value: Json, times: int = 1) -> int | None:
+    """A limit as a whole number, rounded up; None, no limit, for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return math.ceil(value * times) if 0 <= value * times <= LARGEST else None

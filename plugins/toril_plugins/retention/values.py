@@ -13,7 +13,11 @@ from toril.plugins import Json, JsonObject, Outcome, Said, duration_text, millis
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "failed")
 
+LARGEST = 2**53
+"""The largest number that every reader of the stored values reads exactly; ages in milliseconds."""
+
 _COUNT = re.compile(r"(?:last\s+)?(?P<last>\d+)(?:\s+per\s+(?P<key>\S+))?")
+_KEY = re.compile(r"name|data(\.[^\s.,]+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Keep:
     With `age` and `last` it goes at whichever comes first.
 
     Raises:
-        ValueError: when nothing is said, a number is negative, or `key` has no `last`.
+        ValueError: a number is negative or beyond 2^53, or `key` has no `last` or is not of that
+            form. A field with a space, a dot or a comma in its name cannot be named.
         TypeError: for an age that is a bare number.
     """
 
@@ -39,13 +44,18 @@ class Keep:
 
     def __post_init__(self) -> None:
         if self.age is not None:
-            object.__setattr__(self, "age", timedelta(milliseconds=milliseconds(self.age)))
+            ms = milliseconds(self.age)
+            if ms > LARGEST:
+                raise ValueError(f"Keep(age={self.age!r}): that is for ever; say Keep.forever()")
+            object.__setattr__(self, "age", timedelta(milliseconds=ms))
         if self.last is not None and (isinstance(self.last, bool) or self.last < 0):
             raise ValueError(f"Keep(last={self.last!r}): give a number of jobs, 0 or more")
+        if self.last is not None and self.last > LARGEST:
+            raise ValueError(f"Keep(last={self.last!r}): that is for ever; say Keep.forever()")
         if self.key is not None:
             if not self.last:
                 raise ValueError("Keep(key=…) counts jobs, so it needs last=1 or more")
-            if self.key != "name" and not self.key.startswith("data."):
+            if not _KEY.fullmatch(self.key):
                 raise ValueError(
                     f"Keep(key={self.key!r}): a key is 'name' or a field of the data, "
                     "for example 'data.customer.id'"
@@ -126,7 +136,7 @@ class Keep:
             raise ValueError(f"not a stored Keep: {value!r}")
         age, last, key = value.get("age"), value.get("last"), value.get("key")
         if not (
-            (age is None or (isinstance(age, int) and age >= 0))
+            (age is None or (isinstance(age, int) and 0 <= age <= LARGEST))
             and (last is None or isinstance(last, int))
             and (key is None or isinstance(key, str))
         ):
@@ -204,7 +214,8 @@ class Retention(Setting):
             for said in live:
                 keep = said.value.of(outcome)
                 if keep is not None:
-                    count = -1 if keep.last is None else keep.last
+                    # "0s" is as good as no job at all: it goes at the finish, as any count does.
+                    count = 0 if keep.is_nothing else -1 if keep.last is None else keep.last
                     age = -1 if keep.age_ms is None else keep.age_ms
                     text = str(keep).replace(":", ";")
                     fields[outcome] = (
