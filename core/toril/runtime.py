@@ -24,6 +24,7 @@ from toril.hooks.dispatch import Dispatcher
 from toril.hooks.function import HookFunction
 from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
+from toril.hooks.lua import check_lua
 from toril.hooks.plugin_set import PluginSet
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
@@ -90,8 +91,8 @@ class Runtime:
     def _forget(self) -> None:
         """As if nothing had been started yet: at first, after `aclose`, and in a forked child."""
         if self._pid != os.getpid():
-            # Kept, not closed: the child shares them with its parent.
-            _inherited.append((self.executor, self.sync_executor, self.lifecycle))
+            # Kept, not closed: the child shares connections and loop with its parent.
+            _inherited.append(vars(self).copy())
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started: Future[None] | None = None
@@ -129,18 +130,20 @@ class Runtime:
         check_declared(self.settings, self.plugins.settings)
         self.dispatcher = Dispatcher(self.plugins)
         self.lifecycle = Lifecycle(self.plugins, PluginHost(self))
-        self._open(endpoint)
-
-    def _open(self, endpoint: Endpoint) -> None:
         self.scripts = ScriptSet(self.plugins.chunks, self.plugins.scripts)
         self.executor = Executor(endpoint, self.scripts)
         self.sync_executor = SyncExecutor(endpoint, self.scripts)
+
+    def _settle_scripts(self) -> None:
+        """What plugins bring that are no longer in use is no part of the scripts."""
+        self.scripts.replace(self.plugins.chunks, self.plugins.scripts)
 
     async def start(self) -> None:
         """Start the plugins on this loop, unless they run already.
 
         Raises:
             ConfigurationError: Something configured cannot work; or this App lives on another loop.
+            ServerError: Plugins bring Lua, and the server, which has to compile it, did not answer.
         """
         loop = asyncio.get_running_loop()
         if self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed()):
@@ -169,11 +172,14 @@ class Runtime:
     async def _start(self, starting: Future[None]) -> None:
         try:
             self._load()
-            chunks = self.plugins.chunks
-            await self.lifecycle.start()
-            if self.plugins.chunks != chunks:
+            try:
+                await self.drive(check_lua(self.plugins, self.context.prefix))
+                self._settle_scripts()
+                await self.lifecycle.start()
+                self._settle_scripts()
+            except BaseException:
                 await self.executor.aclose()
-                self._open(self.executor.endpoint)
+                raise
         except BaseException as error:  # noqa: BLE001 - handed to everybody who waits
             self._started = None
             starting.set_exception(error)
@@ -201,8 +207,14 @@ class Runtime:
         if first:
             try:
                 self._load()
-                self.lifecycle.start_sync(self.run)
-                self._open(self.executor.endpoint)
+                try:
+                    self.drive_sync(check_lua(self.plugins, self.context.prefix))
+                    self._settle_scripts()
+                    self.lifecycle.start_sync(self.run)
+                    self._settle_scripts()
+                except BaseException:
+                    self.sync_executor.close()
+                    raise
             except BaseException as error:
                 self._started = None
                 starting.set_exception(error)

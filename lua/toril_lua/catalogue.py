@@ -31,6 +31,7 @@ _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
 _WHEN = re.compile(r"--- @when ([\w, ]+)")
 _END = "--- @end"
 _SECTION = re.compile(r"([A-Z][a-z]+):\s+(.*)")
+_FIELD = re.compile(r"[\w.:-]+")
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -58,6 +59,9 @@ class Chunk:
                 f"the points are {', '.join(POINTS)}"
             )
         _check_plugin_name(self.plugin)
+        for field in self.meta:
+            if not _FIELD.fullmatch(field):
+                raise ScriptError(f"plugin {self.plugin!r}: not a field of meta: {field!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,15 +252,9 @@ def _chunk_table(chunks: Sequence[Chunk]) -> str:
             )
             lines.append(f"{point} = {{\n{bodies}\n}},")
     fields = dict.fromkeys(field for chunk in chunks for field in chunk.meta)
-    quoted = ", ".join(f"'{_checked_field(field)}'" for field in fields)
+    quoted = ", ".join(f"'{field}'" for field in fields)
     lines += ["}", f"local CHUNK_META = {{{quoted}}}", ""]
     return "\n".join(lines)
-
-
-def _checked_field(field: str) -> str:
-    if not re.fullmatch(r"[\w.:-]+", field):
-        raise ScriptError(f"not a field of meta: {field!r}")
-    return field
 
 
 def _script(name: str, text: str) -> Script:

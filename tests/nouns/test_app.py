@@ -252,6 +252,13 @@ class TestFork:
         assert names == ["parent", "child", "parent again"]
         assert plugin.log == ["start", "saved", "saved", "stop"]
 
+    def test_an_app_that_the_parent_has_not_used(self, redis_url: str) -> None:
+        app = App(redis_url, plugins=[])
+        assert forked(lambda: app.sync.queue("mail").add("child")) == 0
+        assert forked(lambda: asyncio.run(app.queue("mail").pause())) == 0
+        assert app.sync.queue("mail").counts()["waiting"] == 1
+        app.sync.close()
+
 
 def forked(act: Callable[[], object]) -> int:
     """Do something in a forked child; its exit code."""

@@ -98,6 +98,15 @@ HOSTILE: Mapping[str, str] = {
             registry.lua("finished_batch", "error('raised in Lua on purpose')")
             registry.lua("saved", "redis.call('INCR', ctx.q .. ':meta')")
     """,
+    "acme-syntax": """
+        from toril import hookimpl
+
+        @hookimpl
+        def toril_register(registry):
+            registry.lua("finished", "if ctx.id then")
+            registry.lua("saved", "end and error('outside') or function(ctx)")
+            registry.script("own", "return end")
+    """,
 }
 
 

@@ -21,8 +21,14 @@ class ScriptSet:
         chunks: Iterable[Chunk] = (),
         plugin_scripts: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
+        self.replace(chunks, plugin_scripts or {})
+
+    def replace(
+        self, chunks: Iterable[Chunk], plugin_scripts: Mapping[tuple[str, str], str]
+    ) -> None:
+        """Go on with other chunks and scripts of plugins."""
         self._chunks = tuple(chunks)
-        self._sources = dict(plugin_scripts or {})
+        self._sources = dict(plugin_scripts)
         self._composed: dict[str, Script] = {}
 
     def __getitem__(self, name: str) -> Script:

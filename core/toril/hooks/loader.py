@@ -21,12 +21,10 @@ from toril.hooks.choice import Choice
 from toril.hooks.configuration import Configuration
 from toril.hooks.function import describe
 from toril.hooks.markers import PROJECT
-from toril.hooks.plugin_set import PluginInfo, PluginSet, Status
+from toril.hooks.plugin_set import OWN_DISTRIBUTION, PluginInfo, PluginSet, Status
 from toril.hooks.registry import NAME, RESERVED, Contribution, Registry
 
 log: Final = logging.getLogger("toril.hooks")
-
-OWN_DISTRIBUTION: Final = "toril"
 
 
 @dataclass(slots=True)

@@ -18,6 +18,8 @@ from toril_lua import Chunk
 
 Status = Literal["active", "blocked", "broken", "conflict", "waiting"]
 
+OWN_DISTRIBUTION: Final = "toril"
+
 EVENT_HOOKS: Final = frozenset(
     f"toril_jobs_{what}"
     for what in ("saved", "completed", "failed", "retried", "stalled", "removed")
@@ -170,6 +172,14 @@ class PluginSet:
             for each in self._named.values()
             if each.kind == "script"
         }
+
+    def foreign_lua(self) -> tuple[tuple[str, str, str], ...]:
+        """The Lua of plugins in use that are not Toril's own: plugin, what it is, its text."""
+        found = [(each.plugin, f"chunk '{each.point}'", each.source) for each in self.chunks]
+        found += [(plugin, f"script '{name}'", it) for (plugin, name), it in self.scripts.items()]
+        active = [info for info in self._infos if info.status == "active"]
+        own = {info.name for info in active if info.distribution == OWN_DISTRIBUTION}
+        return tuple(each for each in found if each[0] not in own)
 
     def named(self, kind: str, name: str) -> object:
         """What a plugin registered under a name.

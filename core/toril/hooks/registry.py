@@ -75,6 +75,7 @@ class Registry:
         """
         if point not in POINTS:
             raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")
+        _check_text(f"the chunk at {point!r}", source)
         self.chunks.append(Chunk(self.plugin, point, source, tuple(meta)))
 
     def reports(self, take: Callable[[Any], object]) -> None:
@@ -90,6 +91,7 @@ class Registry:
 
         It is run by `context.run_script(queue, name, args)`.
         """
+        _check_text(f"the script {name!r}", source)
         self._add("script", name, source, within=self.plugin)
 
     def service(self, name: str, factory: ServiceFactory) -> None:
@@ -114,3 +116,13 @@ class Registry:
             if (other.kind, other.name) == (kind, full) and other.value is not value:
                 raise ConfigurationError(f"{kind} {name!r} is registered twice")
         self.contributions.append(Contribution(kind, full, value, self.plugin, self.distribution))
+
+
+def _check_text(what: str, source: object) -> None:
+    try:
+        if isinstance(source, str):
+            source.encode()
+            return
+    except UnicodeEncodeError:
+        pass  # half of a character
+    raise ConfigurationError(f"{what} is not a text of Lua: {source!r:.80}")
