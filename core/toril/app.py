@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
 from toril.connection.call import Procedure
@@ -192,6 +192,14 @@ class App:
                 from the oldest that is kept; None: from now.
         """
         return QueueEvents(self, queue if isinstance(queue, str) else queue.name, after)
+
+    def named(self, kind: str, name: str) -> Any:
+        """What a plugin registered with `registry.name(kind, name, value)`.
+
+        Raises `ConfigurationError` if no plugin in use offers it, naming those that are offered;
+        or if the App has not been used yet, as its plugins are loaded then.
+        """
+        return self.runtime.named(kind, name)
 
     async def run_services(self, queue: str) -> bool:
         """Run the plugins' services of a queue here and now, until none has more to do.

@@ -85,4 +85,3 @@ class PluginHost:
     async def publish(self, events: Sequence[JobEvent]) -> None:
         """Tell the plugins of events."""
         await self._runtime.dispatcher.publish(events)
-

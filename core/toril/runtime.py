@@ -134,6 +134,15 @@ class Runtime:
         self.executor = Executor(endpoint, self.scripts)
         self.sync_executor = SyncExecutor(endpoint, self.scripts)
 
+    def named(self, kind: str, name: str) -> Any:
+        """What a plugin registered under a name. Raises `ConfigurationError`; see `App.named`."""
+        if not self.started:
+            raise ConfigurationError(
+                f"{kind} {name!r}: the plugins are loaded when the App is first used; "
+                "enter `async with app` before"
+            )
+        return self.plugins.named(kind, name)
+
     def _settle_scripts(self) -> None:
         """What plugins bring that are no longer in use is no part of the scripts."""
         self.scripts.replace(self.plugins.chunks, self.plugins.scripts)

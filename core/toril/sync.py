@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Final, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
@@ -55,6 +55,10 @@ class SyncApp:
     def queues(self) -> list[str]:
         """The names of the queues on the server; see `App.queues`."""
         return self.perform(reading.queues(self.runtime.context.prefix))
+
+    def named(self, kind: str, name: str) -> Any:
+        """What a plugin registered under a name; see `App.named`."""
+        return self.runtime.named(kind, name)
 
     def add_flow(self, flow: Flow, /, *settings: Setting) -> SyncJob:
         """Add a flow; see `App.add_flow`."""

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from tests.hooks.conftest import Load, StubHost
@@ -127,6 +128,27 @@ async def test_wrong_options_are_fatal_and_the_others_stop(load: Load, host: Stu
     with pytest.raises(ConfigurationError, match="'perod'; did you mean 'period'"):
         await Lifecycle(plugins, host).start()
     assert log == ["start a", "stop a"]
+
+
+async def test_options_that_have_no_effect_are_named(
+    load: Load, host: StubHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        period: str = "5s"
+
+    class Reads:
+        toril_name = "reads"
+
+        @hookimpl
+        def toril_start(self, context: PluginContext) -> None:
+            context.config(Options)
+
+    config: dict[str, Any] = {"reads": {"period": "1s"}, "ignores": {"period": "1s"}}
+    plugins = load([Reads(), Plugin("ignores", [])], config=config)
+    await Lifecycle(plugins, host).start()
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warning == "App(config=…): the options of plugin 'ignores' have no effect: it reads none"
 
 
 async def test_spawned_work_is_cancelled_before_the_plugin_stops(

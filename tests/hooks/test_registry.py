@@ -62,6 +62,10 @@ def test_everything_a_plugin_can_bring(load: Load) -> None:
     assert plugins.named("strategy", "hourly") is strategy
     with pytest.raises(ConfigurationError, match="strategy 'hourlyy'; did you mean 'hourly'"):
         plugins.named("strategy", "hourlyy")
+    with pytest.raises(ConfigurationError, match=r"'monthly' \(known: hourly\)"):
+        plugins.named("strategy", "monthly")
+    with pytest.raises(ConfigurationError, match=r"codec 'zip' \(nor any other codec\)"):
+        plugins.named("codec", "zip")
 
 
 def test_chunks_come_in_plugin_order(load: Load) -> None:
@@ -120,6 +124,9 @@ def test_a_setting_may_not_have_the_name_of_a_plugin(name: str, load: Load) -> N
         ([("setting", object)], "not a subclass of toril.Setting"),
         ([("setting", Setting)], "a name is a letter"),
         ([("script", "a:b", "")], "a name is a letter"),
+        ([("script", "a", None)], "the script 'a' is not a text of Lua: None"),
+        ([("lua", "saved", "", ("a'",))], 'not a field of meta: "a\'"'),
+        ([("name", "script", "a", "1")], "registry.script()"),
         ([("lua", "removd", "")], "did you mean 'removed'"),
         ([("script", "a", "1"), ("script", "a", "2")], "registered twice"),
     ],

@@ -15,7 +15,7 @@ import toril
 from toril import App, ConfigurationError, Flow, hookimpl
 from toril.connection.conversation import Patience
 from toril.errors import ServerUnavailable
-from toril.plugins import JobSaved, PluginContext
+from toril.plugins import JobSaved, PluginContext, Registry
 
 Q = "bull:mail"
 
@@ -236,6 +236,43 @@ class TestDeclared:
         async with App(redis_url, plugins=[]) as app:
             with pytest.raises(ConfigurationError, match="Colour"):
                 await app.queue("mail", Colour("red")).counts()
+
+
+class Strategies:
+    toril_name = "strategies"
+
+    @hookimpl
+    def toril_register(self, registry: Registry) -> None:
+        registry.name("strategy", "hourly", "a strategy")
+
+    @hookimpl
+    def toril_start(self, context: PluginContext) -> None:
+        assert context.named("strategy", "hourly") == "a strategy"
+
+
+class TestNamedObjects:
+    async def test_of_a_plugin(self, redis_url: str) -> None:
+        app = App(redis_url, plugins=[Strategies()])
+        with pytest.raises(ConfigurationError, match=r"'hourly': .* when the App is first used"):
+            app.named("strategy", "hourly")
+        async with app:
+            assert app.named("strategy", "hourly") == "a strategy"
+            with pytest.raises(ConfigurationError, match="did you mean 'hourly'"):
+                app.named("strategy", "hourli")
+
+    def test_without_a_loop(self, redis_url: str) -> None:
+        with App(redis_url, plugins=[Strategies()]).sync as app:
+            assert app.named("strategy", "hourly") == "a strategy"
+
+
+class TestConfiguration:
+    async def test_of_a_plugin_that_is_not_installed(self, redis_url: str) -> None:
+        with pytest.raises(ConfigurationError, match="'clenup' is installed; did you mean 'clean"):
+            await App(redis_url, config={"clenup": {"period": "1s"}}).queue("q").pause()
+
+    async def test_of_a_plugin_that_is_blocked(self, redis_url: str) -> None:
+        async with App(redis_url, block=["cleanup"], config={"cleanup": {"period": "1s"}}):
+            pass
 
 
 class TestFork:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -152,7 +153,7 @@ def there(tmp_path: Path, redis_url: str) -> Environment:
 def add(raw: redis.Redis, **jobs: object) -> None:
     """Jobs as any producer writes them."""
     for job_id, data in jobs.items():
-        fields = {"name": "x", "data": json.dumps(data), "opts": '{"attempts":0}'}
+        fields: Any = {"name": "x", "data": json.dumps(data), "opts": '{"attempts":0}'}
         raw.hset(f"bull:q:{job_id}", mapping={**fields, "timestamp": 1, "delay": 0, "priority": 0})
         raw.lpush("bull:q:wait", job_id)
 

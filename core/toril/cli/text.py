@@ -11,7 +11,7 @@ _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\
 
 
 def safe(text: str) -> str:
-    """`text` in one line, with every control character shown as an escape (`\\x1b`)."""
+    r"""`text` in one line, with every control character shown as an escape (`\x1b`)."""
     return _UNSAFE.sub(_escape, text.replace("\n", " ").replace("\t", " "))
 
 

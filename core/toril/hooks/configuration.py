@@ -43,6 +43,7 @@ class Configuration:
     )
     required: tuple[str, ...] = ()
     source: str = "App(config=…)"
+    _asked: set[str] = dataclasses.field(default_factory=set[str], compare=False, repr=False)
 
     @classmethod
     def read(
@@ -93,12 +94,17 @@ class Configuration:
                     f"{did_you_mean(name, known)}"
                 )
 
+    def unread(self, plugins: Iterable[str]) -> tuple[str, ...]:
+        """Those of `plugins` for which there is a table that nobody has asked for."""
+        return tuple(sorted({*plugins} & self.tables.keys() - self._asked))
+
     def options(self, plugin: str, kind: type[T]) -> T:
         """The table of a plugin as an instance of the dataclass `kind`; no table, all defaults.
 
         Raises:
             ConfigurationError: an option that `kind` has not, or a value of another type.
         """
+        self._asked.add(plugin)
         table = self.tables.get(plugin, {})
         where = f"{self.source}: options of plugin {plugin!r}"
         _refuse_unknown(table, kind, where)

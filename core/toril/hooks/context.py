@@ -105,6 +105,7 @@ class PluginContext:
     host: Host
     configuration: Configuration
     functions: Callable[[str], tuple[HookFunction, ...]]
+    finder: Callable[[str, str], Any]
     spawner: Callable[[str, Coroutine[Any, Any, None]], None]
 
     @property
@@ -143,6 +144,14 @@ class PluginContext:
         `names(argument)`, `ask(…)` for plain functions and `await ask_async(…)`.
         """
         return self.functions(hook)
+
+    def named(self, kind: str, name: str) -> Any:
+        """What a plugin registered with `registry.name(kind, name, value)`.
+
+        Raises:
+            ConfigurationError: no plugin in use offers it; those that are offered are named.
+        """
+        return self.finder(kind, name)
 
     def call(self, hook: str, **arguments: object) -> list[tuple[str, Any]]:
         """Ask all plain functions of a hook: plugin and answer, in order.

@@ -136,8 +136,9 @@ def toril_jobs_failed(events: Sequence[JobAttemptFailed]) -> Done:
     """Attempts failed, once per attempt: `event.final` says whether the job did.
 
     When: after the script, one call per reply, in commit order, at most 1,000 jobs.
-    Where: the process that failed them; `event.cause` says why it did: `processor`, the handler; or,
-    without a run, what had been decided before: `child`, `stalled`, or `deferred` by somebody else.
+    Where: the process that failed them; `event.cause` says why it did: `processor`, the handler;
+    or, without a run, what had been decided before: `child`, `stalled`, or `deferred` by somebody
+    else.
     `def` or `async def`, as for `toril_jobs_saved`.
 
         @hookimpl

@@ -59,6 +59,7 @@ class Lifecycle:
                 self._host,
                 self._plugins.configuration,
                 self._plugins.functions,
+                self._plugins.named,
                 self._spawn,
             )
         return found
@@ -100,6 +101,13 @@ class Lifecycle:
                 raise
             except Exception as error:  # noqa: BLE001 - guard place: a plugin stops nobody else
                 await self._withdraw(function, error, wait)
+        configuration = self._plugins.configuration
+        for name in configuration.unread(self._plugins.active):
+            log.warning(
+                "%s: the options of plugin %r have no effect: it reads none",
+                configuration.source,
+                name,
+            )
         log.info("plugins: %s", self._plugins.summary())
 
     async def _withdraw(self, function: HookFunction, error: Exception, wait: Settle) -> None:

@@ -181,7 +181,7 @@ class PluginSet:
         own = {info.name for info in active if info.distribution == OWN_DISTRIBUTION}
         return tuple(each for each in found if each[0] not in own)
 
-    def named(self, kind: str, name: str) -> object:
+    def named(self, kind: str, name: str) -> Any:
         """What a plugin registered under a name.
 
         Raises:
@@ -189,9 +189,10 @@ class PluginSet:
         """
         found = self._named.get((kind, name))
         if found is None:
+            known = sorted(self._of_kind(kind))
             raise ConfigurationError(
-                f"no plugin in use offers the {kind} {name!r}"
-                f"{did_you_mean(name, self._of_kind(kind))}"
+                f"no plugin in use offers the {kind} {name!r}{did_you_mean(name, known)} "
+                + (f"(known: {', '.join(known)})" if known else f"(nor any other {kind})")
             )
         return found.value
 

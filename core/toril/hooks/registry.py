@@ -20,6 +20,8 @@ NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 RESERVED: Final = frozenset({"call", "lease", "stalled", "flows", "said", "required", "toril"})
 """Names that Toril's own keys, fields and configuration use."""
 
+_OWN_KINDS: Final = frozenset({"setting", "script", "service", "reports"})
+
 ServiceFactory = Callable[[], Service]
 
 
@@ -103,7 +105,12 @@ class Registry:
         self._add("service", name, factory)
 
     def name(self, kind: str, name: str, value: object) -> None:
-        """Register an object under a name, to be found by whoever knows its kind."""
+        """Register an object under a name; `App.named(kind, name)` finds it.
+
+        `kind` says what such objects are for, `"strategy"` for example.
+        """
+        if kind in _OWN_KINDS:
+            raise ConfigurationError(f"kind {kind!r} has a method of its own: registry.{kind}()")
         self._add(kind, name, value)
 
     def _add(self, kind: str, name: str, value: object, within: str | None = None) -> None:
