@@ -147,6 +147,26 @@ async def test_what_another_library_said_and_finished_is_adopted(
     assert ("a", "job: 1h") in here.removed.jobs
 
 
+async def test_an_own_count_is_reached_by_what_other_libraries_finish(
+    here: Place, raw: redis.Redis
+) -> None:
+    await here.finish("a", settings=[Retention(completed=2)])
+    await here.sweep()
+    for each in ("x", "y"):
+        here.clock.advance("1s")
+        now = here.clock.now_ms()
+        fields = {"name": "x", "data": "{}", "opts": "{}", "timestamp": now, "finishedOn": now}
+        raw.hset(f"bull:q:{each}", mapping=fields)
+        raw.zadd("bull:q:completed", {each: now})
+    job = await here.queue.get("a")
+    assert job is not None
+    assert "after 0 more completed jobs" in [fact.text for fact in await job.explain()]
+    await here.sweep("10m")
+    assert await here.kept() == {"x", "y"}
+    assert here.removed.jobs == [("a", "job: last 2")]
+    assert raw.xrevrange("bull:q:events", count=1)[0][1]["event"] == "toril:evicted"
+
+
 class Tiers:
     """Somebody's own strategy."""
 

@@ -17,8 +17,10 @@ local function is_beyond(id, outcome, finished_on, rule)
   return rank and rank < redis.call('ZCARD', bucket) - rule.count
 end
 
+local removed = {completed = 0, failed = 0}
 for _, job in ipairs(args.jobs) do
   local id, outcome, finished_on, plan, beyond = unpack(job)
+  local budget = ctx.budget
   local score = redis.call('ZSCORE', finished_key(outcome), id)
   if score and tonumber(score) == finished_on then
     if redis.call('ZSCORE', ctx.own('own:' .. outcome), id) then forget(id, outcome) end
@@ -40,5 +42,7 @@ for _, job in ipairs(args.jobs) do
       end
     end
   end
+  removed[outcome] = removed[outcome] + budget - ctx.budget
 end
+for outcome, count in pairs(removed) do announce(outcome, count) end
 return true

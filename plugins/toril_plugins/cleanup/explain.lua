@@ -5,30 +5,50 @@ local function score(index, outcome)
   return tonumber(redis.call('ZSCORE', ctx.own(index .. ':' .. outcome), id) or nil)
 end
 
+local function count_newer(key, finished_on)
+  return redis.call('ZCOUNT', key, '(' .. string.format('%.0f', finished_on), '+inf')
+end
+
 -- How many newer jobs are counted by the live rule.
 local function newer(outcome, finished_on, rule)
-  local above = '(' .. string.format('%.0f', finished_on)
   if rule.key ~= '' then
-    return redis.call('ZCOUNT', bucket_key(outcome, live_bucket(id, rule)), above, '+inf')
+    return count_newer(bucket_key(outcome, live_bucket(id, rule)), finished_on)
   end
-  return redis.call('ZCOUNT', finished_key(outcome), above, '+inf')
-    - redis.call('ZCOUNT', ctx.own('own:' .. outcome), above, '+inf')
+  return count_newer(finished_key(outcome), finished_on)
+    - count_newer(ctx.own('own:' .. outcome), finished_on)
+end
+
+-- After how many more jobs an own count is reached, or nil.
+local function left_of(outcome, finished_on, stored)
+  local nth = score('nth', outcome)
+  if not nth then return nil end
+  local left, count = nth - (state('seq', outcome) or 0), own_count(stored)
+  if not count then return left end
+  return math.min(left, count - count_newer(finished_key(outcome), finished_on))
+end
+
+-- Whether a living parent waits for the job.
+local function is_awaited()
+  local key = ctx.q .. ':' .. id
+  local parent = redis.call('HGET', key, 'parentKey')
+  return parent and redis.call('EXISTS', parent) == 1
+    and redis.call('SISMEMBER', parent .. ':dependencies', key) == 1
 end
 
 for _, outcome in ipairs({'completed', 'failed'}) do
   local finished_on = tonumber(redis.call('ZSCORE', finished_key(outcome), id) or nil)
   if finished_on then
-    local told = {outcome = outcome, finished_on = finished_on}
+    local told = {outcome = outcome, awaited = is_awaited()}
     local rule = live_rule(outcome)
     if score('own', outcome) == finished_on then
       local stored = redis.call('HGET', ctx.own('rule:' .. outcome), id)
-      told.own = true
-      told.rule = stored and string.match(stored, '^(.*)\n%x*$') or ''
-      told.at, told.due = score('at', outcome), score('due', outcome)
-      told.nth, told.seq = score('nth', outcome), state('seq', outcome)
+      told.rule = stored and string.match(stored, '^(.*)\n#?%x*$') or ''
+      told.at = score('at', outcome) or score('due', outcome)
+      told.left = left_of(outcome, finished_on, stored)
     elseif rule then
-      told.rule, told.age, told.count = rule.text, rule.age, rule.count
-      told.newer = newer(outcome, finished_on, rule)
+      told.rule = rule.text
+      told.at = rule.age >= 0 and finished_on + rule.age or nil
+      told.left = rule.count >= 0 and rule.count - newer(outcome, finished_on, rule) or nil
     end
     return told
   end

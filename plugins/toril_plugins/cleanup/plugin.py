@@ -67,10 +67,9 @@ class Cleanup:
         )
         registry.lua("finished_batch", _lua("removing", "finished"), meta=state)
         registry.lua("removed", _lua("removed"), meta=state)
-        for script in ("sweep", "adopt", "decide", "buckets"):
+        for script in ("sweep", "adopt", "decide", "buckets", "reconcile"):
             registry.script(script, _lua("removing", script))
-        for script in ("reconcile", "explain"):
-            registry.script(script, _lua(script))
+        registry.script("explain", _lua("explain"))
         registry.service("sweep", self._sweeper)
 
     @hookimpl(trylast=True)
@@ -116,35 +115,23 @@ class Cleanup:
 
 def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
     """What the explain script told, in words."""
-    if told.get("due") is not None:
-        return _parked(told, now)
     if "rule" not in told:
         return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
+    at, left = told.get("at"), told.get("left")
+    if not told["rule"]:
+        text = f"undecided: the sweeper asks again {_when(int(at or now), now)}"
+        return [Fact("removal", text, at=at)]
     level, _, keep = str(told["rule"]).partition(": ")
     facts = [Fact("rule", keep, level=level)]
-    if told.get("own"):
-        at = told.get("at")
-        left = None if told.get("nth") is None else told["nth"] - (told.get("seq") or 0)
-    else:
-        at = told["finished_on"] + told["age"] if told["age"] >= 0 else None
-        left = told["count"] - told["newer"] if told["count"] >= 0 else None
+    if at is None and left is None:
+        return [*facts, Fact("removal", "never")]
+    if told["awaited"]:
+        return [*facts, Fact("removal", "not while its parent waits for it")]
     if at is not None:
         facts.append(Fact("removal", _when(int(at), now), at=int(at)))
     if left is not None:
         facts.append(Fact("removal", f"after {max(0, int(left))} more {told['outcome']} jobs"))
-    if len(facts) == 1:
-        facts.append(Fact("removal", "never"))
     return facts
-
-
-def _parked(told: dict[str, Any], now: int) -> Sequence[Fact]:
-    due = int(told["due"])
-    if not told["rule"]:
-        text = f"undecided: the sweeper asks again {_when(due, now)}"
-        return [Fact("removal", text, at=due)]
-    level, _, keep = str(told["rule"]).partition(": ")
-    text = f"not while its parent waits for it: looked at again {_when(due, now)}"
-    return [Fact("rule", keep, level=level), Fact("removal", text, at=due)]
 
 
 def _when(due: int, now: int) -> str:

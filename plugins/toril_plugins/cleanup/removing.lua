@@ -3,11 +3,12 @@
 local MINUTE, HOUR = 60000, 3600000
 local FEW = 200 -- jobs: so large a bucket is looked through before some of them go
 
-local function protect(id, outcome, finished_on, rule, bucket)
+-- `counted`: its bucket, or # and its count.
+local function protect(id, outcome, finished_on, rule, counted)
   if not state('own', outcome) then set_state('own', outcome, 1) end
   redis.call('ZADD', ctx.own('own:' .. outcome), finished_on, id)
   if rule then
-    redis.call('HSET', ctx.own('rule:' .. outcome), id, rule .. '\n' .. (bucket or ''))
+    redis.call('HSET', ctx.own('rule:' .. outcome), id, rule .. '\n' .. (counted or ''))
   end
 end
 
@@ -133,7 +134,8 @@ local function decide(id, outcome, finished_on, plan, seq)
     return seq
   end
   local bucket = key ~= '' and bucket_of(id, key, text) or nil
-  protect(id, outcome, finished_on, text, bucket)
+  local counted = bucket or count > 0 and '#' .. string.format('%.0f', count) or nil
+  protect(id, outcome, finished_on, text, counted)
   if age > 0 then redis.call('ZADD', ctx.own('at:' .. outcome), finished_on + age, id) end
   if bucket then
     local set = bucket_key(outcome, bucket)
@@ -156,6 +158,12 @@ local function evict_counted(outcome, seq, most)
     remove_own(id, outcome, tonumber(redis.call('ZSCORE', ctx.own('own:' .. outcome), id)))
   end
   return #due < most
+end
+
+-- Tell that so many jobs were removed, when no job's own finish did it. One entry a slice: one for
+-- each job would push everything else out of the stream.
+local function announce(outcome, count)
+  if count > 0 then ctx.emit('toril:evicted', {outcome = outcome, count = count}) end
 end
 
 -- How many jobs have a decision of their own, and how many of the others the live count keeps

@@ -4,7 +4,7 @@
 --   at:<o>       zset  id -> ms at which it is due (own age)
 --   nth:<o>      zset  id -> finish number at which it is due (own count)
 --   due:<o>      zset  id -> ms at which the sweeper asks about it (undecided, or it may not go yet)
---   rule:<o>     hash  id -> "<text of its rule>\n<its bucket, or nothing>"
+--   rule:<o>     hash  id -> "<text of its rule>\n<its bucket, or # and its count, or nothing>"
 --   bucket:<o>:<hash>  zset  id -> finishedOn, jobs counted together (per name or key)
 --   buckets:<o>  hash  hash in use -> the key of the live rule that it counts by
 --   over:<o>     set   hashes of such buckets that hold more than the rule keeps
@@ -73,6 +73,11 @@ end
 
 local function live_bucket(id, rule)
   return bucket_of(id, rule.key, 'live ' .. rule.key)
+end
+
+-- The own count in what `rule:<o>` holds, or nil.
+local function own_count(stored)
+  return tonumber(stored and string.match(stored, '\n#(%d+)$') or nil)
 end
 
 -- Forget whatever was decided about a job.

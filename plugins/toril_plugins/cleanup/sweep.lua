@@ -131,9 +131,6 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     set_state('own', outcome, nil)
     set_state('floor', outcome, nil)
   end
-  -- One entry a slice: one for each job would push everything else out of the stream.
-  if budget > ctx.budget then
-    ctx.emit('toril:evicted', {outcome = outcome, count = budget - ctx.budget})
-  end
+  announce(outcome, budget - ctx.budget)
 end
 return {more = more, ask = ask, places = places, rules = rules}
