@@ -1,0 +1,216 @@
+"""Every row of the truth table, finished by everybody who can finish a job."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+
+from tests.scenarios.matrix import FOREVER, NOTHING, ROWS, End, Moment, Row, Says
+from tests.scenarios.stage import OPTION, Stage, retention, steps
+from toril import App, Flow, Job
+from toril.plugins import Outcome
+from toril_plugins import Keep
+
+QUEUE = "p"
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """Who finishes the job, and how.
+
+    `worker`: the library whose worker serves the job's queue. `levels`: how many levels of jobs
+    there are below it, of which the lowest fails. `child`: the library whose workers serve them.
+    """
+
+    name: str
+    column: Literal["toril", "bullmq", "script"]
+    worker: str
+    outcomes: tuple[Outcome, ...] = ("failed",)
+    child: str | None = None
+    levels: int = 0
+    stalled: bool = False
+
+    def end(self, row: Row) -> End | None:
+        ends: dict[str, End | None] = {
+            "toril": row.toril,
+            "bullmq": row.bullmq,
+            "script": row.script,
+        }
+        return ends[self.column]
+
+
+BOTH: tuple[Outcome, ...] = ("completed", "failed")
+HANDS = (
+    Hand("Toril", "toril", "toril", BOTH),
+    Hand("Toril, stalled", "toril", "toril", stalled=True),
+    Hand("Toril, for a child", "toril", "toril", child="toril", levels=1),
+    Hand("Toril, for a grandchild", "toril", "toril", child="toril", levels=2),
+    Hand("Toril, for a great-grandchild", "toril", "toril", child="toril", levels=3),
+    Hand("Toril, for a child of Node 6", "toril", "toril", child="node", levels=1),
+    Hand("Toril, for a child of Python", "toril", "toril", child="python", levels=1),
+    Hand("Node 6", "bullmq", "node", BOTH),
+    Hand("Node 6, stalled", "bullmq", "node", stalled=True),
+    Hand("Node 6, for a child of Toril", "bullmq", "node", child="toril", levels=1),
+    Hand("Node 6, for a grandchild of Toril", "bullmq", "node", child="toril", levels=2),
+    Hand("Node 5", "bullmq", "node5", BOTH),
+    Hand("Node 5.45.2", "bullmq", "node5452", BOTH),
+    Hand("Python", "bullmq", "python", BOTH),
+    Hand("Python, stalled", "bullmq", "python", stalled=True),
+    Hand("Python, for a child of Toril", "bullmq", "python", child="toril", levels=1),
+    Hand("the script of a child of Node 5.45.2", "script", "toril", child="node5452", levels=1),
+)
+
+
+CASES = [
+    pytest.param(row, hand, outcome, end, id=f"{row.said} - {hand.name} {outcome}")
+    for row in ROWS
+    for hand in HANDS
+    if (end := hand.end(row)) is not None
+    for outcome in hand.outcomes
+]
+
+
+@pytest.mark.parametrize(("row", "hand", "outcome", "end"), CASES)
+async def test_row(stage: Stage, row: Row, hand: Hand, outcome: Outcome, end: End) -> None:
+    scenario = Scenario(stage, row.says, hand, outcome, opposite_of(end))
+    await scenario.say()
+    stored = stage.options(QUEUE, scenario.job.id)
+    assert stored.pop(OPTION[outcome], ...) == row.opts
+    other = row.says.job_of_other
+    assert stored == ({} if other is None else {OPTION[scenario.other]: other.is_nothing})
+    assert await scenario.play() == replace(end, impossible=None)
+    assert scenario.announced == announced(end)
+
+
+def opposite_of(end: End) -> Keep:
+    """What the queue and the workers of the children say: it must not count for the parent."""
+    return FOREVER if end.moment == "finish" else NOTHING
+
+
+def announced(end: End) -> list[dict[str, str]]:
+    """The events that tell of the removal: one of the job at a finish, one of all at a sweep."""
+    if end.moment is None or end.rule is None:
+        return []
+    if end.moment in ("finish", "newer"):
+        return [{"event": "removed", "rule": end.rule}]
+    return [{"event": "toril:evicted"}]
+
+
+class Scenario:
+    """One case: the job is saved and finished, and then time passes until it is gone.
+
+    `opposite`: what is said for the queues of the jobs below it.
+    """
+
+    def __init__(
+        self, stage: Stage, says: Says, hand: Hand, outcome: Outcome, opposite: Keep
+    ) -> None:
+        self.stage = stage
+        self.says = says
+        self.hand = hand
+        self.outcome: Outcome = outcome
+        self.other: Outcome = "failed" if outcome == "completed" else "completed"
+        self.theirs = retention(outcome, says.theirs)
+        self.opposite = retention(outcome, opposite)
+        self.announced: list[dict[str, str]] = []
+
+    # -- saying ------------------------------------------------------------------------------------
+
+    async def say(self) -> None:
+        """Say everything, at every level, and add the job."""
+        home = self.stage.app(*retention(self.outcome, self.says.application))
+        if self.says.queue is not None:
+            await home.queue(QUEUE).set(*retention(self.outcome, self.says.queue))
+        for keep in self.says.workers:
+            await self.stage.work("toril", QUEUE, *retention(self.outcome, keep), app=home)
+        if self.says.application is not None and not self.says.workers:
+            await self.stage.work("toril", QUEUE, app=home)
+        self.job = await self._add(home)
+
+    async def _add(self, home: App) -> Job:
+        says = self.says
+        own = retention(self.outcome, says.job) + retention(self.other, says.job_of_other)
+        for_flow = retention(self.outcome, says.flow)
+        data = steps(self.outcome)
+        if not (self.hand.levels or for_flow):
+            return await home.queue(QUEUE).add("job", data, *own)
+        below: list[Flow] = []
+        for level in range(self.hand.levels, 0, -1):
+            queue = _queue(level)
+            node = Flow(queue, "child", data, children=below, on_child_failure="fail", id="below")
+            below = [node]
+        flow = Flow(QUEUE, "job", data, *own, children=below, on_child_failure="fail")
+        return await home.add_flow(flow, *for_flow)
+
+    # -- finishing ---------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Let the job be finished by whose hand it is."""
+        hand, stage = self.hand, self.stage
+        if hand.stalled:
+            stage.strand(QUEUE, self.job.id)
+        elsewhere = stage.app(*self.opposite)
+        for level in range(hand.levels, 0, -1):
+            assert hand.child is not None
+            says = self.theirs if hand.column == "script" and self.theirs else self.opposite
+            await stage.work(hand.child, _queue(level), *says, app=elsewhere)
+            own = retention(self.outcome, self.says.flow)
+            goes = (own or says)[0].of(self.outcome) == NOTHING
+            assert stage.state(_queue(level), "below") == ("gone" if goes else "failed")
+        if hand.column != "script":
+            await self.work_off()
+
+    async def work_off(self) -> None:
+        """Let a worker of the job's own queue run what waits there."""
+        theirs = () if self.hand.worker == "toril" else self.theirs
+        await self.stage.work(self.hand.worker, QUEUE, *theirs)
+
+    async def finish_another(self) -> None:
+        """A newer job of the same queue and outcome, about which nothing is said."""
+        self.stage.clock.advance("1m")
+        own = retention(self.outcome, self.says.newer_job)
+        await self.stage.away.queue(QUEUE).add("job", steps(self.outcome), *own)
+        await self.work_off()
+
+    # -- what becomes of it ------------------------------------------------------------------------
+
+    async def play(self) -> End:
+        """Let time pass until the job is gone."""
+        sweep = functools.partial(self.stage.sweep, QUEUE)
+        story: tuple[tuple[Moment, Callable[[], Awaitable[None]]], ...] = (
+            ("finish", self.finish),
+            ("sweep", sweep),
+            ("newer", self.finish_another),
+            ("newer, swept", sweep),
+            ("59 minutes", functools.partial(sweep, later="57m 30s")),
+            ("an hour", functools.partial(sweep, later="2m")),
+            ("3 years", functools.partial(sweep, later="1095d")),
+        )
+        for moment, happen in story:
+            before = len(self.stage.events(QUEUE))
+            await happen()
+            if self.stage.state(QUEUE, self.job.id) == "gone":
+                end = End(moment, self.stage.removals.rules.get(self.job.id))
+                self.announced = self._announced_after(before)
+                if end.rule is None:  # a sweep finds that somebody else removed it
+                    await sweep(later="11m")
+                assert self.stage.leftovers(QUEUE, self.job.id) == []
+                return end
+            assert self.stage.state(QUEUE, self.job.id) == self.outcome
+        return End(None, await self.stage.explained(QUEUE, self.job.id))
+
+    def _announced_after(self, number: int) -> list[dict[str, str]]:
+        return [
+            {name: event[name] for name in ("event", "rule") if name in event}
+            for event in self.stage.events(QUEUE)[number:]
+            if event["event"] == "toril:evicted"
+            or (event["event"] == "removed" and event["jobId"] == self.job.id)
+        ]
+
+
+def _queue(level: int) -> str:
+    return f"below{level}"
