@@ -23,7 +23,6 @@ from toril.cli.exits import CommandError, Exit, exit_code
 from toril.cli.text import safe
 from toril.errors import TorilError
 from toril.hooks import discovery
-from toril.hooks.configuration import did_you_mean
 
 _OURS: Final = "toril"
 
@@ -67,6 +66,8 @@ class _Toril(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from toril.hooks.configuration import did_you_mean
+
             ctx.fail(
                 f"there is no command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}"
             )
