@@ -70,16 +70,17 @@ class Flow:
     ) -> None:
         check_options("Flow", options)
         check_policy("on_child_failure", on_child_failure)
-        for field, value in (
-            ("queue", queue if isinstance(queue, str) else queue.name),
-            ("name", name),
-            ("data", data),
-            ("settings", settings),
-            ("children", tuple(children)),
-            ("on_child_failure", on_child_failure),
-            ("options", options),
-            ("defaults", {} if isinstance(queue, str) else queue.defaults),
-        ):
+        fields: dict[str, object] = {
+            "queue": queue if isinstance(queue, str) else queue.name,
+            "name": name,
+            "data": data,
+            "settings": settings,
+            "children": tuple(children),
+            "on_child_failure": on_child_failure,
+            "options": options,
+            "defaults": {} if isinstance(queue, str) else queue.defaults,
+        }
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
 

@@ -35,7 +35,7 @@ class _Ids:
             else:
                 self._low += 1
             number = _FIRST_LETTER + (self._last_ms << _RANDOM_BITS) + self._low
-        digits = []
+        digits: list[str] = []
         for _ in range(_LENGTH):
             number, digit = divmod(number, 62)
             digits.append(_ALPHABET[digit])

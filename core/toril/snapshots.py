@@ -232,7 +232,7 @@ class JobSnapshot:
             value = cast("dict[str, Any]", value)[step]
         if isinstance(value, bool) and kind is not bool:
             return None
-        return value if isinstance(value, kind) else None
+        return cast(T, value) if isinstance(value, kind) else None
 
     def with_fields(self, changed: Mapping[bytes, bytes]) -> JobSnapshot:
         """The same job with some stored fields replaced."""

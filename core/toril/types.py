@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-Json: TypeAlias = (
-    "bool | int | float | str | list[Json] | tuple[Json, ...] | dict[str, Json] | None"
-)
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """A value that can be written as JSON text."""
 
 JsonObject: TypeAlias = dict[str, Json]

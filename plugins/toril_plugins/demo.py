@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +137,7 @@ async def run(app: App, flows: Sequence[Flow], tally: Tally) -> None:
 
 
 @contextmanager
-def progress(flows: Sequence[Flow], tally: Tally) -> Iterator[Any]:
+def progress(flows: Sequence[Flow], tally: Tally) -> Generator[Any]:
     """A live display of both queues if `rich` is there and this is a terminal, else nothing."""
     try:
         from rich.console import Console
@@ -194,7 +194,7 @@ async def kept(app: App, name: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def server(url: str | None) -> AsyncIterator[str]:
+async def server(url: str | None) -> AsyncGenerator[str]:
     """The URL to use: the one given, or a server of our own in a directory that goes afterwards."""
     if url is not None:
         yield url

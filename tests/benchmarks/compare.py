@@ -1,11 +1,11 @@
-"""Adds and drains of no-op jobs by Toril and by BullMQ for Node and Python, on one server, in one run.
+"""Adds and drains of no-op jobs beside BullMQ for Node and Python, on one server, in one run.
 
     python -m tests.benchmarks.compare --jobs 20000 --runs 5 --output FOLDER
 
-Each figure is the median of runs that alternate between the peers; each run is a process of its own
-on an emptied server. Where the machine has two processors or more, the server has one and the peers
-have another. Only the ratios carry over to other machines. Prints a Markdown table; with --output it
-also writes `compare.json` and `compare.md`.
+Each figure is the median of runs that alternate between the peers; each run is a process of its
+own on an emptied server. Where the machine has two processors or more, the server has one and the
+peers have another. Only the ratios carry over to other machines. Prints a Markdown table; with
+--output it also writes `compare.json` and `compare.md`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run(peer: Peer, server: Server, what: str, jobs: int, concurrency: int) -> t
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        preexec_fn=pinned({processors[-1]}),  # noqa: PLW1509 - single-threaded here
+        preexec_fn=pinned({processors[-1]}),
     )
     return float(json.loads(done.stdout)), server_seconds(server)
 
@@ -114,7 +114,8 @@ def measure(
     for number in range(runs):
         for concurrency in concurrencies:
             count = jobs if concurrency > 1 else max(1000, jobs // 5)
-            for peer in everyone[number % len(everyone) :] + everyone[: number % len(everyone)]:
+            first = number % len(everyone)
+            for peer in (*everyone[first:], *everyone[:first]):
                 with server.client() as client:
                     client.flushall()
                 added = run(peer, server, "add", count, concurrency)
@@ -134,13 +135,13 @@ def measure(
 
 def table(figures: Mapping[str, Mapping[str, Figure]]) -> str:
     lines = [
-        "| what | library | jobs/s (median) | lowest to highest | server µs a job | Toril's ratio |",
+        "| what | library | jobs/s, median | lowest to highest | server µs a job | Toril is |",
         "|---|---|---|---|---|---|",
     ]
     for what, by_peer in figures.items():
         ours = next(figure for name, figure in by_peer.items() if name.startswith("toril"))
         for name, figure in by_peer.items():
-            ratio = "" if figure is ours else f"{ours.median / figure.median:.2f} ×"
+            ratio = "" if figure is ours else f"{ours.median / figure.median:.2f} times"
             lines.append(
                 f"| {what} | {name} | {figure.median:,.0f} | {min(figure.runs):,.0f} to "
                 f"{max(figure.runs):,.0f} | {figure.server_us:.1f} | {ratio} |"
@@ -149,7 +150,7 @@ def table(figures: Mapping[str, Mapping[str, Figure]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compare adds and drains with BullMQ's.")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs a run")
     parser.add_argument("--runs", type=int, default=5, help="runs of each peer")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 10, 100])

@@ -7,9 +7,9 @@ import random
 from collections import Counter
 
 import redis
+
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
-
 from toril import ActiveJob, App
 
 FAULTS = 500
@@ -66,4 +66,4 @@ async def test_every_job_is_added_once_and_runs_once(
     assert raw.llen("bull:q:wait") == raw.llen("bull:q:active") == 0
     for job_id in added:
         assert raw.hmget(f"bull:q:{job_id}", "ats", "atm", "stc") == ["1", "1", None]
-    assert not [key for key in raw.scan_iter("*:lock")]
+    assert not list(raw.scan_iter("*:lock"))

@@ -55,7 +55,7 @@ async def through_proxy(proxy: FaultProxy) -> AsyncIterator[MarkerWait]:
 
 async def blocked(raw: redis.Redis) -> None:
     """Until a client waits on the server."""
-    while raw.info("clients")["blocked_clients"] == 0:  # noqa: ASYNC110 - another process
+    while raw.info("clients")["blocked_clients"] == 0:
         await asyncio.sleep(0.001)
 
 
@@ -196,7 +196,7 @@ async def test_wake_ends_the_pause_too(through_proxy: MarkerWait, proxy: FaultPr
     proxy.refuse()
     through_proxy._failures = 20
     waiting = asyncio.create_task(through_proxy.wait(60))
-    while through_proxy._failures == 20:  # noqa: ASYNC110 - a plain number
+    while through_proxy._failures == 20:
         await asyncio.sleep(0.001)
     start = time.monotonic()
     await through_proxy.wake()

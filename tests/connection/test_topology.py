@@ -112,7 +112,7 @@ async def test_waits_on_a_cluster(nodes: Cluster, keys: list[str]) -> None:
     xread = ("XREAD", "BLOCK", 30000, "STREAMS", f"{queue}:events", "0-0")
     reading = asyncio.create_task(stream.read(xread, 30))
     with nodes.nodes[2].client() as client:
-        while client.info("clients")["blocked_clients"] < 2:  # noqa: ASYNC110 - another process
+        while client.info("clients")["blocked_clients"] < 2:
             await asyncio.sleep(0.001)
         client.xadd(f"{queue}:events", {"event": "added"})
         await marker.wake()

@@ -156,7 +156,7 @@ class Stage:
     async def hooks(self, job: JobRef, count: int) -> None:
         """Wait until so many hooks have been told about the job."""
         end = time.monotonic() + DEADLINE
-        while len(self.about(job)) < count and time.monotonic() < end:  # noqa: ASYNC110
+        while len(self.about(job)) < count and time.monotonic() < end:
             await asyncio.sleep(0.01)
 
     def about(self, job: JobRef) -> list[Told]:

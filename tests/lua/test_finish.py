@@ -81,7 +81,7 @@ class TestOneJob:
         ("priority", "lifo", "where"),
         [(0, False, "head"), (0, True, "tail"), (5, False, "prioritized")],
     )
-    def test_retried_at_once(  # noqa: PLR0917
+    def test_retried_at_once(
         self, run: Runner, raw: redis.Redis, seed: Seed, priority: int, lifo: bool, where: str
     ) -> None:
         key = active(raw, seed, priority=priority)

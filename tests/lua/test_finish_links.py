@@ -101,7 +101,7 @@ class TestParent:
 
     @pytest.mark.parametrize(("policy", "trace"), [("idof", {f"{Q}:c": "x"}), ("rdof", {})])
     @pytest.mark.parametrize("alone", [True, False])
-    def test_ignore_and_remove_release_when_nothing_is_open(  # noqa: PLR0917
+    def test_ignore_and_remove_release_when_nothing_is_open(
         self,
         run: Runner,
         raw: redis.Redis,

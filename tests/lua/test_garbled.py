@@ -65,7 +65,7 @@ def test_fields(
 
 @pytest.mark.parametrize("suffix", ["dependencies", "processed", "unsuccessful", "failed"])
 @pytest.mark.parametrize("how", [("completed", None), ("failed", "fpof"), ("failed", "cpof")])
-def test_a_parent_of_wrong_types_does_not_keep_its_child(  # noqa: PLR0917
+def test_a_parent_of_wrong_types_does_not_keep_its_child(
     run: Runner, raw: redis.Redis, seed: Seed, three: tuple[str, ...], suffix: str, how: Any
 ) -> None:
     kind, policy = how

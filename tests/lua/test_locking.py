@@ -91,7 +91,7 @@ class TestWaitChildren:
         assert raw.zscore(f"{Q}:marker", "0") == 0
 
     @pytest.mark.parametrize(("harm", "error"), HARMS)
-    def test_refused(  # noqa: PLR0917
+    def test_refused(
         self,
         run: Runner,
         raw: redis.Redis,

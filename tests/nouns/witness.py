@@ -25,7 +25,7 @@ from toril.plugins import (
 async def until(condition: Callable[[], object]) -> None:
     """Return when `condition` holds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for is outside of the loop
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -31,8 +31,10 @@ async def drain(url: str, jobs: int, concurrency: int) -> float:
     done = asyncio.Event()
     left = jobs
 
-    async def noop(job: Any, token: str) -> None:
-        return None
+    async def handler(job: Any, token: str) -> None:
+        """Do nothing."""
+
+    noop: Any = handler
 
     def completed(job: Any, result: Any) -> None:
         nonlocal left
@@ -40,7 +42,7 @@ async def drain(url: str, jobs: int, concurrency: int) -> float:
         if left == 0:
             done.set()
 
-    options = {"connection": url, "concurrency": concurrency, "autorun": False}
+    options: Any = {"connection": url, "concurrency": concurrency, "autorun": False}
     worker = Worker("bench", noop, options)
     worker.on("completed", completed)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Toril's part of the comparison, in a process of its own: `<url> add|drain <jobs> <concurrency>`."""
+"""Toril's part of the comparison, in a process: `<url> add|drain <jobs> <concurrency>`."""
 
 from __future__ import annotations
 
