@@ -12,7 +12,6 @@ from typing import Any, cast
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from toril.connection.embedded import Membership
 from toril.connection.endpoint import Access, Address, Endpoint, Server
 from toril.connection.faults import error_code
 from toril.connection.steps import Exchange, InThread, NotSent, Refused, ReplyLost, Steps
@@ -89,6 +88,9 @@ class EmbeddedRoute(Route):
     """The server of a directory, which is started if nobody has done so."""
 
     def __init__(self, endpoint: Endpoint, directory: Path) -> None:
+        # Here, not above: few need it, and all would wait for its import.
+        from toril.connection.embedded import Membership
+
         super().__init__(endpoint)
         self._membership = Membership(directory)
         self._server: Server | None = None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +58,9 @@ class Configuration:
         path = (os.environ if environ is None else environ).get("TORIL_CONFIG")
         if not path:
             return cls()
+        # Here, not above: few need it, and all would wait for its import.
+        import tomllib
+
         source = f"the file {path} (TORIL_CONFIG)"
         try:
             with Path(path).open("rb") as file:
