@@ -91,3 +91,9 @@ def synchronously() -> Json:
     for found in face.queue("emails").jobs("waiting"):
         print(found.id)
     return job.result(timeout="10s")
+
+
+async def payloads_need_no_annotation() -> None:
+    texts = {"to": "ada@example.org"}
+    await app.queue("emails").add("a", texts)
+    await app.queue("emails").add("a", [texts])
