@@ -230,9 +230,10 @@ class JobSnapshot:
             if not isinstance(value, dict) or step not in value:
                 return None
             value = cast("dict[str, Any]", value)[step]
-        if isinstance(value, bool) and kind is not bool:
+        if not isinstance(value, kind):
             return None
-        return cast(T, value) if isinstance(value, kind) else None
+        found: T = value
+        return None if isinstance(found, bool) and kind is not bool else found
 
     def with_fields(self, changed: Mapping[bytes, bytes]) -> JobSnapshot:
         """The same job with some stored fields replaced."""

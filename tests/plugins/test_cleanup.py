@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis
@@ -155,7 +156,7 @@ async def test_an_own_count_is_reached_by_what_other_libraries_finish(
     for each in ("x", "y"):
         here.clock.advance("1s")
         now = here.clock.now_ms()
-        fields = {"name": "x", "data": "{}", "opts": "{}", "timestamp": now, "finishedOn": now}
+        fields: Any = {"name": "x", "data": "{}", "opts": "{}", "timestamp": now, "finishedOn": now}
         raw.hset(f"bull:q:{each}", mapping=fields)
         raw.zadd("bull:q:completed", {each: now})
     job = await here.queue.get("a")
@@ -164,7 +165,8 @@ async def test_an_own_count_is_reached_by_what_other_libraries_finish(
     await here.sweep("10m")
     assert await here.kept() == {"x", "y"}
     assert here.removed.jobs == [("a", "job: last 2")]
-    assert raw.xrevrange("bull:q:events", count=1)[0][1]["event"] == "toril:evicted"
+    last: Any = raw.xrevrange("bull:q:events", count=1)
+    assert last[0][1]["event"] == "toril:evicted"
 
 
 class Tiers:
