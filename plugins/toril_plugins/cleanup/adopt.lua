@@ -1,14 +1,15 @@
 -- One page of the finished jobs that other workers may have left. args = {service, token, outcome,
--- after, skip, all}: looks at up to 200 jobs, `skip` behind the first with the score `after`. Returns
--- {ask, more, after, skip}: {id, finished_on} of those that have a value of their own (with `all`: of
--- all) and about which nothing was decided; whether another page follows, and where it begins.
--- Jobs under a live rule with a key are counted here.
+-- after, skip, all}: looks at up to 200 jobs, `skip` behind the first with the score `after`.
+-- Returns {ask, more, after, skip}: {id, finished_on} of those that have a value of their own (with
+-- `all`: of all) and about which nothing was decided; whether another page follows, and where it
+-- begins. Jobs under a live rule with a key are counted here.
 local PAGE = 200
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome, ask = args.outcome, {}
 local page = redis.call(
-  'ZRANGEBYSCORE', finished_key(outcome), args.after, '+inf', 'WITHSCORES', 'LIMIT', args.skip, PAGE)
+  'ZRANGEBYSCORE', finished_key(outcome), args.after, '+inf',
+  'WITHSCORES', 'LIMIT', args.skip, PAGE)
 if #page == 0 then return {ask = ask, more = false, after = args.after, skip = args.skip} end
 local ids = {}
 for i = 1, #page, 2 do ids[#ids + 1] = page[i] end

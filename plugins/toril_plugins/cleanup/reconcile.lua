@@ -1,7 +1,7 @@
--- Go through the decisions. args = {service, token, outcome, cursor}. Forgets those about jobs that are
--- not in the finished set any more, or finished again, without anybody telling us. Removes jobs whose
--- own count is reached by the newer ones that are there: nobody numbers what other libraries finish.
--- Returns {cursor}, '0' at the end.
+-- Go through the decisions. args = {service, token, outcome, cursor}. Forgets those about jobs that
+-- are not in the finished set any more, or finished again, without anybody telling us. Removes jobs
+-- whose own count is reached by the newer ones that are there: nobody numbers what other libraries
+-- finish. Returns {cursor}, '0' at the end.
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome, budget = args.outcome, ctx.budget
 local finished = finished_key(outcome)

@@ -3,15 +3,15 @@
 --   own:<o>      zset  id -> finishedOn of every job that does not follow the queue's live rule
 --   at:<o>       zset  id -> ms at which it is due (own age)
 --   nth:<o>      zset  id -> finish number at which it is due (own count)
---   due:<o>      zset  id -> ms at which the sweeper asks about it (undecided, or it may not go yet)
+--   due:<o>      zset  id -> ms at which the sweeper asks about it (undecided, or not to go yet)
 --   rule:<o>     hash  id -> "<text of its rule>\n<its bucket, or # and its count, or nothing>"
 --   bucket:<o>:<hash>  zset  id -> finishedOn, jobs counted together (per name or key)
 --   buckets:<o>  hash  hash in use -> the key of the live rule that it counts by
 --   over:<o>     set   hashes of such buckets that hold more than the rule keeps
 -- and in meta: toril.cleanup.own.<o> (an own index exists), toril.cleanup.seq.<o> (finish number,
 -- only while an own count exists), toril.cleanup.floor.<o> (below this score all are own).
--- Whoever is in at, nth, due or rule is in own. The finished sets of BullMQ are themselves the index
--- of the live rule, so jobs that follow it cost nothing here.
+-- Whoever is in at, nth, due or rule is in own. The finished sets of BullMQ are themselves the
+-- index of the live rule, so jobs that follow it cost nothing here.
 
 local function finished_key(outcome)
   return ctx.q .. ':' .. outcome
@@ -34,7 +34,8 @@ local function live_rule(outcome)
   if not count then return nil end
   count = tonumber(count)
   return {
-    count = count, age = tonumber(age), key = count > 0 and key or '', text = level .. ': ' .. words,
+    count = count, age = tonumber(age), key = count > 0 and key or '',
+    text = level .. ': ' .. words,
   }
 end
 

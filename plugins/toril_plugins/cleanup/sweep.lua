@@ -1,5 +1,5 @@
--- One slice of a sweep. args = {service, token, all, places}. all: ask about every job that the live
--- rule does not keep, as there are strategies; else only about those with a value of their own.
+-- One slice of a sweep. args = {service, token, all, places}. all: ask about every job that the
+-- live rule does not keep, as there are strategies; else only about those with a value of their own.
 -- places = {outcome -> {floor, skip}}, where the last slice stopped. Returns {more, ask, places,
 -- rules}: whether another slice is needed now; {id, outcome, finished_on, beyond} of the jobs about
 -- which the plugins must be asked; per outcome {text, key} of the live rule.
