@@ -1,7 +1,7 @@
 -- Store what was decided after the finish. args = {service, token, jobs = {{id, outcome,
 -- finished_on, plan, beyond}…}}. plan: a decision; false: the job follows the live rule;
--- 'undecided': the asking failed. beyond: the live rule did not keep it when it was asked about. A job that was retried,
--- removed or finished again in between is left alone.
+-- 'undecided': the asking failed. beyond: the live rule did not keep it when it was asked about. A
+-- job that was retried, removed or finished again in between is left alone.
 if not ctx.lease_held(args.service, args.token) then return false end
 
 -- Whether the live rule does not keep the job, now.

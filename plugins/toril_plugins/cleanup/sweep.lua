@@ -1,8 +1,8 @@
 -- One slice of a sweep. args = {service, token, all, places}. all: ask about every job that the
--- live rule does not keep, as there are strategies; else only about those with a value of their own.
--- places = {outcome -> {floor, skip}}, where the last slice stopped. Returns {more, ask, places,
--- rules}: whether another slice is needed now; {id, outcome, finished_on, beyond} of the jobs about
--- which the plugins must be asked; per outcome {text, key} of the live rule.
+-- live rule does not keep, as there are strategies; else only about those with a value of their
+-- own. places = {outcome -> {floor, skip}}, where the last slice stopped. Returns {more, ask,
+-- places, rules}: whether another slice is needed now; {id, outcome, finished_on, beyond} of the
+-- jobs about which the plugins must be asked; per outcome {text, key} of the live rule.
 local ASKS, MARGIN, BUCKETS = 100, 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
