@@ -485,7 +485,7 @@ async def test_an_answer_that_is_no_keep_names_its_plugin(
 
 async def fewer_than(raw: redis.Redis, number: int) -> None:
     """Wait until a sweep that is under way has left fewer completed jobs."""
-    while raw.zcard("bull:q:completed") >= number:  # noqa: ASYNC110 - the sweep tells nobody
+    while raw.zcard("bull:q:completed") >= number:
         await asyncio.sleep(0)
 
 
