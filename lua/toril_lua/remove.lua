@@ -18,7 +18,8 @@
 -- As BullMQ does it: a living parent loses the child, and runs if it was the last open one, with no
 -- regard to its priority and delay. The parents among the removed are released, too, before
 -- they go; only `doomed` ones are not, as the caller needs several calls for them and no worker
--- shall get hold of them meanwhile. A lock on a child that has finished protects nothing.
+-- shall get hold of them meanwhile. A lock on a child that has finished protects nothing, and
+-- neither do the locks below it; the lock of an active one goes along.
 
 --- @include "discard"
 --- @include "enqueue"
@@ -93,7 +94,10 @@ local function remove_tree(node, cause)
   local state = take_out(Q, id)
   local existed = discard(Q, id, state, links, cause)
   if existed then emit_capped(Q, 'removed', 'jobId', id, 'prev', state) end
-  if state == 'active' then wake(Q) end
+  if state == 'active' then
+    redis.call('DEL', links.key .. ':lock')
+    wake(Q)
+  end
   return existed
 end
 

@@ -246,6 +246,20 @@ def test_a_locked_open_grandchild_keeps_all(run: Runner, seed: Seed, raw: redis.
     assert changes(before, contents(raw)) == {}
 
 
+def test_a_job_that_runs_below_a_finished_child_goes_with_its_lock(
+    run: Runner, seed: Seed, raw: redis.Redis
+) -> None:
+    """As with BullMQ, where the lock stays: here the worker learns of it when it renews."""
+    root = seed.job("root", "waiting-children")
+    done = seed.job("done", "completed", queue=OTHER, parent=root)
+    raw.srem(f"{root}:dependencies", done)
+    raw.hset(f"{root}:processed", done, "1")
+    running = seed.job("running", "active", queue=OTHER, parent=done)
+    raw.set(f"{running}:lock", "token")
+    assert remove(run, "root", children=True) is True
+    assert {key.rpartition(":")[2] for key in contents(raw)} == {"events", "meta"}
+
+
 def test_children_that_name_each_other(run: Runner, seed: Seed, raw: redis.Redis) -> None:
     a = seed.job("a", "waiting-children", parent=f"{Q}:b")
     seed.job("b", "waiting-children", parent=a)
