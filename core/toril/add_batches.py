@@ -67,7 +67,7 @@ class AddBatches:
         saved: Sequence[JobSnapshot | Exception]
         nodes = [node for node, _ in batch]
         try:
-            saved = await self._runtime.drive(self._operations.save(nodes))
+            saved = await self._runtime.drive(self._operations.save(nodes), sheltered=True)
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             saved = [_of_one(error, node) for node in nodes]
         for (_, future), result in zip(batch, saved, strict=True):

@@ -26,15 +26,19 @@ def has_effects(result: object) -> TypeGuard[Effects[Any]]:
     return isinstance(result, Effects)
 
 
-async def carry_out(executor: Executor, dispatcher: Dispatcher, request: Request) -> Any:
+async def carry_out(
+    executor: Executor, dispatcher: Dispatcher, request: Request, *, sheltered: bool = False
+) -> Any:
     """The result of `request`, once the plugins have been told of its effects.
 
     A cancellation counts at once while nothing has been sent; later when all is done, but after
     6 seconds at the latest. Raises what `Executor.run` raises.
+
+    `sheltered`: the caller is a task that nobody cancels, and saves the cost of another one.
     """
-    if isinstance(request, Read):
-        return await executor.run(request)
     step = _Step(executor, dispatcher, request)
+    if sheltered or isinstance(request, Read):
+        return await step.run()
     task = asyncio.create_task(step.run())
     try:
         await asyncio.wait((task,))

@@ -243,16 +243,18 @@ class Runtime:
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async def drive(self, procedure: Procedure[T]) -> T:
+    async def drive(self, procedure: Procedure[T], *, sheltered: bool = False) -> T:
         """Carry out a procedure on this loop and tell the plugins what it did.
 
-        A cancellation counts between two requests; see `carry_out`.
+        A cancellation counts between two requests; `sheltered`: there is none. See `carry_out`.
         """
         try:
             request = next(procedure)
             while True:
                 try:
-                    result = await carry_out(self.executor, self.dispatcher, request)
+                    result = await carry_out(
+                        self.executor, self.dispatcher, request, sheltered=sheltered
+                    )
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
