@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.ledger import entries
+
+from tests.support.ledger import ledger_path
 
 HERE = Path(__file__).parent
 CONCURRENCY = 10
@@ -72,8 +73,8 @@ class Herd:
 
     def at_work(self) -> list[int]:
         """The processes that have begun a job."""
-        busy = {entry.process for entry in entries(self._folder)}
-        return [process.pid for process in self._living if process.pid in busy]
+        busy = {ledger_path(self._folder, process.pid): process.pid for process in self._living}
+        return [pid for path, pid in busy.items() if path.exists() and path.stat().st_size]
 
     def kill(self, pid: int) -> None:
         process = next(process for process in self._living if process.pid == pid)
@@ -82,13 +83,14 @@ class Herd:
         process.wait()
         self._living.remove(process)
 
-    def stop(self) -> list[int]:
-        """Let all of them finish; their exit codes."""
+    def stop(self) -> set[int]:
+        """Let all of them finish; their exit codes, but for those that had only just been made."""
+        begun = self.at_work()
         for process in self._living:
             process.send_signal(signal.SIGTERM)
-        codes = [process.wait(30) for process in self._living]
+        codes = {process.pid: process.wait(30) for process in self._living}
         self._living.clear()
-        return codes
+        return {code for pid, code in codes.items() if pid in begun}
 
     def end(self) -> None:
         """Kill what is left."""

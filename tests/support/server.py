@@ -142,6 +142,21 @@ class Server:
                     time.sleep(0.01)
         return False
 
+    def restart(self) -> None:
+        """Kill the server and start it again in the same place, with what it has on its disk.
+
+        Raises:
+            ServerError: It did not answer in time.
+        """
+        self.process.kill()
+        self.process.wait()
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.process.args, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        if not self._answers():
+            raise ServerError(f"valkey-server did not come back:\n{self.log[-2000:]}")
+
     def stop(self) -> None:
         """End the server and remove its directory. Twice is as good as once."""
         if self.process.poll() is None:
