@@ -26,5 +26,6 @@ end
 local function discard(Q, id, state, links, cause)
   if links.window then pcall(drop_window, Q, links.window, id) end
   redis.pcall('ZREM', Q .. ':toril:deferred', id)
-  return remove_keys(Q, id, state, cause, '', '') > 0
+  tell_removal(Q, id, state, cause, '', '')
+  return unlink_jobs(Q, {id}) > 0
 end

@@ -29,10 +29,9 @@ SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 
 def _lua(*names: str) -> str:
-    """Lua parts of this plugin in one, below the part that all of them share."""
+    """Lua parts of this plugin in one. A chunk begins with `…_first`, which ends most calls."""
     folder = files("toril_plugins.cleanup")
-    parts = ("rules", *names)
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts)
+    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,12 @@ class Cleanup:
             for field in ("retention", "cleanup.own", "cleanup.seq", "cleanup.floor")
             for outcome in OUTCOMES
         )
-        registry.lua("finished_batch", _lua("removing", "finished"), meta=state)
-        registry.lua("removed", _lua("removed"), meta=state)
+        finished = _lua("finished_first", "rules", "removing", "finished")
+        registry.lua("finished_batch", finished, meta=state)
+        registry.lua("removed", _lua("removed_first", "rules", "removed"), meta=state)
         for script in ("sweep", "adopt", "decide", "buckets", "reconcile"):
-            registry.script(script, _lua("removing", script))
-        registry.script("explain", _lua("explain"))
+            registry.script(script, _lua("rules", "removing", script))
+        registry.script("explain", _lua("rules", "explain"))
         registry.service("sweep", self._sweeper)
 
     @hookimpl(trylast=True)
