@@ -44,6 +44,15 @@ def step(verb: str, *arguments: Any) -> list[Any]:
     return [verb, *arguments]
 
 
+def looked(run: Run) -> bool:
+    """The first stalled check is over wherever a job runs; BullMQ for Python makes it later."""
+    return run.worker.label == "python" or all(
+        run.client.exists(run.key(queue, "stalled-check"))
+        for queue in ("q", "parents", "children")
+        if run.client.exists(run.key(queue, "active"))
+    )
+
+
 def unmarked(run: Run) -> None:
     """Whether the first stalled check came before the first job or after it is chance."""
     for queue in ("q", "parents", "children"):
@@ -520,6 +529,7 @@ scenario(
     Add("children", "bad", FAIL, {"failParentOnFailure": True}, parent="parent"),
     Work("children"),
     Settle({"bad": "failed"}, busy=1),
+    Until("the first stalled check", looked),
     Surgery(unmarked),
     Dump("child failed"),
     Open("parent"),
@@ -885,6 +895,7 @@ scenario(
     Work("q"),
     Gated("a"),
     Act("remove", "a", refused=True),
+    Until("the first stalled check", looked),
     Surgery(unmarked),
     Dump("refused"),
     Open("a"),
@@ -1008,6 +1019,7 @@ scenario(
     Gated("a"),
     Settle({"a": "active"}),
     Add("q", "c", OK),
+    Until("the first stalled check", looked),
     Surgery(unmarked),
     Dump("maxed"),
     Open("a"),
