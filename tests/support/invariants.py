@@ -63,6 +63,8 @@ _READ: Final[dict[str, tuple[Any, ...]]] = {
     "stream": ("XLEN",),
 }
 _CHUNK: Final = 2000
+_GONE: Final = -2
+"""The remaining time of a key that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ def read(client: redis.Redis, prefix: str = "bull") -> Stored:
     for start in range(0, len(names), _CHUNK):
         some = names[start : start + _CHUNK]
         for key, (kind, value, ttl) in zip(some, _values(client, stored, some), strict=True):
-            _place(stored, key, kind, value, ttl)
+            if ttl != _GONE:  # it ran out while this was read
+                _place(stored, key, kind, value, ttl)
     for queue in stored.queues.values():
         for state in (*LISTS, *SETS):
             for job_id in queue.ids(state):
@@ -155,7 +158,7 @@ def _values(
         pipe = client.pipeline(transaction=False)
         for name in names:
             pipe.type(name)
-        kinds = list(pipe.execute())
+        kinds = ["string" if kind == "none" else kind for kind in pipe.execute()]
     pipe = client.pipeline(transaction=False)
     execute: Any = pipe.execute_command
     for name, kind in zip(names, kinds, strict=True):
