@@ -252,26 +252,6 @@ class TestRemove:
         )
         assert (event.job.id, event.job.queue, event.job.result) == ("a", "mail", {"r": 1})
 
-    def test_many_at_once(self, raw: redis.Redis, seed: Seed) -> None:
-        for n in range(105):
-            seed.job(f"j{n:03}", "completed", score=NOW + n)
-        raw.set(f"{Q}:j001:lock", "somebody")
-        source = """local jobs, why = {{'nobody', 1}, {'j104', ctx.now}}, {}
-            for n = 0, 103 do
-              jobs[#jobs + 1] = {string.format('j%03d', n), args + n, false}
-            end
-            for _, job in ipairs(ctx.remove_all(jobs, 'completed', 'r')) do
-              why[job[1]] = job[3]
-            end
-            return {why, ctx.budget, #ctx.remove_all({}, 'completed', 'r')}"""
-        done = own(raw, source, NOW, wants=WANTS)
-        stay = {"nobody": "gone", "j104": "changed", "j001": "locked"}
-        late = dict.fromkeys((f"j{n:03}" for n in range(98, 104)), "budget")
-        assert done.value == [{**stay, **late}, 3, 0]
-        assert len(done.events) == 97
-        assert raw.zcard(f"{Q}:completed") == 8
-        assert len(raw.keys(f"{Q}:j???")) == 8
-
     def test_nobody_asked_no_snapshot(self, raw: redis.Redis) -> None:
         plugins = Plugins(raw, chunk(self.ALL))
         raw.config_resetstat()

@@ -278,21 +278,6 @@ async def test_ties_beyond_the_window_do_not_stop_eviction(here: Place, raw: red
     assert "z" in kept
 
 
-async def test_a_finish_evicts_past_jobs_with_a_decision(here: Place, raw: redis.Redis) -> None:
-    await here.queue.set(Retention(completed=2))
-    for batch in range(5):
-        own = Retention(completed="1h")
-        jobs = [NewJob("do", None, own, id=f"o{batch}{n:02}") for n in range(11)]
-        await here.queue.add_many(jobs)
-        await here.run_batches()
-        here.clock.advance("1s")
-    # 20 of the oldest are looked at in each call, and the next one begins behind them.
-    await here.finish(*"abcdefgh")
-    kept = await here.kept()
-    assert len(beginning(kept, "o")) == 55
-    assert kept - beginning(kept, "o") == {"g", "h"}
-
-
 async def test_a_used_up_budget_leaves_nothing_behind_per_key(
     here: Place, raw: redis.Redis
 ) -> None:

@@ -26,6 +26,5 @@ end
 local function discard(Q, id, state, links, cause)
   if links.window then pcall(drop_window, Q, links.window, id) end
   redis.pcall('ZREM', Q .. ':toril:deferred', id)
-  tell_removal(Q, id, state, cause, '', '')
-  return unlink_jobs(Q, {id}) > 0
+  return remove_keys(Q, id, state, cause, '', '') > 0
 end

@@ -38,7 +38,7 @@ for _, job in ipairs(args.jobs) do
         note_if_over(count_live(id, outcome, finished_on, rule), outcome, rule)
       end
       if rule and beyond and is_beyond(id, outcome, finished_on, rule) then
-        remove_live({{id, finished_on}}, outcome, rule)
+        remove_live(id, outcome, finished_on, rule)
       end
     end
   end

@@ -29,9 +29,10 @@ SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 
 def _lua(*names: str) -> str:
-    """Lua parts of this plugin in one. A chunk begins with `…_first`, which ends most calls."""
+    """Lua parts of this plugin in one, below the part that all of them share."""
     folder = files("toril_plugins.cleanup")
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
+    parts = ("rules", *names)
+    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,11 @@ class Cleanup:
             for field in ("retention", "cleanup.own", "cleanup.seq", "cleanup.floor")
             for outcome in OUTCOMES
         )
-        finished = _lua("finished_first", "rules", "removing", "finished")
-        registry.lua("finished_batch", finished, meta=state)
-        registry.lua("removed", _lua("removed_first", "rules", "removed"), meta=state)
+        registry.lua("finished_batch", _lua("removing", "finished"), meta=state)
+        registry.lua("removed", _lua("removed"), meta=state)
         for script in ("sweep", "adopt", "decide", "buckets", "reconcile"):
-            registry.script(script, _lua("rules", "removing", script))
-        registry.script("explain", _lua("rules", "explain"))
+            registry.script(script, _lua("removing", script))
+        registry.script("explain", _lua("explain"))
         registry.service("sweep", self._sweeper)
 
     @hookimpl(trylast=True)

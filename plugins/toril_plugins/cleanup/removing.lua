@@ -51,24 +51,13 @@ local function has_own_value(id, outcome)
   return false
 end
 
--- A job, {id, finishedOn, why}, that the live rule does not keep could not go. One that still blocks
--- its parent is taken out of the head of the index, as a slice full of such jobs would stop eviction
--- for ever.
-local function put_off(job, outcome, rule)
-  local id, finished_on, why = unpack(job)
-  if why == 'blocked' or why == 'locked' then
+-- Remove a job that follows the live rule. One that still blocks its parent is taken out of the
+-- head of the index, as a slice full of such jobs would stop eviction for ever.
+local function remove_live(id, outcome, finished_on, rule)
+  local gone, why = ctx.remove(id, outcome, rule.text, finished_on)
+  if not gone and (why == 'blocked' or why == 'locked') then
     park(id, outcome, finished_on, look_again(finished_on), rule.text)
   end
-end
-
--- Remove jobs that follow the live rule, {{id, finishedOn}, ...}. `uncounted`: they are in no bucket
--- any more.
-local function remove_live(jobs, outcome, rule, uncounted)
-  if #jobs == 0 then return end
-  ctx.seen.unwritten = uncounted or rule.key == '' -- the chunk `removed` has nothing to forget
-  local stay = ctx.remove_all(jobs, outcome, rule.text)
-  ctx.seen.unwritten = nil
-  for _, job in ipairs(stay) do put_off(job, outcome, rule) end
 end
 
 -- Remove a job with a decision of its own, which has fallen due.

@@ -15,18 +15,15 @@ local function room()
   return ctx.budget - asked_beyond
 end
 
--- Those of the jobs, {{id, finishedOn}, ...}, that may go unasked.
-local function unasked(jobs, outcome)
-  local free = {}
-  for _, job in ipairs(jobs) do
-    if args.all or has_own_value(job[1], outcome) then
-      ask[#ask + 1] = {job[1], outcome, job[2], true}
-      asked_beyond = asked_beyond + 1
-    else
-      free[#free + 1] = job
-    end
+-- Returns whether it has to be asked about first.
+local function take(id, outcome, finished_on, rule)
+  if args.all or has_own_value(id, outcome) then
+    ask[#ask + 1] = {id, outcome, finished_on, true}
+    asked_beyond = asked_beyond + 1
+    return true
   end
-  return free
+  remove_live(id, outcome, finished_on, rule)
+  return false
 end
 
 local function ask_parked(outcome)
@@ -75,22 +72,22 @@ local function evict_live(outcome, rule, place)
     own = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
   end
   local head, done = 0, #ids < window -- head: jobs before the first that follows the live rule
-  local beyond = {}
+  local taken = 0
   for n, id in ipairs(ids) do
     local finished_on = tonumber(found[2 * n])
     if own[n] then
       if head == n - 1 then head = n end
-    elseif #beyond == most then
+    elseif taken == most then
       done = false
       break
-    elseif #beyond < excess or cutoff and finished_on <= cutoff then
-      beyond[#beyond + 1] = {id, finished_on}
+    elseif excess > 0 or (cutoff and finished_on <= cutoff) then
+      take(id, outcome, finished_on, rule)
+      taken, excess = taken + 1, excess - 1
     else
       done = true
       break
     end
   end
-  remove_live(unasked(beyond, outcome), outcome, rule)
   if head > 0 then
     local last = found[2 * head]
     local ties = floor == tonumber(last) and skip or 0
@@ -109,9 +106,9 @@ local function trim_buckets(outcome, rule)
     local key, beyond = bucket_key(outcome, bucket), {}
     if rule and rule.key ~= '' then beyond = beyond_count(key, outcome, rule.count, room()) end
     if #beyond == 0 then redis.call('SREM', over, bucket) end
-    local free = unasked(beyond, outcome)
-    for _, old in ipairs(free) do redis.call('ZREM', key, old[1]) end
-    remove_live(free, outcome, rule, true)
+    for _, old in ipairs(beyond) do
+      if not take(old[1], outcome, old[2], rule) then redis.call('ZREM', key, old[1]) end
+    end
   end
   return redis.call('EXISTS', over) == 0
 end
