@@ -41,7 +41,9 @@ local function remove_finished(Q, id, outcome, rule, plugin, finished_on, announ
   if tonumber(score) ~= tonumber(finished_on) then return false, 'changed' end
   if redis.call('EXISTS', key .. ':lock') == 1 then return false, 'locked' end
   local parent_key = redis.pcall('HGET', key, 'parentKey') -- a table if the job is garbled
-  if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return false, 'blocked' end
+  if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then
+    return false, 'blocked'
+  end
   redis.call('ZREM', set, id)
   remove_keys(Q, id, outcome, 'rule', rule, plugin)
   if announce then emit_capped(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', rule) end
