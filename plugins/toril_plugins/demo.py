@@ -11,6 +11,7 @@ import ast
 import asyncio
 import hashlib
 import logging
+import secrets
 import sysconfig
 import tempfile
 import time
@@ -28,7 +29,6 @@ from toril import ActiveJob, App, Flow, Unrecoverable, hookimpl
 from toril.plugins import JobAttemptFailed, JobCompleted, JobRemoved, Json
 from toril_plugins.retention.values import Retention
 
-PREFIX = "toril-demo"
 SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 
 
@@ -205,20 +205,29 @@ async def server(url: str | None) -> AsyncGenerator[str]:
 
 async def main(root: Path, url: str | None) -> None:
     """The whole demo."""
-    flows = list(directory_flows(root))
+    # A prefix of its own: what it removes at the end is nobody else's, on a given server too.
+    prefix = f"toril-demo-{secrets.token_hex(4)}"
     tally = Tally()
-    async with server(url) as address, App(address, prefix=PREFIX, plugins=[tally, "*"]) as app:
-        started = time.perf_counter()
-        click.echo(f"Every file below {root}, one job each; one flow per directory.", err=True)
-        await run(app, flows, tally)
-        if not tally.failures:
-            click.echo("Nothing failed here, so one flow with a missing file is added.", err=True)
-            missing = flow("missing", [root / "missing" / "no-such-file.py"])
-            flows.append(missing)
-            await run(app, [missing], tally)
-        await report(app, flows, tally, time.perf_counter() - started)
-        for name in ("files", "directories"):
-            await app.queue(name).obliterate(force=True)
+    async with server(url) as address, App(address, prefix=prefix, plugins=[tally, "*"]) as app:
+        try:
+            await show(app, root, tally)
+        finally:
+            for name in ("files", "directories"):
+                await app.queue(name).obliterate(force=True)
+
+
+async def show(app: App, root: Path, tally: Tally) -> None:
+    """Run the flows of `root` and report what became of their jobs."""
+    flows = list(directory_flows(root))
+    started = time.perf_counter()
+    click.echo(f"Every file below {root}, one job each; one flow per directory.", err=True)
+    await run(app, flows, tally)
+    if not tally.failures:
+        click.echo("Nothing failed here, so one flow with a missing file is added.", err=True)
+        missing = flow("missing", [root / "missing" / "no-such-file.py"])
+        flows.append(missing)
+        await run(app, [missing], tally)
+    await report(app, flows, tally, time.perf_counter() - started)
 
 
 @click.command()

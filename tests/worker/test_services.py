@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import redis
 from tests.worker.conftest import until
 
 from toril import App, hookimpl
@@ -91,3 +92,44 @@ async def test_one_that_cancels_itself_is_tried_again(
     async with App(redis_url, plugins=[plugin]) as app, app.worker("q", handler):
         await until(lambda: plugin.runs > 1)
     assert "service 'serving' of plugin 'serving' failed on queue 'q'" in caplog.text
+
+
+class Rounds:
+    """A plugin whose service has more to do twice."""
+
+    toril_name = "rounds"
+
+    def __init__(self, raw: redis.Redis, *, losing: bool) -> None:
+        self._raw = raw
+        self._losing = losing
+        self.runs = 0
+
+    @hookimpl
+    def toril_register(self, registry: Registry) -> None:
+        registry.service("rounds", lambda: self)
+
+    async def run_once(self, context: ServiceContext) -> float:
+        self.runs += 1
+        assert self._raw.pttl("bull:q:toril:lease:rounds") > 20_000
+        self._raw.pexpire("bull:q:toril:lease:rounds", 5_000)  # as if much time had passed
+        if self._losing:
+            self._raw.set("bull:q:toril:lease:rounds", "somebody else")
+        return 0 if self.runs < 3 else 60
+
+
+async def test_by_hand_it_is_run_until_it_has_no_more_to_do(
+    redis_url: str, raw: redis.Redis
+) -> None:
+    plugin = Rounds(raw, losing=False)
+    async with App(redis_url, plugins=[plugin]) as app:
+        assert await app.run_services("q")
+        assert plugin.runs == 3
+        assert not raw.exists("bull:q:toril:lease:rounds")
+
+
+async def test_by_hand_it_is_not_run_on_without_the_lease(redis_url: str, raw: redis.Redis) -> None:
+    plugin = Rounds(raw, losing=True)
+    async with App(redis_url, plugins=[plugin]) as app:
+        assert not await app.run_services("q")
+        assert plugin.runs == 1
+        assert raw.get("bull:q:toril:lease:rounds") == "somebody else"

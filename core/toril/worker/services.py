@@ -130,16 +130,15 @@ class LeasedService:
             return False
         self._serving = True
         try:
-            if not await self._take():
-                return False
             try:
-                while await self._serve() <= 0:
-                    pass
+                while await self._take():
+                    if await self._serve() > 0:
+                        return True
+                return False
             finally:
                 await self._release()
         finally:
             self._serving = False
-        return True
 
     async def _serve(self) -> float:
         """One `run_once`, with the lease kept meanwhile. Returns the seconds until the next."""
