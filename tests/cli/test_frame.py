@@ -210,11 +210,13 @@ ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith
 
 def seconds(folder: Path, *arguments: str) -> float:
     """What Python needs for something, at best: of a processor, as the machine may be busy."""
+    environ = {**ENVIRON, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def once() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
-            [sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=ENVIRON
+            [sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=environ
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
