@@ -207,27 +207,10 @@ class Machine(Running):
             lambda: real.clean(state, older_than=age, limit=limit),
         )
 
-    @rule(queue=queues, keep=retentions())
-    def say(self, queue: str, keep: Retention | None) -> None:
-        self.changed.add(queue)
-        place = self.world.app.queue(queue.rpartition(":")[2])
-        if keep is None:
-            self.run(place.unset(Retention))
-            self.keeping.live.pop(queue, None)
-        else:
-            self.run(place.set(keep))
-            self.keeping.live[queue] = keep
+    @rule(queue=queues, keep=retentions(), swept=st.booleans())
+    def say(self, queue: str, keep: Retention | None, swept: bool) -> None:
+        self.say_now(queue, keep, swept=swept)
 
     @rule(queue=queues, fresh=st.booleans())
     def sweep(self, queue: str, fresh: bool) -> None:
-        """One that is fresh looks at everything; one that goes on, at what may have changed."""
-        place = self.model.queues[queue]
-        if fresh:
-            self.world.app.runtime.services.clear()
-            self.stale.discard(queue)
-        due = self.keeping.due(place)
-        assert self.run(self.world.app.run_services(place.name))
-        self.by_rules()
-        left = [key for key in due if key in self.model.jobs]
-        assert not left or queue in self.stale, f"a sweep left {left}"
-        self.changed.discard(queue)
+        self.sweep_now(queue, fresh=fresh)

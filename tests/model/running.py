@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.model.agreement import equal
-from tests.model.base import Base, Held
-from tests.model.model import Ending
+from tests.model.base import Held
+from tests.model.steps import STALLED_MS, Steps
 from tests.model.strategies import QUEUES, endings, queues, some, workers
 from tests.model.world import LOCK_MS
 
@@ -19,16 +18,12 @@ from toril.errors import IndeterminateError
 from toril.operations import only
 from toril.protocol.adding import Added
 from toril.protocol.changing import add_log
-from toril.protocol.finishing import Finish, TickReply
-from toril.protocol.locking import StalledReport, renew, stalled_check, wait_children
+from toril.protocol.finishing import TickReply
+from toril.protocol.locking import renew, wait_children
 from toril.protocol.record import CallRecord
 
-STALLED_MS = 60_000
-"""The server lets the mark of a check go by real time, so it must not be short."""
-MOST_STALLED = 1
 
-
-class Running(Base):
+class Running(Steps):
     """What workers do, and what happens to them."""
 
     @precondition(lambda self: any(queue.ready for queue in self.model.queues.values()))
@@ -41,15 +36,20 @@ class Running(Base):
         self.turn(worker, queue, [], limit)
 
     @precondition(lambda self: self.open_queues())
-    @rule(worker=workers, number=some, kinds=endings(8, "completed", "completed", "failed"))
-    def work(self, worker: str, number: int, kinds: list[str]) -> None:
-        """Pick up some jobs and end all of them."""
+    @rule(
+        worker=workers, number=some, checked=st.booleans(),
+        kinds=endings(8, "completed", "completed", "failed"),
+    )  # fmt: skip
+    def work(self, worker: str, number: int, checked: bool, kinds: list[str]) -> None:
+        """Pick up some jobs and end all of them; others may look for stalled ones meanwhile."""
         ready = self.open_queues()
         queue = ready[number % len(ready)]
         before = len(self.held)
         self.turn(worker, queue, [], len(kinds))
         taken = self.held[before:]
         del self.held[before:]
+        if checked:
+            self.look_for_stalled(queue, after=STALLED_MS)
         self.end(taken, kinds, 0)
 
     @precondition(lambda self: self.held)
@@ -68,62 +68,6 @@ class Running(Base):
                 chosen.append(held)
         self.held = [held for held in self.held if held not in chosen]
         self.end(chosen, kinds, limit, delay, flag=flag)
-
-    def end(
-        self, chosen: list[Held], kinds: list[Any], limit: int, delay: int = 1, *,
-        flag: bool = False,
-    ) -> None:  # fmt: skip
-        endings: list[tuple[Ending, Finish]] = []
-        for held, kind in zip(chosen, kinds, strict=False):
-            job_id, token = held.job.id, held.token
-            text = {"completed": f'"{token}"', "failed": "broken", "retry": "again"}.get(kind, "")
-            wait, skip = (delay, flag) if kind == "delay" else (0, False)
-            lifo = flag and kind == "retry"
-            ending = Ending(job_id, token, kind, text, wait, skip, lifo)
-            finish = Finish(
-                held.job, token, kind, text, delay_ms=wait, skip_attempt=skip, lifo=lifo
-            )
-            endings.append((ending, finish))
-        if endings:
-            self.turn(chosen[0].worker, chosen[0].queue, endings, limit)
-
-    def turn(
-        self, worker: str, queue: str, endings: list[tuple[Ending, Finish]], limit: int
-    ) -> None:
-        place = self.model.queues[queue]
-        token, reply = self.run(
-            self.world.tick(queue, worker, [finish for _, finish in endings], limit)
-        )
-        codes, ids, blocked = self.model.tick(place, [e for e, _ in endings], limit, token)
-        assert list(reply.codes) == codes
-        assert [job.id for job in reply.jobs] == ids
-        assert reply.blocked == blocked
-        assert reply.dropped == ()
-        for job in reply.jobs:
-            known = self.model.jobs[f"{queue}:{job.id}"]
-            assert (job.attempts_started, job.attempts_made) == (known.started, known.made)
-            assert job.deferred_failure == known.deferred
-            self.held.append(Held(worker, queue, token, job))
-        due = None
-        if limit > len(ids) and place.sets["delayed"]:
-            due = min(place.sets["delayed"].values()) // 4096
-        assert reply.next_due_ms == due
-        if not reply.more and limit:
-            assert blocked or not place.ready
-        ended = [
-            self.model.jobs[f"{queue}:{ending.id}"]
-            for (ending, _), code in zip(endings, codes, strict=True)
-            if code == 0 and ending.kind in ("completed", "failed")
-        ]
-        for one in ended:
-            self.keeping.ended(one)
-        self.keeping.look()
-        at_once = self.keeping.due_at_once(ended)
-        self.by_rules()
-        late = [key for key in at_once if key in self.model.jobs]
-        assert not late or queue in self.stale | self.changed, (
-            f"kept although their number has come: {late}"
-        )
 
     @precondition(lambda self: self.held)
     @rule(number=some)
@@ -146,8 +90,8 @@ class Running(Base):
         return job is not None and bool(job.dependencies or job.unsuccessful)
 
     @precondition(lambda self: self.held)
-    @rule(number=some)
-    def go_on(self, number: int) -> None:
+    @rule(number=some, checked=st.booleans())
+    def go_on(self, number: int, checked: bool) -> None:
         """A worker renews its locks, and one of its jobs logs a line."""
         one = self.held[number % len(self.held)]
         held = [
@@ -155,6 +99,8 @@ class Running(Base):
             for other in self.held
             if (other.worker, other.queue) == (one.worker, one.queue)
         ]
+        if checked:
+            self.look_for_stalled(one.queue, after=STALLED_MS)
         lost = self.run(self.world.app.perform(only(renew(one.queue, held, LOCK_MS))))
         equal("lost locks", list(lost), self.model.renew(self.model.queues[one.queue], held))
         call = add_log(one.queue, one.job.id, "a line", token=one.token)
@@ -182,39 +128,17 @@ class Running(Base):
                 self.world.client.delete(f"{job.key}:lock")
             self.held.remove(held)
         for queue in QUEUES if recovered else ():
-            for _ in range(2):
-                self.advance(STALLED_MS)
-                self.look_for_stalled(queue)
-
-    def look_for_stalled(self, queue: str) -> None:
-        self.world.listener.stalled.clear()
-        report: StalledReport = self.run(
-            self.world.app.perform(
-                stalled_check(
-                    queue, now=self.model.now, interval_ms=STALLED_MS, max_stalled=MOST_STALLED,
-                    wants=self.world.app.runtime.dispatcher.wants,
-                )
-            )
-        )  # fmt: skip
-        found = self.model.stalled_check(
-            self.model.queues[queue], STALLED_MS, MOST_STALLED, self.world.listener.stalled
-        )
-        assert report.ran == (found is not None)
-        assert sorted(self.world.listener.stalled) == (found or [])
-        assert report.dropped == ()
+            self.look_for_stalled(queue, after=STALLED_MS)
+            self.look_for_stalled(queue, after=STALLED_MS)
 
     @rule(
-        ms=st.sampled_from((1, 500, 1000, 6000, 60_000, 7_200_000)),
+        ms=st.sampled_from((1, 500, 1000, 5000, 60_000, 7_200_000)),
         check=st.one_of(st.none(), queues),
     )
     def wait(self, ms: int, check: str | None) -> None:
         self.advance(ms)
         if check is not None:
             self.look_for_stalled(check)
-
-    def advance(self, ms: int) -> None:
-        self.model.now += ms
-        self.world.clock.advance(timedelta(milliseconds=ms))
 
     @precondition(lambda self: self.world.sent)
     @rule(number=st.integers(0, 3))
