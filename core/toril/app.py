@@ -13,6 +13,7 @@ from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.job import Job
+from toril.metrics import Sample
 from toril.new_job import QueueDefaults, check_names
 from toril.operations import QueueOperations
 from toril.protocol import reading
@@ -200,6 +201,13 @@ class App:
         or if the App has not been used yet, as its plugins are loaded then.
         """
         return self.runtime.named(kind, name)
+
+    def metrics(self) -> tuple[Sample, ...]:
+        """All counters and gauges of this process: Toril's, and what the plugins count.
+
+        They belong to this App and begin at nothing; a forked child begins anew. Asks no server.
+        """
+        return self.runtime.samples()
 
     async def run_services(self, queue: str) -> bool:
         """Run the plugins' services of a queue here and now, until none has more to do.

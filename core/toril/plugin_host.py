@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toril.clock import Clock
 from toril.errors import PluginError
+from toril.metrics import Metrics, Sample
 from toril.operations import only
 from toril.protocol import reading
 from toril.protocol.effects import ChunkError, Effects
@@ -32,6 +33,15 @@ class PluginHost:
     def clock(self) -> Clock:
         """The App's clock."""
         return self._runtime.clock
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where plugins count."""
+        return self._runtime.metrics
+
+    def samples(self) -> Sequence[Sample]:
+        """All counters and gauges of this process."""
+        return self._runtime.samples()
 
     async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
         """Run a script that the plugin registered. Raises `PluginError` if it broke."""

@@ -17,6 +17,7 @@ from toril.hooks.function import HookFunction
 from toril.hooks.markers import hookimpl, hookspec
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
+from toril.metrics import MetricKind, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
 from toril.settings import by_this_user, on_this_host
@@ -74,6 +75,7 @@ __all__ = [
     "JsonObject",
     "Level",
     "ManualClock",
+    "MetricKind",
     "Outcome",
     "ParentRef",
     "PluginContext",
@@ -84,6 +86,7 @@ __all__ = [
     "Removal",
     "RemovalCause",
     "Said",
+    "Sample",
     "SavePlan",
     "ServerError",
     "Service",

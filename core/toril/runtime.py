@@ -26,6 +26,7 @@ from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.lua import check_lua
 from toril.hooks.plugin_set import PluginSet
+from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
 from toril.protocol.settings import set_live
@@ -85,6 +86,7 @@ class Runtime:
             check_settings=lambda said: check_declared(said, self.plugins.settings),
         )
         self._declared: dict[str, dict[type[Setting], Said[Any]]] = {}
+        self.metrics = Metrics()
         self._pid = os.getpid()
         self._forget()
 
@@ -93,6 +95,7 @@ class Runtime:
         if self._pid != os.getpid():
             # Kept, not closed: the child shares connections and loop with its parent.
             _inherited.append(vars(self).copy())
+            self.metrics = Metrics()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started: Future[None] | None = None
@@ -130,7 +133,9 @@ class Runtime:
         check_declared(self.settings, self.plugins.settings)
         self.dispatcher = Dispatcher(self.plugins)
         self.lifecycle = Lifecycle(self.plugins, PluginHost(self))
-        self.scripts = ScriptSet(self.plugins.chunks, self.plugins.scripts)
+        self.scripts = ScriptSet(
+            self.plugins.chunks, self.plugins.scripts, self.plugins.active
+        )
         self.executor = Executor(endpoint, self.scripts)
         self.sync_executor = SyncExecutor(endpoint, self.scripts)
 
@@ -143,9 +148,14 @@ class Runtime:
             )
         return self.plugins.named(kind, name)
 
+    def samples(self) -> tuple[Sample, ...]:
+        """All counters and gauges of this process; see `App.metrics`."""
+        hooks = self.plugins.samples() if self.started else ()
+        return (*self.metrics.samples(), *hooks)
+
     def _settle_scripts(self) -> None:
         """What plugins bring that are no longer in use is no part of the scripts."""
-        self.scripts.replace(self.plugins.chunks, self.plugins.scripts)
+        self.scripts.replace(self.plugins.chunks, self.plugins.scripts, self.plugins.active)
 
     async def start(self) -> None:
         """Start the plugins on this loop, unless they run already.

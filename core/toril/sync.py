@@ -13,6 +13,7 @@ from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.context import Fact
 from toril.job import StoredJob
+from toril.metrics import Sample
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
 from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
@@ -59,6 +60,10 @@ class SyncApp:
     def named(self, kind: str, name: str) -> Any:
         """What a plugin registered under a name; see `App.named`."""
         return self.runtime.named(kind, name)
+
+    def metrics(self) -> tuple[Sample, ...]:
+        """All counters and gauges of this process; see `App.metrics`."""
+        return self.runtime.samples()
 
     def add_flow(self, flow: Flow, /, *settings: Setting) -> SyncJob:
         """Add a flow; see `App.add_flow`."""

@@ -15,6 +15,7 @@ from toril.hooks import discovery
 from toril.hooks.configuration import Configuration
 from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginSet
+from toril.metrics import Metrics, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import Said, Setting
 from toril.snapshots import JobEvent, JobSnapshot
@@ -66,10 +67,14 @@ class StubHost:
     def __init__(self) -> None:
         self._clock = ManualClock(1_000_000)
         self.asked: list[tuple[object, ...]] = []
+        self.metrics = Metrics()
 
     @property
     def clock(self) -> ManualClock:
         return self._clock
+
+    def samples(self) -> tuple[Sample, ...]:
+        return self.metrics.samples()
 
     async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
         self.asked.append(("script", queue, plugin, script, args))

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from toril.clock import Clock, as_datetime
+from toril.metrics import Metrics, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ class Host(Protocol):
     @property
     def clock(self) -> Clock:
         """The App's clock."""
+        ...
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where plugins count."""
+        ...
+
+    def samples(self) -> Sequence[Sample]:
+        """See `App.metrics`."""
         ...
 
     async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
@@ -204,6 +214,22 @@ class PluginContext:
         """Report what the plugin did to jobs by other means than its scripts."""
         await self.host.publish(events)
 
+    def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
+        """Add to a counter of this process, for whoever exports counters; from any thread.
+
+        `name` is one of Prometheus and ends in `_total`; past 1,000 sets of labels under one name
+        further ones are counted together. Raises `ValueError` for what is no name.
+        """
+        self.host.metrics.count(name, amount, **labels)
+
+    def gauge(self, name: str, value: float | None, /, **labels: str) -> None:
+        """Set a gauge, as `count` does a counter; None takes it back."""
+        self.host.metrics.gauge(name, value, **labels)
+
+    def metrics(self) -> Sequence[Sample]:
+        """All counters and gauges of this process as they are now; for exporters."""
+        return self.host.samples()
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
@@ -246,3 +272,11 @@ class ServiceContext:
     async def live(self, kind: type[S]) -> Sequence[Said[S]]:
         """What is said for this queue as a whole, most specific first."""
         return await self.plugin.live(self.queue, kind)
+
+    def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
+        """`PluginContext.count`, labelled with this queue."""
+        self.plugin.count(name, amount, queue=self.queue, **labels)
+
+    def gauge(self, name: str, value: float | None, /, **labels: str) -> None:
+        """`PluginContext.gauge`, labelled with this queue."""
+        self.plugin.gauge(name, value, queue=self.queue, **labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
@@ -13,6 +13,7 @@ from toril.errors import ConfigurationError
 from toril.hooks.configuration import Configuration, did_you_mean
 from toril.hooks.function import Counts, HookFunction
 from toril.hooks.registry import Contribution, ServiceFactory
+from toril.metrics import Sample
 from toril.setting import Setting
 from toril_lua import Chunk
 
@@ -138,7 +139,18 @@ class PluginSet:
 
     def counts(self) -> Mapping[tuple[str, str], Counts]:
         """What became of the calls so far, by plugin and hook (or other thing of the plugin's)."""
-        return {(plugin, hook): each.counts for (plugin, hook, _), each in self._made.items()}
+        return {(plugin, hook): each.counts for (plugin, hook, _), each in list(self._made.items())}
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The same as counters, and which of the functions are left alone now."""
+        found: list[Sample] = []
+        for each in list(self._made.values()):
+            labels = {"plugin": each.plugin, "hook": each.hook}
+            for name, value in asdict(each.counts).items():
+                found.append(Sample(f"toril_hook_{name}_total", labels, value, "counter"))
+            quiet = float(each.breaker.open())
+            found.append(Sample("toril_hook_quiet", labels, quiet, "gauge"))
+        return tuple(sorted(found, key=lambda sample: sample.name))
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -162,6 +162,7 @@ class Session:
                 dispatcher=self._runtime.dispatcher,
                 events=self._buffer,
                 clock=self._runtime.clock,
+                metrics=self._runtime.metrics,
             )
             await stack.enter_async_context(self._marker_watch())
             await stack.enter_async_context(self._helper(self._stalled_check().run()))

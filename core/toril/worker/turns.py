@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,6 +14,7 @@ from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
+from toril.metrics import Metrics
 from toril.protocol import reading
 from toril.protocol.effects import COMPLETED, FAILED, Effects, Wants
 from toril.protocol.finishing import (
@@ -23,16 +25,26 @@ from toril.protocol.finishing import (
     OTHER_LOCK,
     Fetch,
     Finish,
+    FinishKind,
     TickReply,
     finished_job,
     tick,
 )
+from toril.protocol.keys import queue_name
 from toril.snapshots import JobAttemptFailed, JobCompleted, JobEvent
 from toril.worker.engine import Batch, Turn
 from toril.worker.insist import insist
 
 _MOST_UNTOLD: Final = 100
 """Turns whose events may wait for those of an earlier turn, which is still under way."""
+_ENDED: Final[Mapping[FinishKind, str]] = {
+    "completed": "completed",
+    "failed": "failed",
+    "retry": "retried",
+    "delay": "retried",
+    "wait": "given_back",
+}
+"""How `toril_attempts_total` calls the end of an attempt."""
 _NOT_OURS: Final = frozenset({NOT_FOUND, NO_LOCK, NOT_ACTIVE, OTHER_LOCK})
 
 
@@ -63,6 +75,7 @@ class Turns:
         dispatcher: Asks the plugins before a finish.
         events: Takes what happened, for the plugins.
         clock: For the times written to jobs.
+        metrics: Where the attempts that ended are counted.
     """
 
     def __init__(
@@ -75,8 +88,10 @@ class Turns:
         dispatcher: Dispatcher,
         events: EventBuffer,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._queue_key = queue_key
+        self._metrics = metrics
         self._who = who
         self._terms = terms
         self._executor = executor
@@ -113,9 +128,18 @@ class Turns:
         if time.monotonic() - began > 2 * self._terms.lock_ms / 1000:
             effects = await self._ask(finishes, now, effects)
         self._dispatcher.note(effects)
+        if finishes:
+            self._count(finishes, effects.value.codes)
         self._lanes.append(record)
         self._tell(number, effects.events)
         return Turn(token, effects.value)
+
+    def _count(self, finishes: Sequence[Finish], codes: Sequence[int]) -> None:
+        done = zip(finishes, codes, strict=True)
+        ends = Counter(_ENDED[finish.kind] for finish, code in done if code >= 0)
+        queue = queue_name(self._queue_key)
+        for ended, number in ends.items():
+            self._metrics.count("toril_attempts_total", number, queue=queue, ended=ended)
 
     def _new_lane(self) -> int:
         self._lane_count += 1
