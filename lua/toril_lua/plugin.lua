@@ -20,6 +20,7 @@ trim_events(Q)
 local ctx = new_ctx(Q)
 allow_removals(Q, ctx, false)
 ctx.seen = {}
+seam.seen[PLUGIN] = ctx.seen -- the same for its chunks
 -- Whether the lease of a service is held with that token.
 ctx.lease_held = function(service, token)
   return redis.call('GET', Q .. ':toril:lease:' .. service) == token

@@ -25,6 +25,7 @@ end
 -- Returns whether there was anything.
 local function discard(Q, id, state, links, cause)
   if links.window then pcall(drop_window, Q, links.window, id) end
-  redis.pcall('ZREM', Q .. ':toril:deferred', id)
-  return remove_keys(Q, id, state, cause, '', '') > 0
+  redis.pcall('ZREM', Q .. ':toril:deferred', links.key)
+  tell_removal(Q, id, state, cause, '', '')
+  return unlink_jobs(Q, {id}) > 0
 end

@@ -4,26 +4,34 @@
 --- @when removed
 --- @include "seam"
 --- @end
--- Removing a job that has been taken out of the state it was in: chunks, keys, report.
+-- Removing jobs: chunks, keys, report. Whoever asks has taken the job out of the state it was in;
+-- `remove_finished`, the way of rules, does that itself.
 
--- want_removed: whether somebody wants to know what the job was like.
+local MAX_NOTED = 1048576 -- bytes of removed jobs in one reply, about
+
+-- want_removed: whether somebody wants to know what the jobs were like.
 local want_removed = false
-
--- Removes the keys of a job. Returns how many there were.
--- `state` is where it was, in BullMQ's words; `rule` and `plugin` are '' if no rule did it.
-local function remove_keys(Q, id, state, cause, rule, plugin)
+local noted = 0 -- bytes
 --- @when removed
-  local gone = new_ctx(Q)
-  gone.id, gone.key, gone.state, gone.cause, gone.rule = id, Q .. ':' .. id, state, cause, rule
+local gone -- what the chunks get; one table for all jobs of a call
+--- @end
+
+-- Before the keys of a job go: tells the chunks, and notes what it was like. `state` is where it
+-- was, in BullMQ's words; `rule` and `plugin` are '' if no rule did it.
+local function tell_removal(Q, id, state, cause, rule, plugin)
+--- @when removed
+  gone = gone or new_ctx(Q)
+  gone.q, gone.id, gone.key = Q, id, Q .. ':' .. id
+  gone.state, gone.cause, gone.rule = state, cause, rule
   run_chunks('removed', Q, gone)
 --- @end
   if want_removed then
     local fields = redis.pcall('HGETALL', Q .. ':' .. id)
     if not fields.err and #fields > 0 then
       note_removed(Q, id, state, cause, rule, plugin, fields)
+      for _, part in ipairs(fields) do noted = noted + #part end
     end
   end
-  return unlink_job(Q, id)
 end
 
 -- Whether a child keeps a living parent waiting. If the parent's children are garbled it may.
@@ -32,20 +40,63 @@ local function keeps_waiting(parent_key, key)
     and redis.pcall('SISMEMBER', parent_key .. ':dependencies', key) ~= 0
 end
 
--- Removes a finished job by a plugin's rule: true, or false and why not. Never changes what becomes
--- of another job: a failed child that keeps its parent waiting stays.
-local function remove_finished(Q, id, outcome, rule, plugin, finished_on, announce)
-  local key, set = Q .. ':' .. id, Q .. ':' .. outcome
-  local score = redis.call('ZSCORE', set, id)
-  if not score then return false, 'gone' end
-  if tonumber(score) ~= tonumber(finished_on) then return false, 'changed' end
-  if redis.call('EXISTS', key .. ':lock') == 1 then return false, 'locked' end
-  local parent_key = redis.pcall('HGET', key, 'parentKey') -- a table if the job is garbled
-  if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then
-    return false, 'blocked'
+-- Why a rule must not touch a finished job, or nil.
+local function objection(Q, job, score, any_locked)
+  local key, parent_key = Q .. ':' .. job.id, job.parent_key
+  if not score then return 'gone' end
+  if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
+  if any_locked and redis.call('EXISTS', key .. ':lock') == 1 then return 'locked' end
+  -- A table, if the job is garbled.
+  if parent_key == nil then parent_key = redis.pcall('HGET', key, 'parentKey') end
+  if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return 'blocked' end
+  return nil
+end
+
+-- Which of up to 100 finished jobs, {{id, finished_on, parent_key}, ...}, a rule may remove now.
+-- parent_key: false if there is none, nil if the caller has not read it. Returns them, and the
+-- others, each with `why`. Never changes what becomes of another job: a failed child that keeps its
+-- parent waiting stays.
+local function check_finished(Q, outcome, jobs)
+  local ids, locks, going, staying, met = {}, {}, {}, {}, {}
+  for n, job in ipairs(jobs) do
+    ids[n], locks[n] = job.id, Q .. ':' .. job.id .. ':lock'
   end
-  redis.call('ZREM', set, id)
-  remove_keys(Q, id, outcome, 'rule', rule, plugin)
-  if announce then emit_capped(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', rule) end
-  return true
+  if #ids == 0 then return going, staying end
+  local scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(ids))
+  local any_locked = redis.call('EXISTS', unpack(locks)) > 0
+  for n, job in ipairs(jobs) do
+    job.why = met[job.id] and 'gone' or objection(Q, job, scores[n], any_locked)
+    met[job.id] = true
+    if job.why then
+      staying[#staying + 1] = job
+    else
+      going[#going + 1] = job
+    end
+  end
+  return going, staying
+end
+
+-- Removes those of the jobs, as above with `rule`, that may go. Returns how many have gone, and the
+-- others.
+local function remove_finished(Q, outcome, jobs, plugin, announce)
+  local going, staying = check_finished(Q, outcome, jobs)
+  local ids = {}
+  for _, job in ipairs(going) do
+    if noted > MAX_NOTED then
+      job.why = 'budget'
+      staying[#staying + 1] = job
+    else
+      tell_removal(Q, job.id, outcome, 'rule', job.rule or '', plugin)
+      ids[#ids + 1] = job.id
+    end
+  end
+  if #ids == 0 then return 0, staying end
+  redis.call('ZREM', Q .. ':' .. outcome, unpack(ids))
+  unlink_jobs(Q, ids)
+  if announce then
+    for n, id in ipairs(ids) do
+      emit_capped(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', going[n].rule or '')
+    end
+  end
+  return #ids, staying
 end

@@ -1,20 +1,78 @@
 --- @include "seam"
 --- @include "remove"
--- ctx.remove: a plugin's own way to remove a finished job, within its budget.
+-- What a plugin may do to finished jobs by a rule of its own: remove them within a budget, and
+-- empty parts of them.
 
 local MAX_REMOVALS = 100
+local STRIPPED_FIELDS = {
+  data = true, returnvalue = true, failedReason = true, stacktrace = true, progress = true,
+}
+local STRIPPED_KEYS = {logs = true, processed = true, failed = true}
 
--- Lets the chunks that get `ctx` remove jobs. Only outcome and rule name the reason.
+local function check_outcome(outcome)
+  if outcome ~= 'completed' and outcome ~= 'failed' then
+    error('a rule touches only completed and failed jobs')
+  end
+end
+
+-- Overwrites `fields`, {name = text, or false: it goes}, and removes `keys`, {'logs', ...}.
+local function strip_job(key, fields, keys)
+  for field, value in pairs(fields) do
+    if not STRIPPED_FIELDS[field] then error('not a field that can be emptied: ' .. field) end
+    if value then
+      redis.call('HSET', key, field, value)
+    else
+      redis.call('HDEL', key, field)
+    end
+  end
+  for _, suffix in ipairs(keys) do
+    if not STRIPPED_KEYS[suffix] then error('not a key that can be emptied: ' .. suffix) end
+    redis.call('UNLINK', key .. ':' .. suffix)
+  end
+end
+
+-- Lets the chunks that get `ctx` do this to jobs of the queue.
 local function allow_removals(Q, ctx, announce)
   ctx.budget, ctx.announce = MAX_REMOVALS, announce
-  ctx.remove = function(id, outcome, rule, finished_on)
-    if outcome ~= 'completed' and outcome ~= 'failed' then
-      error('only completed and failed jobs can be removed by a rule')
+
+  -- Those of the finished jobs, {{id, finished_on, parent_key}, ...}, that a rule must not touch
+  -- now, each with `why`. At most 100.
+  function ctx.refused(outcome, jobs)
+    check_outcome(outcome)
+    local _, staying = check_finished(Q, outcome, jobs)
+    return staying
+  end
+
+  -- Removes finished jobs, {{id, finished_on, rule, parent_key}, ...}. Returns those that stay, each
+  -- with `why`.
+  function ctx.remove_all(outcome, jobs)
+    check_outcome(outcome)
+    local now, later = {}, {}
+    for n, job in ipairs(jobs) do
+      if n <= ctx.budget then
+        now[n] = job
+      else
+        job.why = 'budget'
+        later[#later + 1] = job
+      end
     end
-    if ctx.budget <= 0 then return false, 'budget' end
-    local done, why =
-      remove_finished(Q, id, outcome, rule or '', seam.plugin, finished_on, ctx.announce)
-    if done then ctx.budget = ctx.budget - 1 end
-    return done, why
+    local count, staying = remove_finished(Q, outcome, now, seam.plugin, ctx.announce)
+    ctx.budget = noted > MAX_NOTED and 0 or ctx.budget - count
+    for _, job in ipairs(later) do staying[#staying + 1] = job end
+    return staying
+  end
+
+  -- Removes one. Returns true, or false and why not.
+  function ctx.remove(id, outcome, rule, finished_on)
+    local stays = ctx.remove_all(outcome, {{id = id, finished_on = finished_on, rule = rule}})[1]
+    return not stays, stays and stays.why
+  end
+
+  -- Empties parts of a finished job. Returns true, or false and why not.
+  function ctx.strip(outcome, id, finished_on, fields, keys)
+    local why = ctx.refused(outcome, {{id = id, finished_on = finished_on, parent_key = false}})[1]
+    if why then return false, why.why end
+    strip_job(Q .. ':' .. id, fields, keys)
+    return true
   end
 end
