@@ -1,5 +1,5 @@
 """Toril's default plugins: option persistence and cleanup (retention)."""
 
-from toril_plugins.retention.values import Keep, Retention
+from toril_plugins.retention.values import Ceiling, IdWindow, Keep, Retention
 
-__all__ = ["Keep", "Retention"]
+__all__ = ["Ceiling", "IdWindow", "Keep", "Retention"]

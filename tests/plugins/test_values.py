@@ -153,6 +153,6 @@ def test_the_projection_has_one_rule_per_outcome() -> None:
         Said(Retention(completed=100, failed=7), "worker", "app.worker", 6),
     ]
     assert Retention.project(live) == {
-        "completed": "1:100:-1:worker:6:last 100:",
-        "failed": "1:-1:2592000000:queue:5:30d:",
+        "completed": "2:100:-1:worker:6:last 100::-1:-1:-1:-1",
+        "failed": "2:-1:2592000000:queue:5:30d::-1:-1:-1:-1",
     }

@@ -25,16 +25,24 @@ local function set_state(field, outcome, value)
   ctx.set_meta('toril.cleanup.' .. field .. '.' .. outcome, value)
 end
 
--- The queue's live rule for an outcome, as Retention.project wrote it, or nil.
+-- The queue's live rule for an outcome, as Retention.project wrote it, or nil. Version 1 ended with
+-- the key.
 local function live_rule(outcome)
   local text = ctx.meta('toril.retention.' .. outcome)
   if not text then return nil end
-  local count, age, level, words, key =
-    string.match(text, '^1:(%-?%d+):(%-?%d+):(%a+):%d+:([^:]*):(.*)$')
+  local count, age, level, words, rest =
+    string.match(text, '^[12]:(%-?%d+):(%-?%d+):(%a+):%d+:([^:]*):(.*)$')
   if not count then return nil end
   count = tonumber(count)
+  local key, first, logs, data, tombstone = rest, -1, -1, -1, -1
+  if string.sub(text, 1, 1) == '2' then
+    key, first, logs, data, tombstone =
+      string.match(rest, '^(.*):(%-?%d+):(%-?%d+):(%-?%d+):(%-?%d+)$')
+    if not key then return nil end
+  end
   return {
-    count = count, age = tonumber(age), key = count > 0 and key or '',
+    count = count, age = tonumber(age), key = count > 0 and key or '', first = tonumber(first),
+    logs = tonumber(logs), data = tonumber(data), tombstone = tonumber(tombstone),
     text = level .. ': ' .. words,
   }
 end

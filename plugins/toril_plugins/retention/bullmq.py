@@ -23,12 +23,15 @@ OPTION: Final[Mapping[Outcome, str]] = {
 def to_option(keep: Keep) -> Json:
     """What a foreign worker is told.
 
-    A count per key has no such form: foreign workers are told to keep, and the sweeper applies it.
+    Never less than what was said. An age, a count of the newest and "nothing" have such a form. For
+    the rest (the oldest, a count per key or in a group, a flow kept whole, a tombstone, which their
+    removals do not leave) they are told to keep, and the sweeper does the exact thing.
     """
+    told = Keep(age=keep.age, last=keep.last, logs=keep.logs, data=keep.data)
+    if keep.is_forever or keep != told:
+        return False
     if keep.is_nothing:
         return True
-    if keep.is_forever or keep.key is not None:
-        return False
     option: JsonObject = {}
     if keep.last is not None:
         option["count"] = keep.last

@@ -1,190 +1,63 @@
-"""What can be said about how long finished jobs are kept."""
+"""The settings of retention: what is said about a job or a queue."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from toril import Setting
-from toril.plugins import Json, JsonObject, Outcome, Said, duration_text, milliseconds
+from toril.plugins import (
+    Json,
+    JsonObject,
+    Level,
+    Outcome,
+    Said,
+    duration_text,
+    milliseconds,
+)
+from toril_plugins.retention.keep import LARGEST, Keep, KeepLike, as_keep
+from toril_plugins.retention.spelling import check_names
+
+__all__ = ["LARGEST", "OUTCOMES", "Ceiling", "IdWindow", "Keep", "KeepLike", "Retention", "as_keep"]
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "failed")
 
-LARGEST = 2**53
-"""The largest number that every reader of the stored values reads exactly; ages in milliseconds."""
-
-_COUNT = re.compile(r"(?:last\s+)?(?P<last>\d+)(?:\s+per\s+(?P<key>\S+))?")
-_KEY = re.compile(r"name|data(\.[^\s.,]+)+")
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How long one finished job is kept.
-
-    Args:
-        age: it goes when that long has passed since it finished; a `timedelta` or `"7d"`.
-        last: it goes when that many newer ones are kept. 0 keeps nothing.
-        key: counts `last` per job name (`"name"`) or per value of a field of the data
-            (`"data.customer.id"`), not over all jobs.
-
-    With `age` and `last` it goes at whichever comes first.
-
-    Raises:
-        ValueError: a number is negative or beyond 2^53, or `key` has no `last` or is not of that
-            form. A field with a space, a dot or a comma in its name cannot be named.
-        TypeError: for an age that is a bare number.
-    """
-
-    age: timedelta | str | None = None
-    last: int | None = None
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.age is not None:
-            ms = milliseconds(self.age)
-            if ms > LARGEST:
-                raise ValueError(f"Keep(age={self.age!r}): that is for ever; say Keep.forever()")
-            object.__setattr__(self, "age", timedelta(milliseconds=ms))
-        if self.last is not None and (isinstance(self.last, bool) or self.last < 0):
-            raise ValueError(f"Keep(last={self.last!r}): give a number of jobs, 0 or more")
-        if self.last is not None and self.last > LARGEST:
-            raise ValueError(f"Keep(last={self.last!r}): that is for ever; say Keep.forever()")
-        if self.key is not None:
-            if not self.last:
-                raise ValueError("Keep(key=…) counts jobs, so it needs last=1 or more")
-            if not _KEY.fullmatch(self.key):
-                raise ValueError(
-                    f"Keep(key={self.key!r}): a key is 'name' or a field of the data, "
-                    "for example 'data.customer.id'"
-                )
-
-    @classmethod
-    def forever(cls) -> Self:
-        """Keep it until somebody removes it."""
-        return cls()
-
-    @classmethod
-    def nothing(cls) -> Self:
-        """Remove it as soon as it has finished."""
-        return cls(last=0)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """What people type: `str(keep)` reads back, and so do `forever`, `1000` and `7d`.
-
-        Raises `ValueError` for anything else.
-        """
-        if text in ("forever", "for ever"):
-            return cls.forever()
-        if text == "nothing":
-            return cls.nothing()
-        age: str | None = None
-        last: int | None = None
-        key: str | None = None
-        for part in text.split(","):
-            if count := _COUNT.fullmatch(part.strip()):
-                last, key = int(count["last"]), count["key"]
-            else:
-                age = part.strip()
-        return cls(age=age, last=last, key=key)
-
-    @property
-    def age_ms(self) -> int | None:
-        """The age in milliseconds."""
-        return None if self.age is None else milliseconds(self.age)
-
-    @property
-    def is_forever(self) -> bool:
-        """Whether it stays until somebody removes it."""
-        return self.age is None and self.last is None
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether it goes as soon as it has finished."""
-        return self.last == 0 or self.age_ms == 0
-
-    def __str__(self) -> str:
-        if self.is_forever:
-            return "for ever"
-        if self.is_nothing:
-            return "nothing"
-        parts: list[str] = []
-        if self.last is not None:
-            parts.append(f"last {self.last}" + (f" per {self.key}" if self.key else ""))
-        if self.age_ms is not None:
-            parts.append(duration_text(self.age_ms))
-        return ", ".join(parts)
-
-    def encode(self) -> JsonObject:
-        """The value as JSON; `decode` reads it back."""
-        encoded: JsonObject = {}
-        if self.age_ms is not None:
-            encoded["age"] = self.age_ms
-        if self.last is not None:
-            encoded["last"] = self.last
-        if self.key is not None:
-            encoded["key"] = self.key
-        return encoded
-
-    @classmethod
-    def decode(cls, value: Json) -> Self:
-        """Read what `encode` wrote; `ValueError` for anything else."""
-        if not isinstance(value, dict) or not value.keys() <= {"age", "last", "key"}:
-            raise ValueError(f"not a stored Keep: {value!r}")
-        age, last, key = value.get("age"), value.get("last"), value.get("key")
-        if not (
-            (age is None or (isinstance(age, int) and 0 <= age <= LARGEST))
-            and (last is None or isinstance(last, int))
-            and (key is None or isinstance(key, str))
-        ):
-            raise ValueError(f"not a stored Keep: {value!r}")
-        return cls(age=None if age is None else timedelta(milliseconds=age), last=last, key=key)
-
-
-KeepLike: TypeAlias = Keep | int | str | timedelta
-"""A `Keep`, or short for one: a number of jobs, or an age."""
-
-
-def as_keep(value: KeepLike) -> Keep:
-    """The `Keep` that a short form stands for. Raises `TypeError` for anything else."""
-    if isinstance(value, Keep):
-        return value
-    if isinstance(value, bool):
-        raise TypeError(f"say Keep.forever() or Keep.nothing(), not {value!r}")
-    if isinstance(value, int):
-        return Keep(last=value)
-    if isinstance(value, str | timedelta):
-        return Keep(age=value)
-    raise TypeError(f"give a Keep, a number of jobs or an age such as '7d', not {value!r}")
+S = TypeVar("S", bound="_PerOutcome")
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class Retention(Setting):
-    """How long finished jobs are kept, per outcome.
+class _PerOutcome(Setting):
+    """A setting that says something about each outcome, or about one of them."""
 
-    Each of `completed` and `failed` is an age (`"7d"`, a `timedelta`), a number of jobs, or a
-    `Keep`. An outcome that is not given says nothing: a less specific level decides.
-
-    ```python
-    Retention(completed="1h", failed=1000)
-    Retention(failed=Keep(last=5, key="data.customer"))
-    ```
-    """
-
-    name: ClassVar[str] = "retention"
     completed: Keep | None
     failed: Keep | None
+
+    if not TYPE_CHECKING:  # the signature is that of __init__
+
+        def __new__(cls, *args: object, **given: object) -> Self:
+            if args:
+                raise TypeError(
+                    f"{cls.__name__}({args[0]!r}): for which outcome? "
+                    "Say completed=…, failed=… or both"
+                )
+            check_names(cls.__name__, given, OUTCOMES)
+            return object.__new__(cls)
 
     def __init__(
         self, *, completed: KeepLike | None = None, failed: KeepLike | None = None
     ) -> None:
         if completed is None and failed is None:
-            raise ValueError("Retention() says nothing: give completed=…, failed=… or both")
+            raise ValueError(
+                f"{type(self).__name__}() says nothing: give completed=…, failed=… or both"
+            )
         object.__setattr__(self, "completed", None if completed is None else as_keep(completed))
         object.__setattr__(self, "failed", None if failed is None else as_keep(failed))
+
+    def __repr__(self) -> str:
+        said = [f"{o}={keep!r}" for o in OUTCOMES if (keep := self.of(o)) is not None]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def of(self, outcome: Outcome) -> Keep | None:
         """What is said about this outcome; None: nothing."""
@@ -199,27 +72,159 @@ class Retention(Setting):
     @classmethod
     def decode(cls, value: Json) -> Self:
         """Read what `encode` wrote; `ValueError` for anything else."""
-        if not isinstance(value, dict) or not value.keys() <= set(OUTCOMES):
-            raise ValueError(f"not a stored Retention: {value!r}")
+        if not isinstance(value, dict) or not value or not value.keys() <= set(OUTCOMES):
+            raise ValueError(f"not a stored {cls.__name__}: {value!r}")
         return cls(**{outcome: Keep.decode(keep) for outcome, keep in value.items()})
+
+
+def _winners(live: Sequence[Said[S]]) -> Iterator[tuple[Outcome, Keep, Said[S]]]:
+    """Per outcome, the first value that speaks of it."""
+    for outcome in OUTCOMES:
+        for said in live:
+            keep = said.value.of(outcome)
+            if keep is not None:
+                yield outcome, keep, said
+                break
+
+
+def _limits(keep: Keep, level: Level, since: int) -> str:
+    """`<count or -1>:<age ms or -1>:<level>:<since ms>:<text>`, without colons in the text."""
+    # "0s" is as good as no job at all: it goes at the finish, as any count does.
+    count = 0 if keep.is_nothing else _number(keep.last)
+    return f"{count}:{_number(keep.age_ms)}:{level}:{since}:{str(keep).replace(':', ';')}"
+
+
+def _number(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Retention(_PerOutcome):
+    """How long finished jobs are kept, per outcome.
+
+    Each of `completed` and `failed` is an age (`"7d"`, a `timedelta`), a number of jobs, or a
+    `Keep`. An outcome that is not given says nothing: a less specific level decides.
+
+    ```python
+    Retention(completed="1h", failed=1000)
+    Retention(failed=Keep(last=5, key="data.customer"))
+    ```
+
+    Raises:
+        ValueError: nothing is said.
+        TypeError: for anything else than these, and for an outcome that there is not.
+    """
+
+    name: ClassVar[str] = "retention"
 
     @classmethod
     def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
         """One rule per outcome, as the scripts read it: the most specific value that speaks.
 
-        Format: `1:<count or -1>:<age ms or -1>:<level>:<since ms>:<text>:<key or empty>`.
+        Format: `2:<count>:<age>:<level>:<since>:<text>:<key>:<first>:<logs>:<data>:<tombstone>`,
+        times in milliseconds, -1 where nothing is said and '' for no key. Only a key may hold
+        colons. Version 1, of which a server may still hold some, ended with the key. A group has no
+        place here: jobs that follow one rule for all are in the same one.
+
+        Raises:
+            ValueError: for a flow kept whole, as that is said for a flow and not for a queue.
         """
         fields: dict[str, str] = {}
-        for outcome in OUTCOMES:
-            for said in live:
-                keep = said.value.of(outcome)
-                if keep is not None:
-                    # "0s" is as good as no job at all: it goes at the finish, as any count does.
-                    count = 0 if keep.is_nothing else -1 if keep.last is None else keep.last
-                    age = -1 if keep.age_ms is None else keep.age_ms
-                    text = str(keep).replace(":", ";")
-                    fields[outcome] = (
-                        f"1:{count}:{age}:{said.level}:{said.since}:{text}:{keep.key or ''}"
-                    )
-                    break
+        for outcome, keep, said in _winners(live):
+            if keep.flow:
+                raise ValueError(
+                    f"{said.source}: Keep(flow=True) is said for a flow, with "
+                    "app.add_flow(flow, Retention(…)), and not for all jobs of a queue"
+                )
+            more = [_number(keep.ms(tier)) for tier in ("logs", "data", "tombstone")]
+            rule = f"2:{_limits(keep, said.level, said.since)}:{keep.key or ''}"
+            fields[outcome] = ":".join((rule, str(_number(keep.first)), *map(str, more)))
         return fields
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Ceiling(_PerOutcome):
+    """Nobody keeps a finished job of the queue longer, or more of them; beats every level.
+
+    Each of `completed` and `failed` is an age, a number of jobs, or a `Keep` with these two.
+
+    ```python
+    Ceiling(completed="7d", failed=Keep(age="90d", last=10_000))
+    ```
+
+    Raises:
+        ValueError: nothing is said, or an outcome is limited by something else than age and count.
+        TypeError: for anything else than these, and for an outcome that there is not.
+    """
+
+    name: ClassVar[str] = "ceiling"
+
+    def __init__(
+        self, *, completed: KeepLike | None = None, failed: KeepLike | None = None
+    ) -> None:
+        super(Ceiling, self).__init__(completed=completed, failed=failed)
+        for outcome in OUTCOMES:
+            keep = self.of(outcome)
+            if keep is not None and (keep.is_forever or keep != Keep(age=keep.age, last=keep.last)):
+                raise ValueError(
+                    f"Ceiling({outcome}={keep!r}): a ceiling is an age, a number of jobs or both"
+                )
+
+    @classmethod
+    def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
+        """One ceiling per outcome: `1:<count>:<age>:<level>:<since>:<text>`, as in `Retention`."""
+        return {
+            outcome: f"1:{_limits(keep, said.level, said.since)}"
+            for outcome, keep, said in _winners(live)
+        }
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class IdWindow(Setting):
+    """How long a job's id stays taken after retention removed the job.
+
+    Adding a job with such an id is a duplicate, as it is while the job is there.
+
+    Args:
+        window: a `timedelta` or a text such as `"1h"`, from a second to a year.
+
+    Raises:
+        ValueError: the window is outside of that.
+        TypeError: for a bare number.
+    """
+
+    name: ClassVar[str] = "idwindow"
+    window: timedelta
+
+    def __init__(self, window: timedelta | str) -> None:
+        ms = milliseconds(window)
+        if not 1_000 <= ms <= 366 * 86_400_000:
+            raise ValueError(f"IdWindow({window!r}): say from one second to a year; unset for none")
+        object.__setattr__(self, "window", timedelta(milliseconds=ms))
+
+    @property
+    def ms(self) -> int:
+        """The window in milliseconds."""
+        return milliseconds(self.window)
+
+    def __repr__(self) -> str:
+        return f"IdWindow({duration_text(self.ms)!r})"
+
+    def encode(self) -> Json:
+        """The window in milliseconds."""
+        stored: JsonObject = {"ms": self.ms}
+        return stored
+
+    @classmethod
+    def decode(cls, value: Json) -> Self:
+        """Read what `encode` wrote; `ValueError` for anything else."""
+        if isinstance(value, dict):
+            ms = value.get("ms")
+            if isinstance(ms, int) and not isinstance(ms, bool) and 0 <= ms <= LARGEST:
+                return cls(timedelta(milliseconds=ms))
+        raise ValueError(f"not a stored IdWindow: {value!r}")
+
+    @classmethod
+    def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
+        """The most specific window as `ms`."""
+        return {"ms": str(live[0].value.ms)} if live else {}
