@@ -1,0 +1,87 @@
+"""A sweep is cut off at every boundary: the next one ends where an undisturbed one ends, nothing is
+half removed meanwhile, and no removal is told twice or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from tests.crashes.scene import NOW, evicted, kept, noted, process, sound, sweep, time_passes, work
+from tests.support.crashes import HOWS, How, Stored, at_each_boundary
+from tests.support.place import foreign_finish
+from toril import Flow, hookimpl
+from toril.plugins import FinishedJob
+from toril_plugins import Keep, Retention
+
+MINUTE, HOUR = 60_000, 3_600_000
+LATER = NOW + MINUTE
+"""Nobody asks before about what the dead process was asking about."""
+MANY = 230
+"""More than one slice removes, or one page shows."""
+
+
+class Broken:
+    """A strategy that cannot answer: its jobs are undecided."""
+
+    @hookimpl
+    def toril_plan_retention(self, job: FinishedJob) -> Keep | None:
+        raise RuntimeError("not now")
+
+
+async def prepare(url: str, raw: redis.Redis) -> None:
+    """Something to do for each part of a sweep."""
+    early = NOW - 2 * HOUR
+    async with process(url, now=early) as app:
+        queue = app.queue("q")
+        hour, last = Retention(completed="1h", failed="1h"), Retention(completed=1)
+        by_name = Retention(completed=Keep(last=1, key="name"))
+        for settings in (hour, last, by_name):
+            for _ in range(3):
+                await queue.add("do", None, settings)
+        await queue.add("fail", None, hour)
+        child = Flow("q", "fail", None, Retention(failed=Keep.nothing()), id="awaited")
+        await app.add_flow(Flow("p", "parent", children=[child]))
+        await app.worker("q", work).run(burst=True)
+    async with process(url, now=early, plugins=[Broken()]) as app:
+        await app.queue("q").add("do", None, hour, id="undecided")
+        await app.worker("q", work).run(burst=True)
+    option: Any = {"removeOnComplete": {"age": 60}}
+    foreign_finish(raw, "f1", "f2", at=NOW - 5 * MINUTE, opts=option, returnvalue="1")
+    option = {"removeOnFail": True}
+    foreign_finish(
+        raw, "f3", at=NOW - MINUTE, opts=option, state="failed", failedReason="x", data=1
+    )
+    ids = [f"m{number:03}" for number in range(MANY)]
+    foreign_finish(raw, *ids, at=NOW - HOUR, returnvalue="1")
+    async with process(url) as app:
+        await app.queue("q").set(Retention(completed=7, failed="30m"))
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> None:
+    asyncio.run(prepare(redis_url, raw))
+    beginning = Stored(raw)
+    asyncio.run(sweep(redis_url))
+    asyncio.run(sweep(redis_url, now=LATER))
+    expected, left = kept(raw), noted(raw)
+    assert len(expected["bull:q"]["completed"]) == 7 + 1  # one of its own name
+    assert expected["bull:q"]["failed"] == ["awaited"]
+    told = evicted(raw)
+    sound(raw)
+
+    beginning.put_back()
+    crashes = 0
+    for _ in at_each_boundary(raw, lambda: sweep(redis_url), how):
+        crashes += 1
+        sound(raw)
+        time_passes(raw)
+        asyncio.run(sweep(redis_url, now=LATER))
+        assert kept(raw) == expected
+        assert noted(raw) == left
+        assert evicted(raw) == told
+        sound(raw)
+    assert crashes > 10

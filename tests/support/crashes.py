@@ -1,0 +1,140 @@
+"""Crashes at every boundary of an operation: enumerated, not drawn.
+
+An operation talks to the server in exchanges: it sends, and it gets the replies. Between any two of
+them the process may die, and each reply may be lost. `at_each_boundary` runs the operation in a
+process of its own and lets that happen at the first exchange, then, from the same beginning, at the
+second, and so on, until the operation passes without having got that far.
+
+    for number in at_each_boundary(raw, operation, "killed before"):
+        ...  # the process is dead: look, let another one finish the work, look again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, Literal, cast
+
+import redis
+
+from toril.connection.execute import Executor
+from toril.connection.steps import ReplyLost
+
+How = Literal["killed before", "killed after", "reply lost"]
+HOWS: Final[tuple[How, ...]] = ("killed before", "killed after", "reply lost")
+"""The process is killed before it has sent; after the server has carried it out, but before the
+reply is read; or it lives on and gets no reply."""
+MOST: Final = 500
+"""Exchanges after which an operation is taken for endless."""
+REACHED: Final = 77
+"""Exit code of a process that lived on after the reply was lost."""
+
+
+class Stored:
+    """Everything in a database as it is now, to begin from there again."""
+
+    def __init__(self, raw: redis.Redis) -> None:
+        self._client = _bytes_client(raw)
+        keys = cast("list[bytes]", list(self._client.scan_iter(count=1000)))
+        self._values = {key: (self._client.dump(key), self._client.pttl(key)) for key in keys}
+
+    def put_back(self) -> None:
+        """Nothing else is in the database then."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.flushdb()
+        for key, (value, left) in self._values.items():
+            pipe.restore(key, max(0, left), cast(bytes, value))
+        pipe.execute()
+
+
+def _bytes_client(raw: redis.Redis) -> redis.Redis:
+    named = dict(raw.connection_pool.connection_kwargs)
+    return redis.Redis(host=named["host"], port=named["port"], db=named.get("db", 0))
+
+
+def at_each_boundary(
+    raw: redis.Redis, operation: Callable[[], Coroutine[Any, Any, object]], how: How
+) -> Iterator[int]:
+    """Let the operation crash at its 1st, 2nd, 3rd … exchange, each time from what is stored now.
+
+    Yields the number of the exchange, after the crash. The operation must succeed when it is not
+    disturbed: the last time it is run to its end, and that is looked at.
+    """
+    beginning = Stored(raw)
+    for number in range(1, MOST):
+        beginning.put_back()
+        reached = _run(operation, number, how)
+        if not reached:
+            assert number > 1, "the operation never spoke to the server"
+            return
+        yield number
+    raise AssertionError(f"the operation has not ended after {MOST} exchanges")
+
+
+def _run(operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How) -> bool:
+    """Run it in a process of its own; whether it got as far as the crash."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads: none is used there
+        child = os.fork()
+    if child == 0:
+        _in_child(operation, number, how)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL, f"ended by signal {os.WTERMSIG(status)}"
+        return True
+    code = os.WEXITSTATUS(status)
+    assert code in (0, REACHED), f"the operation failed: exit code {code}"
+    return code == REACHED
+
+
+def _in_child(
+    operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How
+) -> None:  # never returns
+    code = 1
+    try:
+        crash = _Crash(number, how)
+        crash.install()
+        try:
+            asyncio.run(cast("Coroutine[Any, Any, None]", operation()))
+        except Exception:
+            if not crash.happened:
+                raise
+        code = REACHED if crash.happened else 0
+    except BaseException:  # noqa: BLE001 - nothing of the test may run twice
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+class _Crash:
+    """Counts the exchanges of all executors, and lets one of them go wrong."""
+
+    def __init__(self, number: int, how: How) -> None:
+        self._left = number
+        self._how = how
+        self.happened = False
+
+    def install(self) -> None:
+        exchange = Executor._exchange
+        crash = self
+
+        async def disturbed(self: Executor, connection: Any, step: Any) -> list[Any]:
+            crash._left -= 1
+            mine = crash._left == 0  # others may be under way at the same time
+            if mine and crash._how == "killed before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            replies = await exchange(self, connection, step)
+            if mine:
+                if crash._how == "killed after":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                crash.happened = True
+                raise ReplyLost("lost by the test", step.server)
+            return replies
+
+        Executor._exchange = disturbed  # type: ignore[method-assign]
