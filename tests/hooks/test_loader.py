@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from tests.support.distributions import Site
 from toril.errors import ConfigurationError
 from toril.hooks.markers import hookimpl
 from toril.hooks.plugin_set import PluginInfo, PluginSet
+from toril.snapshots import JobSaved
 
 GOOD = """
     from toril.plugins import hookimpl
@@ -263,6 +265,33 @@ def test_a_blocked_plugin_is_not_imported(site: Site, load: Load) -> None:
     ):
         assert by_name(plugins)["bomb"].status == "blocked"
         assert plugins.active == {"good"}
+
+
+def test_a_plugin_can_be_off_until_it_is_configured(site: Site, load: Load) -> None:
+    site.add("acme-vault", GOOD + "\n    toril_off_until_configured = True\n")
+    resting = load()
+    info = by_name(resting)["vault"]
+    assert (info.status, info.error) == ("off", "it has no table in the configuration")
+    assert not resting.functions("toril_jobs_saved"), "as if it were not installed"
+    used = load(config={"vault": {}})
+    assert used.active == {"vault"}
+    with pytest.raises(ConfigurationError, match="requires, is off: it has no table"):
+        load(config={"required": ["vault"]})
+
+
+def test_a_plugin_given_in_code_decides_for_itself_whether_it_is_configured(load: Load) -> None:
+    class Vault:
+        toril_name = "vault"
+        toril_off_until_configured = True
+
+        def __init__(self, place: str | None = None) -> None:
+            self.toril_off_until_configured = place is None
+
+        @hookimpl
+        def toril_jobs_saved(self, events: Sequence[JobSaved]) -> None: ...
+
+    assert load([Vault()]).active == frozenset()
+    assert load([Vault("here")]).active == {"vault"}
 
 
 def test_a_name_that_no_plugin_has_is_refused(site: Site, load: Load) -> None:

@@ -17,6 +17,9 @@ from toril.hooks.configuration import Configuration
 from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginInfo, PluginSet
 
+_CHOSEN = ("active", "off", "blocked")
+"""What a plugin's status can be while all is well."""
+
 
 @click.group()
 def plugins() -> None:
@@ -28,8 +31,9 @@ def plugins() -> None:
 def ls(output: Output) -> None:
     """List all plugins that are installed here.
 
-    Status: active; blocked (TORIL_PLUGINS, TORIL_PLUGINS_BLOCK); broken (the error says why);
-    conflict (something has its name); waiting (for another plugin).
+    Status: active; off (until it has a table in the configuration); blocked (TORIL_PLUGINS,
+    TORIL_PLUGINS_BLOCK); broken (the error says why); conflict (something has its name); waiting
+    (for another plugin).
     """
     infos = _load().infos
     output.rows(
@@ -40,7 +44,7 @@ def ls(output: Output) -> None:
     )
     if output.format == "table":
         for info in infos:
-            if info.error and info.status != "blocked":
+            if info.error and info.status not in _CHOSEN:
                 talk(f"{info.name} ({info.label}) is {info.status}: {info.error}")
 
 
@@ -54,7 +58,7 @@ def check(context: click.Context, output: Output) -> None:
     offer one command.
     """
     loaded = _load()
-    problems = [_row(info) for info in loaded.infos if info.status not in ("active", "blocked")]
+    problems = [_row(info) for info in loaded.infos if info.status not in _CHOSEN]
     known = {problem["name"] for problem in problems}
     for name in loaded.configuration.required:
         if name not in loaded.active and name not in known:

@@ -57,7 +57,7 @@ class Candidate:
     def refuse(self, status: Status, error: str, cause: BaseException | None = None) -> None:
         """Put it out of use, and say so."""
         self.status, self.error = status, error
-        if status != "blocked":
+        if status not in ("blocked", "off"):
             log.error(
                 "plugin %r (%s) is %s: %s", self.name, self.label, status, error, exc_info=cause
             )
@@ -93,7 +93,7 @@ def load_plugins(
     _choose(candidates, choice)
     candidates.sort(key=lambda candidate: candidate.order)
     for candidate in _active(candidates):
-        _load(candidate)
+        _load(candidate, configuration)
     manager = pluggy.PluginManager(PROJECT)
     for candidate in _active(candidates):
         _register(candidate, manager)
@@ -184,12 +184,16 @@ def _choose(candidates: list[Candidate], choice: Choice) -> None:
             taken[candidate.name] = candidate
 
 
-def _load(candidate: Candidate) -> None:
+def _load(candidate: Candidate, configuration: Configuration) -> None:
     try:
         plugin = candidate.load()
         candidate.plugin = plugin() if isinstance(plugin, type) else plugin
+        waits = inspect.getattr_static(candidate.plugin, "toril_off_until_configured", False)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - guard place: foreign code is imported
         candidate.refuse("broken", describe(error), error)
+    else:
+        if waits and candidate.name not in configuration.tables:
+            candidate.refuse("off", "it has no table in the configuration")
 
 
 def _register(candidate: Candidate, manager: pluggy.PluginManager) -> None:

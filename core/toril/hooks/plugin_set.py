@@ -17,7 +17,7 @@ from toril.metrics import Sample
 from toril.setting import Setting
 from toril_lua import Chunk
 
-Status = Literal["active", "blocked", "broken", "conflict", "waiting"]
+Status = Literal["active", "off", "blocked", "broken", "conflict", "waiting"]
 
 OWN_DISTRIBUTION: Final = "toril"
 
@@ -31,8 +31,9 @@ EVENT_HOOKS: Final = frozenset(
 class PluginInfo:
     """A plugin as `toril plugins ls` shows it.
 
-    `status`: `active`; `blocked` (not wanted); `broken` (`error` says why); `conflict` (a name of
-    its is taken); `waiting` (for another plugin). `origin` is where its code comes from.
+    `status`: `active`; `off` (until it is configured); `blocked` (not wanted); `broken` (`error`
+    says why); `conflict` (a name of its is taken); `waiting` (for another plugin). `origin` is
+    where its code comes from.
     """
 
     name: str
