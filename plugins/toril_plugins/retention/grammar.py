@@ -3,7 +3,7 @@
     keep  = "for ever" | "nothing" | part {"," part}
     part  = count | age | "for ever" | "nothing" | "flow"
           | "logs" age | "data" age | "tombstone" age
-    count = ["first" N] ["and"] ["last" N] ["per" key | "of" group]
+    count = ("first" N ["and" "last" N] | "last" N | N) ["per" key | "of" group]
 
 `key` is `name` or `data.field`; `group` a text in double quotes, as in JSON; an age as everywhere,
 `7d` or `1h 30m`. A bare number counts the newest.
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 TIERS = ("logs", "data", "tombstone")
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_PARTS = re.compile(rf"(?:{_QUOTED}|[^,\"])+")
+_PARTS = re.compile(rf"(?:\bof\s+{_QUOTED}|[^,])+")
 _COUNT = re.compile(
-    r"(?:first\s+(?P<first>\d+))?(?:\s+and\s+)?(?:(?:last\s+)?(?P<last>\d+))?"
+    r"(?:first\s+(?P<first>\d+)(?:\s+(?:and\s+)?last\s+(?P<both>\d+))?|(?:last\s+)?(?P<last>\d+))"
     rf"(?:\s+per\s+(?P<key>\S+)|\s+of\s+(?P<group>{_QUOTED}))?"
 )
 
@@ -38,14 +38,15 @@ def read_keep(text: str) -> dict[str, Any]:
         ValueError: something is said twice, or the text does not follow the grammar as a whole.
             Ages and keys are not looked at.
     """
+    parts = _PARTS.findall(text)
+    if len(_PARTS.sub("", text)) != len(parts) - 1:
+        raise ValueError(f"{text!r}: nothing is said where there is no word")
     said: dict[str, Any] = {}
-    for match in _PARTS.finditer(text):
-        for name, value in _read_part(match[0].strip()).items():
+    for part in parts:
+        for name, value in _read_part(part.strip()).items():
             if name in said:
                 raise ValueError(f"{text!r} says {name} twice")
             said[name] = value
-    if "".join(_PARTS.split(text)).strip(", "):
-        raise ValueError(f"{text!r}: a double quote does not end")
     if said.pop("forever", False) and said.keys() & {"age", "first", "last"}:
         raise ValueError(f"{text!r} says for ever and not for ever")
     return said
@@ -61,13 +62,11 @@ def _read_part(part: str) -> dict[str, Any]:
     tier, _, age = part.partition(" ")
     if tier in TIERS:
         return {tier: age.strip()}
-    count = _COUNT.fullmatch(part) if part else None
+    count = _COUNT.fullmatch(part)
     if count is None:
         return {"age": part}
-    said: dict[str, Any] = {}
-    for name in ("first", "last"):
-        if count[name] is not None:
-            said[name] = int(count[name])
+    said: dict[str, Any] = {"first": count["first"], "last": count["last"] or count["both"]}
+    said = {name: int(number) for name, number in said.items() if number is not None}
     if count["key"] is not None:
         said["key"] = count["key"]
     if count["group"] is not None:
