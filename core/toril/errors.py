@@ -30,6 +30,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from toril.removals import KeptJob
 
 
 class TorilError(Exception):
@@ -113,11 +117,13 @@ class InvalidJob(TorilError, ValueError):
 class Reject(TorilError):
     """Raised by a plugin to refuse a save or an operator's removal; nothing was written.
 
-    `plugin` and `item` (the name or id of the job refused) are filled in by Toril.
+    `plugin` and `item` (the name or id of the job refused) are filled in by Toril; so is `kept`,
+    the jobs that the Lua of plugins keeps, each with the reason.
     """
 
     plugin: str | None = None
     item: str | None = None
+    kept: tuple[KeptJob, ...] = ()
 
 
 class PluginError(TorilError):

@@ -135,7 +135,7 @@ class Job(StoredJob):
         Raises:
             JobLocked: A worker is running it, or one below it.
             JobStateError: It is the next run of a schedule.
-            Reject: A plugin refuses.
+            Reject: A plugin refuses, or keeps one of these jobs; nothing was removed.
         """
         return await self._perform(self._operations.remove(children=children))
 

@@ -19,6 +19,7 @@ from toril.protocol import adding, changing, dependencies, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
 from toril.protocol.settings import read_live, set_live
+from toril.removals import Removals
 from toril.setting import Level, Said, Setting
 from toril.settings import say
 from toril.snapshots import JobSnapshot, ParentRef
@@ -141,7 +142,7 @@ class QueueOperations:
         """Let all delayed jobs run now."""
         return changing.promote_all(self.key)
 
-    def drain(self, *, delayed: bool) -> Procedure[int]:
+    def drain(self, *, delayed: bool) -> Procedure[Removals]:
         """Remove the jobs that wait to run."""
         context = self._context
         states: tuple[State, ...] = ("waiting", "prioritized", *(("delayed",) if delayed else ()))
@@ -154,7 +155,7 @@ class QueueOperations:
 
     def clean(
         self, state: State, *, older_than: timedelta | str, limit: int | None
-    ) -> Procedure[list[str]]:
+    ) -> Procedure[Removals]:
         """Remove old jobs of one state."""
         age = milliseconds(older_than)
         if limit is not None and limit < 1:
@@ -163,7 +164,7 @@ class QueueOperations:
             raise ValueError(f"jobs that are {state} cannot be cleaned")
         return self._clean(state, age, limit or 0)
 
-    def _clean(self, state: State, age: int, limit: int) -> Procedure[list[str]]:
+    def _clean(self, state: State, age: int, limit: int) -> Procedure[Removals]:
         context = self._context
         context.ask_before_removal(self.name, "clean", states=(state,))
         now = context.clock.now_ms()

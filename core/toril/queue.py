@@ -10,6 +10,7 @@ from toril.connection.call import Procedure
 from toril.job import Job
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
+from toril.removals import Removals
 from toril.setting import Level, Said, Setting
 from toril.types import Json, Outcome, State
 
@@ -125,17 +126,20 @@ class Queue:
         """Whether the queue is paused."""
         return await self._perform(self._operations.is_paused())
 
-    async def drain(self, *, delayed: bool = False) -> int:
-        """Remove the jobs that wait to run, the delayed ones too if asked. Returns how many.
+    async def drain(self, *, delayed: bool = False) -> Removals:
+        """Remove the jobs that wait to run, the delayed ones too if asked.
 
+        Returns their ids; `kept` tells which jobs were passed over, as a plugin keeps them.
         Raises `Reject` or `PluginError` if a plugin refuses; then nothing was removed.
         """
         return await self._perform(self._operations.drain(delayed=delayed))
 
     async def clean(
         self, state: State, *, older_than: timedelta | str, limit: int | None = None
-    ) -> list[str]:
-        """Remove jobs of one state, oldest first. Returns their ids.
+    ) -> Removals:
+        """Remove jobs of one state, oldest first.
+
+        Returns their ids; `kept` tells which jobs were passed over, as a plugin keeps them.
 
         Args:
             state: Any but `waiting-children`.
@@ -156,7 +160,7 @@ class Queue:
 
         Raises:
             JobLocked: Jobs are running, and `force` was not given; nothing was done.
-            Reject: A plugin refuses; nothing was removed.
+            Reject: A plugin refuses, or keeps a job; nothing was removed.
         """
         await self._perform(self._operations.obliterate(force=force))
 
@@ -169,7 +173,7 @@ class Queue:
         Raises:
             JobLocked: A worker is running it, or one below it.
             JobStateError: It is the next run of a schedule.
-            Reject: A plugin refuses.
+            Reject: A plugin refuses, or keeps one of these jobs; nothing was removed.
         """
         return await self._perform(self._operations.job(id).remove(children=children))
 

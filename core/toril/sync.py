@@ -18,6 +18,7 @@ from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_
 from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
+from toril.removals import Removals
 from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
 from toril.runtime import Runtime
 from toril.setting import Level, Said, Setting
@@ -166,13 +167,13 @@ class SyncQueue:
         """Whether the queue is paused."""
         return self._perform(self._operations.is_paused())
 
-    def drain(self, *, delayed: bool = False) -> int:
+    def drain(self, *, delayed: bool = False) -> Removals:
         """Remove the jobs that wait to run, the delayed ones too if asked."""
         return self._perform(self._operations.drain(delayed=delayed))
 
     def clean(
         self, state: State, *, older_than: timedelta | str, limit: int | None = None
-    ) -> list[str]:
+    ) -> Removals:
         """Remove jobs of one state, oldest first."""
         return self._perform(self._operations.clean(state, older_than=older_than, limit=limit))
 

@@ -24,7 +24,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-POINTS: Final = ("saved", "finished", "finished_batch", "removed")
+POINTS: Final = ("saved", "finished", "finished_batch", "removing", "removed")
 """Where chunks can be called."""
 
 _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
@@ -94,10 +94,11 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def compose(name: str, chunks: tuple[Chunk, ...] = ()) -> Script:
+def compose(name: str, chunks: tuple[Chunk, ...] = (), plugins: tuple[str, ...] = ()) -> Script:
     """The script `name` with the `chunks` of those points that it has.
 
-    Chunks of one point run in the order given.
+    Chunks of one point run in the order given. `plugins` are those that the process runs, which
+    chunks read as `ctx.plugins`; a script without chunks is the same for every process.
 
     Raises:
         ScriptError: for a name that is not known and for a broken directive.
@@ -105,17 +106,22 @@ def compose(name: str, chunks: tuple[Chunk, ...] = ()) -> Script:
     if name not in names():
         raise ScriptError(f"there is no script {name!r}; there are {', '.join(names())}")
     called = [chunk for chunk in chunks if chunk.point in header(name).seam]
-    return _script(name, _chunk_table(called) + _resolved(name, called))
+    table = _chunk_table(called, plugins) if called else ""
+    return _script(name, table + _resolved(name, called))
 
 
 @cache
 def compose_plugin_script(
-    source: str, chunks: tuple[Chunk, ...], plugin: str, name: str = "script"
+    source: str,
+    chunks: tuple[Chunk, ...],
+    plugin: str,
+    name: str = "script",
+    plugins: tuple[str, ...] = (),
 ) -> Script:
     """A plugin's own script: `source` is the body of `function(ctx, args)`.
 
-    `chunks` are called for the jobs that it removes. The script's name is
-    `plugin:<plugin>:<name>`.
+    `chunks` are called for the jobs that it removes; `plugins` as in `compose`. The script's name
+    is `plugin:<plugin>:<name>`.
 
     Raises:
         ScriptError: for a plugin name that cannot stand in a key.
@@ -123,9 +129,8 @@ def compose_plugin_script(
     _check_plugin_name(plugin)
     called = [chunk for chunk in chunks if chunk.point in header("plugin").seam]
     body = f"local PLUGIN, PLUGIN_SCRIPT = '{plugin}', function(ctx, args)\n{source}\nend\n"
-    # Its own `ctx.meta` looks at the table, whether or not there are chunks.
-    table = _chunk_table(called) or "local CHUNK_META = {}\n"
-    text = body + table + _resolved("plugin", called)
+    # Its own `ctx` looks at the table, whether or not there are chunks.
+    text = body + _chunk_table(called, plugins) + _resolved("plugin", called)
     return _script(f"plugin:{plugin}:{name}", text)
 
 
@@ -239,11 +244,9 @@ def _check_plugin_name(plugin: str) -> None:
         )
 
 
-def _chunk_table(chunks: Sequence[Chunk]) -> str:
+def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
     """Stands above all else, so that a chunk sees nothing of the script but its arguments."""
-    if not chunks:
-        return ""
-    lines = ["local CHUNKS = {"]
+    lines = ["local CHUNKS = {"] if chunks else []
     for point in POINTS:
         of_point = [chunk for chunk in chunks if chunk.point == point]
         if of_point:
@@ -253,7 +256,9 @@ def _chunk_table(chunks: Sequence[Chunk]) -> str:
             lines.append(f"{point} = {{\n{bodies}\n}},")
     fields = dict.fromkeys(field for chunk in chunks for field in chunk.meta)
     quoted = ", ".join(f"'{field}'" for field in fields)
-    lines += ["}", f"local CHUNK_META = {{{quoted}}}", ""]
+    lines += ["}"] if chunks else []
+    listed = "".join(f"{name}," for name in plugins)
+    lines += [f"local CHUNK_META = {{{quoted}}}", f"local ACTIVE_PLUGINS = ',{listed}'", ""]
     return "\n".join(lines)
 
 

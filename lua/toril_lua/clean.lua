@@ -4,14 +4,15 @@
 -- Arguments: [1] msgpack {sets = names of sets, before = ms, position = {set, skip},
 --                         limit = 1..100, last = boolean: this slice reaches the limit of the whole
 --                         cleaning, done = removed in earlier slices, want_removed, now = ms}
--- Returns:   {ids removed, {position to go on from} or {}, effects}
+-- Returns:   {ids removed, {position to go on from} or {}, {{queue, id, plugin, reason}, ...} of
+--            what is kept, effects}
 -- Events:    cleaned {count}, once, with the last slice
--- Seam:      removed
+-- Seam:      removing, removed
 --
 -- The age of a finished job is that of its end, of another that of its last pickup, else of its
 -- creation (of a prioritised one always that of its creation).
--- Kept are: what a worker runs, the iteration that a scheduler waits for, and a job that keeps a
--- living parent waiting. In the last case BullMQ deletes the parent, or lets it run if it is in
+-- Kept are: what a plugin keeps, what a worker runs, the iteration that a scheduler waits for, and a
+-- job that keeps a living parent waiting. In the last case BullMQ deletes the parent, or lets it run if it is in
 -- another queue; here cleaning never releases, fails or removes a job that nobody named. Who means
 -- it removes the child or the parent by its id.
 
@@ -19,11 +20,15 @@
 --- @include "discard"
 --- @include "enqueue"
 --- @include "walk"
+--- @include "kept"
+--- @when removing
+--- @include "keep"
+--- @end
 
 local q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 want_removed = request.want_removed
---- @when removed
+--- @when removed, removing
 seam.now = request.now
 --- @end
 
@@ -55,6 +60,9 @@ local function clean(name, id)
   if is_pending_iteration(q, id, links) or parent and keeps_waiting(parent.key, links.key) then
     return false
   end
+--- @when removing
+  if is_kept(q, id, outcome_in(name), 'clean') then return false end
+--- @end
   drop(q, name, id)
   if discard(q, id, name, links, 'clean') then removed[#removed + 1] = id end
   if name == 'active' then wake(q) end
@@ -66,4 +74,4 @@ if not following or (request.last and #removed >= request.limit) then
   emit(q, 'cleaned', 'count', request.done + #removed)
   following = nil
 end
-return {removed, following or {}, effects()}
+return {removed, following or {}, kept, effects()}

@@ -4,16 +4,19 @@
 -- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
 --                         open = boolean: a lock on a target counts, cause = text,
 --                         want_removed = boolean, now = ms,
---                         doomed = {key = true} of jobs that the caller will remove next}
--- Returns:   {{code, ...}, effects}, a code per target, in order; fewer codes than targets if the
---            limit of 100 jobs a call was reached.
+--                         doomed = {key = true} of jobs that the caller will remove next,
+--                         look = boolean: only say what would become of them; writes nothing}
+-- Returns:   {{code, ...}, {{queue, id, plugin, reason}, ...} of what is kept, effects}, a code per
+--            target, in order; fewer codes than targets if the limit of 100 jobs a call was
+--            reached.
 --            1 removed, 0 there was none (its id is in no set any more)
 --            -8: the pending iteration of a scheduler
 --            -21: locked, or an open job below it is; nothing removed of this target
 --            -22: more than 100 jobs, or 1000 children, below it: remove the children first
+--            -24: a plugin keeps it, or a job below it; nothing removed of this target
 -- Events:    removed {jobId, prev}, capped, per job in its own queue;
 --            waiting {jobId, prev = waiting-children} where a parent lost its last open child
--- Seam:      removed
+-- Seam:      removing, removed
 --
 -- As BullMQ does it: a living parent loses the child, and runs if it was the last open one, with no
 -- regard to its priority and delay. The parents among the removed are released, too, before
@@ -23,14 +26,18 @@
 
 --- @include "discard"
 --- @include "enqueue"
+--- @include "kept"
+--- @when removing
+--- @include "keep"
+--- @end
 
 local request = cmsgpack.unpack(ARGV[1])
 want_removed = request.want_removed
---- @when removed
+--- @when removed, removing
 seam.now = request.now
 --- @end
 
-local PENDING, LOCKED, TOO_LARGE = -8, -21, -22
+local PENDING, LOCKED, TOO_LARGE, KEPT = -8, -21, -22, -24
 local MAX_JOBS, MAX_LOOKS = 100, 1000
 local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
 
@@ -40,15 +47,27 @@ local CHILDREN = {
   {'unsuccessful', 'ZCARD', 'ZRANGE', 0, -1}, {'dependencies', 'SCARD', 'SMEMBERS'},
 }
 
+--- @when removing
+local function outcome_of(Q, id)
+  for _, outcome in ipairs({'completed', 'failed'}) do
+    if redis.call('ZSCORE', Q .. ':' .. outcome, id) then return outcome end
+  end
+  return nil
+end
+--- @end
+
 -- The job with all jobs below it, or nil and a code. Writes nothing. `open`: it hangs on the root
 -- by open dependencies only, so that its lock counts.
-local function tree_of(Q, id, open, seen)
+local function tree_of(Q, id, open, seen, cause)
   local node = {queue = Q, id = id, links = links_of(Q, id), children = {}}
   local key = node.links.key
   seen[key] = true
   if open and redis.call('EXISTS', key .. ':lock') == 1 then return nil, LOCKED end
   jobs_left = jobs_left - 1
   if jobs_left < 0 then return nil, TOO_LARGE end
+--- @when removing
+  is_kept(Q, id, outcome_of(Q, id), cause)
+--- @end
   for _, place in ipairs(request.children and CHILDREN or {}) do
     local size = redis.pcall(place[2], key .. ':' .. place[1])
     if type(size) ~= 'number' then size = 0 end -- not what it should be: nobody's children
@@ -59,7 +78,7 @@ local function tree_of(Q, id, open, seen)
       local child_queue, child_id = string.match(child_key, '^(.+):([^:]+)$')
       if child_queue and not seen[child_key] and redis.call('EXISTS', child_key) == 1 then
         local still_open = open and place[1] == 'dependencies'
-        local child, code = tree_of(child_queue, child_id, still_open, seen)
+        local child, code = tree_of(child_queue, child_id, still_open, seen, 'parent')
         if not child then return nil, code end
         node.children[#node.children + 1] = child
       end
@@ -103,12 +122,16 @@ end
 
 local codes = {}
 for _, target in ipairs(request.targets) do
-  local node, code = tree_of(target[1], target[2], request.open, {})
+  local kept_before = #kept
+  local node, code = tree_of(target[1], target[2], request.open, {}, request.cause)
   if code == TOO_LARGE and #codes > 0 then break end
+  if node and #kept > kept_before then
+    node, code = nil, KEPT
+  end
   if node and is_pending_iteration(node.queue, node.id, node.links) then
     node, code = nil, PENDING
   end
-  if node then code = remove_tree(node, request.cause) and 1 or 0 end
+  if node then code = (request.look or remove_tree(node, request.cause)) and 1 or 0 end
   codes[#codes + 1] = code
 end
-return {codes, effects()}
+return {codes, kept, effects()}

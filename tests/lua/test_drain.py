@@ -15,8 +15,8 @@ from toril.snapshots import JobRemoved
 
 
 def drained(run: Runner, *, delayed: bool = False) -> int:
-    count: int = run(drain(Q, delayed=delayed, now=NOW, wants=frozenset({REMOVED})))
-    return count
+    ids: list[str] = run(drain(Q, delayed=delayed, now=NOW, wants=frozenset({REMOVED})))
+    return len(ids)
 
 
 def removed(run: Runner) -> list[str]:
@@ -74,7 +74,7 @@ def test_it_ends_although_jobs_are_added(run: Runner, seed: Seed, raw: redis.Red
             try:
                 request = procedure.send(answer)
             except StopIteration as stop:
-                return int(stop.value)
+                return len(stop.value)
             answer = yield request
             seed.job(f"new{added}")
             added += 1

@@ -95,21 +95,17 @@ def test_a_parent_in_another_queue_runs(run: Runner, seed: Seed, raw: redis.Redi
 
 
 def interrupted(run: Runner, script: str, meanwhile: Any) -> None:
-    """Obliterate, and do something else before the first call of a script."""
+    """Obliterate, and do something else before the first call of a script that writes."""
     procedure = obliterate(Q, force=False, now=NOW, wants=frozenset({REMOVED}))
     request = next(procedure)
     done = False
     while True:
-        if not done and getattr(request, "script", "") == script:
+        looks = b"look" in b"".join(getattr(request, "args", ()))
+        if not done and not looks and getattr(request, "script", "") == script:
             meanwhile()
             done = True
         try:
-            answer = run(request)
-        except (JobLocked, JobStateError) as error:
-            procedure.close()
-            raise error from None
-        try:
-            request = procedure.send(answer)
+            request = procedure.send(run(request))
         except StopIteration:
             return
 

@@ -399,24 +399,25 @@ class Model(Places):
         parent = self.parent_of(job)
         return parent is not None and job.key in parent.dependencies
 
-    def drain(self, queue: ModelQueue, *, delayed: bool) -> int:
+    def drain(self, queue: ModelQueue, *, delayed: bool) -> list[str]:
         """What waits for its turn; a parent of the queue goes with its last open child."""
         ids = queue.lists["wait"][::-1] + queue.sorted("prioritized")
         ids += queue.sorted("delayed") if delayed else []
-        before = len(self.jobs)
+        drained: list[str] = []
         for job_id in ids:
-            self._drain(self.jobs[f"{queue.key}:{job_id}"])
-        return before - len(self.jobs)
+            self._drain(self.jobs[f"{queue.key}:{job_id}"], drained)
+        return drained
 
-    def _drain(self, job: ModelJob) -> None:
+    def _drain(self, job: ModelJob, drained: list[str]) -> None:
         parent = self.parent_of(job)
         self.gone(job, "drain")
+        drained.append(job.id)
         if parent is None or job.key not in parent.dependencies:
             return
         parent.dependencies.remove(job.key)
         if not parent.dependencies and parent.state == "waiting-children":
             if parent.queue is job.queue:
-                self._drain(parent)
+                self._drain(parent, drained)
             else:
                 self.out(parent)
                 self.to_list(parent, "wait", tail=True)

@@ -88,7 +88,12 @@ def drain(url: str | None, prefix: str, queue: str, *, delayed: bool, yes: bool)
         counts = found.counts()
         count = counts["waiting"] + counts["prioritized"] + (counts["delayed"] if delayed else 0)
         _confirm(f"remove {count} jobs of queue {queue!r}", yes=yes)
-        talk(f"{found.drain(delayed=delayed)} jobs removed")
+        removed = found.drain(delayed=delayed)
+        talk(f"{len(removed)} jobs removed")
+        if removed.kept_count:
+            talk(f"{removed.kept_count} jobs stay:")
+            for kept in removed.kept:
+                talk(f"  {kept}")
 
 
 @queues.command("obliterate")

@@ -16,12 +16,15 @@ from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.reading import queue_keys
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
+from toril.removals import KeptJob, Removals, rejection
 from toril.types import RemovalCause, State
 
 REMOVED_PER_CALL: Final = 100
 _KEYS_PER_CALL: Final = 500
-_LOCKED: Final = -21
 _TOO_LARGE: Final = -22
+_KEPT: Final = -24
+_NOT_PAUSED: Final = -1
+_ACTIVE: Final = -2
 
 _CLEANABLE: Final[dict[State, tuple[str, ...]]] = {
     "waiting": ("paused", "wait"),
@@ -44,7 +47,7 @@ def remove_job(
     """Remove a job in whatever state it is; True, or False if there was none.
 
     Its parent loses the child, and runs if that was the last open one. A tree of up to 100 jobs is
-    removed in one step. A larger one goes in several, from below, after a look at all locks;
+    removed in one step. A larger one goes in several, from below, after a look at all of its jobs;
     its upper jobs cannot start meanwhile.
 
     Args:
@@ -57,6 +60,7 @@ def remove_job(
     Raises:
         JobLocked: A worker is running it, or an open job below it.
         JobStateError: It is the iteration that a schedule waits for.
+        Reject: A plugin keeps it, or a job below it.
     """
     if not can_be_job(id):
         return False
@@ -72,11 +76,11 @@ def clean(
     limit: int = 0,
     now: int,
     wants: Wants = frozenset(),
-) -> Procedure[list[str]]:
+) -> Procedure[Removals]:
     """Remove the jobs of a state that are as old as `before` or older; their ids.
 
-    Kept are jobs that a worker runs, that a schedule waits for, and that keep a living parent
-    waiting: cleaning changes nothing for any other job. Works in slices of 100.
+    Kept are jobs that a plugin keeps, that a worker runs, that a schedule waits for, and that keep
+    a living parent waiting: cleaning changes nothing for any other job. Works in slices of 100.
 
     Args:
         queue: The queue's key.
@@ -93,7 +97,7 @@ def clean(
     """
     if state not in _CLEANABLE:
         raise ValueError(f"jobs that are {state} cannot be cleaned")
-    removed: list[str] = []
+    removed = Removals()
     position: Sequence[int] = (1, 0)
     while position:
         left = limit - len(removed) if limit else REMOVED_PER_CALL + 1
@@ -105,39 +109,43 @@ def clean(
             "last": left <= REMOVED_PER_CALL,
             "done": len(removed),
         }
-        ids, position = yield _slice("clean", queue, request, now, wants)
+        ids, position, kept = yield _slice("clean", queue, request, now, wants)
         removed += map(text, ids)
+        removed.pass_over(_kept(kept))
     return removed
 
 
-def drain(queue: str, *, delayed: bool, now: int, wants: Wants = frozenset()) -> Procedure[int]:
+def drain(
+    queue: str, *, delayed: bool, now: int, wants: Wants = frozenset()
+) -> Procedure[Removals]:
     """Remove the jobs that wait for their turn, on request the delayed ones, too.
 
-    Iterations that schedules wait for stay. A parent of the queue that loses its last open child
-    goes along; one of another queue runs. Works in slices of 100, and takes no more jobs than there
-    were when it began. Returns how many jobs went.
+    Iterations that schedules wait for stay, and so does what a plugin keeps. A parent of the queue
+    that loses its last open child goes along; one of another queue runs. Works in slices of 100,
+    and takes no more jobs than there were when it began. Returns the ids of the jobs that went.
     """
     sets = ("wait", "paused", "prioritized", *(("delayed",) if delayed else ()))
     sizes = tuple(
         ("LLEN" if name in {"wait", "paused"} else "ZCARD", f"{queue}:{name}") for name in sets
     )
     left: int = yield Read(sizes, sum)
-    total = 0
+    removed = Removals()
     position: Sequence[int] = (1, 0)
     while position and left > 0:
         limit = min(left, REMOVED_PER_CALL)
         request = {"sets": sets, "position": position, "limit": limit}
-        count, position = yield _slice("drain", queue, request, now, wants)
-        total += count
+        ids, position, kept = yield _slice("drain", queue, request, now, wants)
+        removed += map(text, ids)
+        removed.pass_over(_kept(kept))
         left -= limit
-    return total
+    return removed
 
 
 def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset()) -> Procedure[None]:
     """Remove a queue: its jobs, schedules, settings, events and everything of Toril's.
 
-    The queue is paused first; if it is refused because somebody took a job just then, it stays so.
-    Works in slices of 100 jobs.
+    Plugins are asked about every job first. Then the queue is paused; if it is refused because
+    somebody took a job just then, it stays so. Works in slices of 100 jobs.
 
     Args:
         queue: The queue's key.
@@ -148,40 +156,48 @@ def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset())
     Raises:
         JobLocked: A job is active and `force` is not given.
         JobStateError: Somebody resumed the queue meanwhile.
+        Reject: A plugin keeps jobs. Nothing was removed, unless they were added since the look.
     """
     running: bytes | None = yield Read(
         (("LINDEX", f"{queue}:active", -1),), lambda replies: replies[0]
     )
     if running is not None and not force:
         raise _active(queue, text(running))
+    terms = {"force": force, **_noting(now, wants)}
+    position: Sequence[int] | bool = (1, 0)
+    while position:
+        position = yield from _obliterate(queue, {"action": "look", "position": position, **terms})
     yield pause(queue)
-
-    def step(action: str, **more: Any) -> Call[Effects[bool]]:
-        request = {"action": action, "force": force, **more, **_noting(now, wants)}
-
-        def parse(reply: Any) -> Effects[bool]:
-            code, running_id, told = reply
-            if code == -1:
-                name = queue_name(queue)
-                raise JobStateError(f"queue {name!r} was resumed meanwhile", queue=name, job_id="")
-            if code == -2:
-                raise _active(queue, text(running_id))
-            return with_effects(bool(code), told)
-
-        arguments = (msgspec.msgpack.encode(request),)
-        return Call("obliterate", (queue,), arguments, parse)
-
-    while (yield step("jobs")):
+    while (yield from _obliterate(queue, {"action": "jobs", **terms})):
         pass
     keys: list[str] = yield from queue_keys(queue)
     foreign = _foreign_prefixes(queue, keys)
     # What the last step needs and removes stays till then.
     left = [key for key in keys if not key.startswith((f"{queue}:meta", *foreign))]
     for start in range(0, len(left), _KEYS_PER_CALL):
-        while (yield step("keys", keys=left[start : start + _KEYS_PER_CALL])):
+        some = left[start : start + _KEYS_PER_CALL]
+        while (yield from _obliterate(queue, {"action": "keys", "keys": some, **terms})):
             pass
-    while (yield step("end")):
+    while (yield from _obliterate(queue, {"action": "end", **terms})):
         pass
+
+
+def _obliterate(queue: str, request: Mapping[str, Any]) -> Procedure[Sequence[int] | bool]:
+    """One slice: whether there is more to do, and after a look where."""
+    code, more, kept = yield Call(
+        "obliterate",
+        (queue,),
+        (msgspec.msgpack.encode(request),),
+        lambda reply: with_effects(tuple(reply[:3]), reply[3]),
+    )
+    name = queue_name(queue)
+    if code == _KEPT:
+        raise rejection(f"queue {name!r}", _kept(kept))
+    if code == _NOT_PAUSED:
+        raise JobStateError(f"queue {name!r} was resumed meanwhile", queue=name, job_id="")
+    if code == _ACTIVE:
+        raise _active(queue, text(more))
+    return more if code and more else bool(code)
 
 
 class _Tree:
@@ -194,14 +210,13 @@ class _Tree:
         self._doomed: dict[str, bool] = {}
 
     def remove(self, queue: str, id: str, *, children: bool) -> Procedure[bool]:
-        code: int = (yield self._call([(queue, id)], "operator", children=children))[0]
-        if code == _TOO_LARGE:
-            yield from self._check_locks(queue, id)
+        codes = yield from self._call([(queue, id)], "operator", children=children)
+        if codes[0] == _TOO_LARGE:
+            yield from self._look([(queue, id)], "operator", open=True)
+            yield from self._look_below(queue, id)
             yield from self._remove_below(queue, id, open=True)
-            code = (yield self._call([(queue, id)], "operator", children=False))[0]
-        if code < 0:
-            raise refusal(code, queue, id)
-        return code == 1
+            codes = yield from self._call([(queue, id)], "operator", children=False)
+        return codes[0] == 1
 
     def _call(
         self,
@@ -210,7 +225,9 @@ class _Tree:
         *,
         children: bool,
         open: bool = True,
-    ) -> Call[Effects[list[int]]]:
+        look: bool = False,
+    ) -> Procedure[list[int]]:
+        """The codes of targets: 1, 0 or `_TOO_LARGE`; for any other the error is raised."""
         request = {
             "targets": targets,
             "children": children,
@@ -219,14 +236,22 @@ class _Tree:
             "want_removed": self._want_removed,
             "now": self._now,
             "doomed": self._doomed,
+            "look": look,
         }
-        return Call(
+        codes: list[int]
+        codes, kept = yield Call(
             "remove",
             (self._queue,),
             (msgspec.msgpack.encode(request),),
-            lambda reply: with_effects(list(reply[0]), reply[1]),
+            lambda reply: with_effects((list(reply[0]), reply[1]), reply[2]),
             job_ids=tuple(target[1] for target in targets),
         )
+        for code, (queue, id) in zip(codes, targets, strict=False):
+            if code == _KEPT:
+                raise rejection(f"job {id!r} of queue {queue_name(queue)!r}", _kept(kept))
+            if code < 0 and code != _TOO_LARGE:
+                raise refusal(code, queue, id)
+        return codes
 
     def _remove_below(self, queue: str, id: str, *, open: bool) -> Procedure[None]:
         """Remove the children of a job that is itself to go in a later call.
@@ -245,31 +270,48 @@ class _Tree:
     def _remove_children(self, targets: list[tuple[str, str]], *, open: bool) -> Procedure[None]:
         while targets:
             some = targets[:REMOVED_PER_CALL]
-            codes: list[int] = yield self._call(some, "parent", children=True, open=open)
+            codes = yield from self._call(some, "parent", children=True, open=open)
             for target, code in zip(targets, codes, strict=False):
                 if code == _TOO_LARGE:
                     yield from self._remove_below(*target, open=open)
-                    yield self._call([target], "parent", children=False, open=open)
-                elif code < 0:
-                    raise refusal(code, *target)
+                    yield from self._call([target], "parent", children=False, open=open)
             targets = targets[len(codes) :]
 
-    def _check_locks(self, queue: str, id: str) -> Procedure[None]:
-        """Raise `JobLocked` if a job is locked that hangs on this one by open dependencies."""
-        parents = [(queue, id)]
+    def _look(
+        self, targets: list[tuple[str, str]], cause: RemovalCause, *, open: bool
+    ) -> Procedure[None]:
+        """Raise what removing these jobs would raise: they are locked, or a plugin keeps them.
+
+        `open`: whether a lock counts; see `_remove_below`.
+        """
+        for start in range(0, len(targets), REMOVED_PER_CALL):
+            some = targets[start : start + REMOVED_PER_CALL]
+            yield from self._call(some, cause, children=False, open=open, look=True)
+
+    def _look_below(self, queue: str, id: str) -> Procedure[None]:
+        """`_look` at all jobs below a job."""
+        seen: set[str] = set()
+        parents = [(queue, id, True)]
         while parents:
-            parent_queue, parent_id = parents.pop()
-            cursor: str | None = "0"
-            while cursor is not None:
-                page: DependencyPage = yield dependency_page(
-                    parent_queue, parent_id, "unprocessed", cursor
-                )
-                if page.children:
-                    locks = tuple(("EXISTS", f"{key}:lock") for key in page.children)
-                    if any((yield Read(locks, list))):
-                        raise refusal(_LOCKED, queue, id)
-                parents += map(_split, page.children)
-                cursor = page.cursor
+            parent_queue, parent_id, open = parents.pop()
+            for kind in DEPENDENCY_KINDS:
+                still_open = open and kind == "unprocessed"
+                cursor: str | None = "0"
+                while cursor is not None:
+                    page: DependencyPage = yield dependency_page(
+                        parent_queue, parent_id, kind, cursor
+                    )
+                    new = [key for key in page.children if key not in seen]
+                    seen.update(new)
+                    targets = [_split(key) for key in new]
+                    yield from self._look(targets, "parent", open=still_open)
+                    parents += [(*target, still_open) for target in targets]
+                    cursor = page.cursor
+
+
+def _kept(entries: Sequence[Sequence[bytes]]) -> list[KeptJob]:
+    """Which jobs a script kept, and why."""
+    return [KeptJob(queue_name(text(queue)), *map(text, rest)) for queue, *rest in entries]
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -292,7 +334,7 @@ def _slice(
 ) -> Call[Effects[Any]]:
     arguments = msgspec.msgpack.encode({**request, **_noting(now, wants)})
     return Call(
-        script, (queue,), (arguments,), lambda reply: with_effects(tuple(reply[:2]), reply[2])
+        script, (queue,), (arguments,), lambda reply: with_effects(tuple(reply[:3]), reply[3])
     )
 
 

@@ -1,7 +1,8 @@
 --- @include "effects"
 --- @include "events"
--- Calling the chunks of plugins. CHUNKS[point] = {{plugin, function(ctx)}, ...} and CHUNK_META
--- (the fields of `meta` that they read) stand above this text, made by the catalogue.
+-- Calling the chunks of plugins. CHUNKS[point] = {{plugin, function(ctx)}, ...}, CHUNK_META (the
+-- fields of `meta` that they read) and ACTIVE_PLUGINS (the names of the plugins that the process
+-- runs) stand above this text, made by the catalogue.
 -- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`.
 
 local MAX_CHUNK_ERRORS = 20
@@ -58,7 +59,7 @@ function ctx_functions.report(value)
 end
 
 local function new_ctx(Q)
-  local ctx = {q = Q, now = seam.now, budget = 0}
+  local ctx = {q = Q, now = seam.now, budget = 0, plugins = ACTIVE_PLUGINS}
   for name, run in pairs(ctx_functions) do ctx[name] = run end
   return ctx
 end
@@ -72,8 +73,10 @@ end
 
 -- Calls every chunk of a point with `ctx`, each on its own. One may run inside another: a removal
 -- within `finished` calls `removed`. `plans`: what each plugin planned, by its name, or nil.
+-- Returns the plugins whose chunk broke.
 local function run_chunks(point, Q, ctx, plans)
   local outer_queue, outer_plugin = seam.queue, seam.plugin
+  local broken = {}
   for _, chunk in ipairs(CHUNKS[point] or {}) do
     local plugin = chunk[1]
     seam.queue, seam.plugin = Q, plugin
@@ -82,7 +85,11 @@ local function run_chunks(point, Q, ctx, plans)
     ctx.plan = plans and plans[plugin]
     for _, job in ipairs(ctx.jobs or {}) do job.plan = job.plans and job.plans[plugin] end
     local ok, message = pcall(chunk[2], ctx)
-    if not ok then note_chunk_error(plugin, point, message) end
+    if not ok then
+      note_chunk_error(plugin, point, message)
+      broken[#broken + 1] = plugin
+    end
   end
   seam.queue, seam.plugin = outer_queue, outer_plugin
+  return broken
 end
