@@ -14,7 +14,7 @@ from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
-from toril.protocol.keys import queue_key
+from toril.protocol.keys import queue_key, split_job_key
 from toril.setting import Said
 from toril.snapshots import Draft, JobSnapshot, Removal
 from toril.types import RemovalCause, State
@@ -48,6 +48,10 @@ class Context:
     def key(self, queue: str) -> str:
         """What a queue's keys begin with. Raises `ConfigurationError` for a bad name."""
         return queue_key(self.prefix, queue)
+
+    def split(self, job_key: str) -> tuple[str, str]:
+        """Queue key and id of the job with that key."""
+        return split_job_key(job_key, self.prefix)
 
     def job_not_found(self, queue: str, id: str) -> JobNotFound:
         """The error that says so."""

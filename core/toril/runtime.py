@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from toril.carry_out import carry_out, has_effects
@@ -18,6 +19,7 @@ from toril.connection.lanes import LanePool
 from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
 from toril.context import Context
+from toril.duration import milliseconds
 from toril.errors import ConfigurationError
 from toril.hooks.configuration import Configuration
 from toril.hooks.dispatch import Dispatcher
@@ -55,6 +57,9 @@ class AppOptions(TypedDict, total=False):
     """A table of options per plugin; None: the TOML file that `TORIL_CONFIG` names."""
     clock: Clock | None
     """Where the time comes from; tests give a `ManualClock`."""
+    rescue_after: timedelta | str
+    """How long a parent whose failure is decided may wait for a worker of its queue, before another
+    process fails it (`1m`)."""
 
 
 class Runtime:
@@ -75,6 +80,7 @@ class Runtime:
         self._target = None if target is None else open_endpoint(target)
         self._options = options
         self.clock: Clock = options.get("clock") or SystemClock()
+        self.rescue_after = milliseconds(options.get("rescue_after", "1m"))
         self.settings = say("application", settings, "App", self.clock.now_ms())
         self.lanes = LanePool()
         self.context = Context(
@@ -133,9 +139,7 @@ class Runtime:
         check_declared(self.settings, self.plugins.settings)
         self.dispatcher = Dispatcher(self.plugins)
         self.lifecycle = Lifecycle(self.plugins, PluginHost(self))
-        self.scripts = ScriptSet(
-            self.plugins.chunks, self.plugins.scripts, self.plugins.active
-        )
+        self.scripts = ScriptSet(self.plugins.chunks, self.plugins.scripts, self.plugins.active)
         self.executor = Executor(endpoint, self.scripts)
         self.sync_executor = SyncExecutor(endpoint, self.scripts)
 

@@ -24,7 +24,7 @@
 --- @include "fetch"
 --- @include "effects"
 --- @when finished, finished_batch
---- @include "seam-remove"
+--- @include "seam-finish"
 --- @end
 
 local Q = KEYS[1]
@@ -89,27 +89,9 @@ if not concluded then ok, problem, due = false, due, -1 end
 if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
-want_removed = request.want_removed
-seam.now = now
 seam.meta[Q] = {}
 for i, field in ipairs(CHUNK_META) do seam.meta[Q][field] = meta[5 + i] end
-local ctx = new_ctx(Q)
-allow_removals(Q, ctx, true)
-local PER_JOB = {
-  'id', 'key', 'outcome', 'cause', 'final', 'finished_on', 'previous', 'parent_key',
-  'blocks_parent', 'name', 'undecided',
-}
-if CHUNKS.finished then
-  for _, job in ipairs(finished_jobs) do
-    for _, field in ipairs(PER_JOB) do ctx[field] = job[field] end
-    run_chunks('finished', Q, ctx, job.plans)
-  end
-  for _, field in ipairs(PER_JOB) do ctx[field] = nil end
-end
-if CHUNKS.finished_batch and #finished_jobs > 0 then
-  ctx.jobs = finished_jobs
-  run_chunks('finished_batch', Q, ctx)
-end
+tell_chunks(Q, now, request.want_removed)
 --- @end
 
 local told = effects()

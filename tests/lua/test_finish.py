@@ -45,7 +45,7 @@ class TestOneJob:
 
     def test_failed_for_good(self, run: Runner, raw: redis.Redis, seed: Seed) -> None:
         key = active(raw, seed, defa="child x failed", opts='{"attempts":0}')
-        raw.zadd(f"{Q}:toril:deferred", {"j": NOW})
+        raw.zadd(f"{Q}:toril:deferred", {f"{Q}:j": NOW})
         assert codes(run, finish("j", kind="failed", value="böse", stacktrace='["s"]')) == (0,)
         stored = raw.hgetall(key)
         assert (stored["failedReason"], stored["stacktrace"]) == ("böse", '["s"]')
@@ -64,7 +64,7 @@ class TestOneJob:
     ) -> None:
         """Its failed child was retried while it ran."""
         key = active(raw, seed, defa="child x failed")
-        raw.zadd(f"{Q}:toril:deferred", {"j": NOW})
+        raw.zadd(f"{Q}:toril:deferred", {f"{Q}:j": NOW})
         assert codes(run, finish("j")) == (0,)
         assert raw.hget(key, "defa") == "child x failed"
         assert not raw.exists(f"{Q}:toril:deferred")

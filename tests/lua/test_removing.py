@@ -53,7 +53,7 @@ def test_everything_of_a_job_goes(
     raw.zadd(f"{key}:unsuccessful", {"bull:steps:c": 1})
     raw.set(f"{Q}:de:d", "j")
     raw.hset(f"{Q}:dn:d", "jid", "next")
-    raw.zadd(f"{Q}:toril:deferred", {"j": NOW})
+    raw.zadd(f"{Q}:toril:deferred", {f"{Q}:j": NOW})
     assert remove(run, "j") is True
     after = contents(raw)
     after.pop(f"{Q}:marker", None)

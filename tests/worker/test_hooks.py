@@ -315,10 +315,15 @@ class Leased:
         self._app = app
 
     def __call__(self, service: Service, lease: float = 30.0) -> LeasedService:
+        plugin = self._app.runtime.lifecycle.context("p")
+
+        async def work(token: str) -> float | None:
+            return await service.run_once(ServiceContext(plugin, "counting", "q", token))
+
         return LeasedService(
             name="counting",
-            service=service,
-            plugin=self._app.runtime.lifecycle.context("p"),
+            owner="plugin 'p'",
+            work=work,
             queue="q",
             queue_key="bull:q",
             perform=self._app.runtime.drive,

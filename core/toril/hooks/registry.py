@@ -17,7 +17,9 @@ from toril_lua import POINTS, Chunk
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """Names of plugins, settings, scripts and services: they become part of Redis keys and fields."""
 
-RESERVED: Final = frozenset({"call", "lease", "stalled", "flows", "said", "required", "toril"})
+RESERVED: Final = frozenset(
+    {"call", "deferred", "flows", "lease", "required", "rescue", "said", "stalled", "toril"}
+)
 """Names that Toril's own keys, fields and configuration use."""
 
 _OWN_KINDS: Final = frozenset({"setting", "script", "service", "reports"})
@@ -102,6 +104,8 @@ class Registry:
         `factory` is called once per worker, after `toril_start`, and returns an object with
         `run_once(context)`.
         """
+        if name in RESERVED:
+            raise ConfigurationError(f"a service cannot be called {name!r}: Toril uses that name")
         self._add("service", name, factory)
 
     def name(self, kind: str, name: str, value: object) -> None:

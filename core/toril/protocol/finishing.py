@@ -133,7 +133,7 @@ def tick(
         raise ValueError("a job cannot be finished twice in one call")
     request: dict[str, Any] = {
         "now": now,
-        "finishes": [_item(finish) for finish in finishes],
+        "finishes": [packed(finish) for finish in finishes],
         "want_removed": REMOVED in wants,
     }
     ttl = PRODUCER_TTL_MS
@@ -156,7 +156,7 @@ def tick(
             bool(blocked),
             bool(more),
         )
-        return with_effects(value, told, _events(finishes, codes, now, wants))
+        return with_effects(value, told, events_of(finishes, codes, now, wants))
 
     return Call(
         "tick",
@@ -168,7 +168,8 @@ def tick(
     )
 
 
-def _item(finish: Finish) -> tuple[Any, ...]:
+def packed(finish: Finish) -> tuple[Any, ...]:
+    """The finish as scripts get it."""
     more: dict[str, Any] = {}
     if finish.kind != "completed":
         if finish.stacktrace is not None:
@@ -204,7 +205,7 @@ def _fetch(fetch: Fetch) -> JsonObject:
     return wanted
 
 
-def _events(
+def events_of(
     finishes: Sequence[Finish], codes: Sequence[int], now: int, wants: Wants
 ) -> tuple[JobEvent, ...]:
     """What the finishes that were carried out mean for the hooks."""

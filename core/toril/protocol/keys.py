@@ -56,6 +56,19 @@ def queue_name(queue: str) -> str:
     return queue.rpartition(":")[2]
 
 
+def split_job_key(key: str, prefix: str) -> tuple[str, str]:
+    """Queue key and id of the job with that key: `bull:mail:42` → `bull:mail`, `42`.
+
+    A queue's name has no colon, an id may have some. If the key begins with another prefix, which
+    nobody knows the length of, the id is taken to have none.
+    """
+    if not key.startswith(f"{prefix}:"):
+        queue, _, id = key.rpartition(":")
+        return queue, id
+    name, _, id = key[len(prefix) + 1 :].partition(":")
+    return f"{prefix}:{name}", id
+
+
 def can_be_job(id: str) -> bool:
     """Whether a job can have that id: its hash is none of the other keys of queue and jobs.
 

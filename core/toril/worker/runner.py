@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import logging
@@ -15,8 +14,9 @@ from toril.duration import milliseconds
 from toril.errors import LockLost, RetryIn, Unrecoverable, WaitForChildren
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
-from toril.types import FinishCause, Json
+from toril.types import Json
 from toril.worker.active_job import ActiveJob, Undecodable
+from toril.worker.deferred import deferred_finish
 from toril.worker.retry import BackoffFunction, retry_delay
 from toril.worker.traces import reason_of, with_trace
 
@@ -86,9 +86,12 @@ class Runner:
     async def run(self, job: ActiveJob) -> Finish | None:
         """Run the job. Returns how its attempt ends, or None if the server need not be told."""
         deferred = job.snapshot.deferred_failure
-        if deferred is not None:
-            return self.deferred(job, deferred)
         finish: Finish | None
+        if deferred is not None:
+            recent = self._is_recent(job)
+            finish = deferred_finish(job.snapshot, job.token, deferred, from_head=recent)
+            _log_failure(job, finish.value, Unrecoverable(deferred), None)
+            return finish
         try:
             job.decode()
             if self.on_loop:
@@ -142,9 +145,7 @@ class Runner:
             return self.failed(job, error)
         return Finish(job.snapshot, job.token, "delay", delay_ms=delay, skip_attempt=True)
 
-    def failed(
-        self, job: ActiveJob, error: BaseException, cause: FinishCause = "processor"
-    ) -> Finish:
+    def failed(self, job: ActiveJob, error: BaseException) -> Finish:
         """The attempt has failed with `error`: for good, or to be tried again."""
         delay = None
         if not isinstance(error, Unrecoverable | Undecodable):
@@ -160,23 +161,7 @@ class Runner:
             delay_ms=delay or 0,
             lifo=job.opts.get("lifo") is True,
             from_head=self._is_recent(job),
-            cause=cause,
         )
-
-    def deferred(self, job: ActiveJob, reason: str) -> Finish:
-        """Somebody has decided that the job must fail; it is not run."""
-        with contextlib.suppress(Undecodable):
-            job.decode()
-        return self.failed(job, Unrecoverable(reason), _who_decided(reason))
-
-
-def _who_decided(reason: str) -> FinishCause:
-    """Who decided that a job must fail, by the reason that BullMQ's format has for each."""
-    if reason == "job stalled more than allowable limit":
-        return "stalled"
-    if reason.startswith("child ") and reason.endswith(" failed"):
-        return "child"
-    return "deferred"
 
 
 def give_back(job: ActiveJob) -> Finish:

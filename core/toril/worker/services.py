@@ -1,4 +1,4 @@
-"""Services of plugins: work on one queue that one process at a time does, by lease."""
+"""Services: work on one queue that one process at a time does, by lease."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from toril.connection.call import Procedure
-from toril.hooks.context import PluginContext, Service, ServiceContext
+from toril.hooks.context import ServiceContext
+from toril.hooks.plugin_set import RegisteredService
 from toril.operations import only
 from toril.protocol.leases import release_lease, take_lease
+from toril.worker.rescue import Rescue
 
 if TYPE_CHECKING:
     from toril.runtime import Runtime
@@ -38,18 +40,39 @@ class Perform(Protocol):
     async def __call__(self, procedure: Procedure[T], /) -> T: ...
 
 
+Work: TypeAlias = "Callable[[str], Awaitable[float | None]]"
+"""Does what is due, given the token of the lease; returns what `Service.run_once` returns."""
+
+
 def services_of(runtime: Runtime, queue: str) -> list[LeasedService]:
-    """The services of all plugins in use, for one queue. The plugins have been started."""
-    return [
-        LeasedService(
-            name=each.name,
-            service=each.factory(),
-            plugin=runtime.lifecycle.context(each.plugin),
+    """Toril's own services and those of all plugins in use, for one queue.
+
+    The plugins have been started.
+    """
+
+    def leased(name: str, owner: str, work: Work) -> LeasedService:
+        return LeasedService(
+            name=name,
+            owner=owner,
+            work=work,
             queue=queue,
             queue_key=runtime.context.key(queue),
             perform=runtime.drive,
         )
-        for each in runtime.plugins.services
+
+    def of_plugin(each: RegisteredService) -> LeasedService:
+        service = each.factory()
+        plugin = runtime.lifecycle.context(each.plugin)
+
+        def work(token: str) -> Awaitable[float | None]:
+            return service.run_once(ServiceContext(plugin, each.name, queue, token))
+
+        return leased(each.name, f"plugin {each.plugin!r}", work)
+
+    rescue = Rescue(runtime, queue)
+    return [
+        leased("rescue", "Toril", lambda _: rescue.run_once()),
+        *map(of_plugin, runtime.plugins.services),
     ]
 
 
@@ -58,8 +81,8 @@ class LeasedService:
 
     Args:
         name: The service's name.
-        service: What does the work.
-        plugin: The context of the plugin it belongs to.
+        owner: Whose it is, for the log.
+        work: What does the work.
         queue: The queue's name.
         queue_key: What the queue's keys begin with.
         perform: See `Perform`.
@@ -71,8 +94,8 @@ class LeasedService:
         self,
         *,
         name: str,
-        service: Service,
-        plugin: PluginContext,
+        owner: str,
+        work: Work,
         queue: str,
         queue_key: str,
         perform: Perform,
@@ -80,9 +103,10 @@ class LeasedService:
         lease: float = LEASE,
     ) -> None:
         self.name = name
-        self._service = service
+        self._owner = owner
+        self._work = work
+        self._queue = queue
         self._token = str(uuid.uuid4())
-        self._context = ServiceContext(plugin, name, queue, self._token)
         self._queue_key = queue_key
         self._perform = perform
         self._now = now
@@ -115,8 +139,8 @@ class LeasedService:
                 raise  # this task was cancelled, not something of the service's own
             self._due = self._now() + self._pause
             log.exception(
-                "service %r of plugin %r failed on queue %r; next try in %.0f s",
-                self.name, self._context.plugin.name, self._context.queue, self._pause,
+                "service %r of %s failed on queue %r; next try in %.0f s",
+                self.name, self._owner, self._queue, self._pause,
             )  # fmt: skip
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         return max(0.0, min(self._due - self._now(), self._lease / 3))
@@ -144,7 +168,7 @@ class LeasedService:
         """One `run_once`, with the lease kept meanwhile. Returns the seconds until the next."""
         keeping = asyncio.create_task(self._keep())
         try:
-            after = await self._service.run_once(self._context)
+            after = await self._work(self._token)
         finally:
             keeping.cancel()
         if _cancelled():

@@ -182,13 +182,17 @@ class Turns:
         if not self._dispatcher.plans_finish:
             return finishes
         return [
-            self._plan(finish, now) if finish.kind in ("completed", "failed") else finish
+            planned(self._dispatcher, finish, now)
+            if finish.kind in ("completed", "failed")
+            else finish
             for finish in finishes
         ]
 
-    def _plan(self, finish: Finish, now: int) -> Finish:
-        plan = self._dispatcher.plan_finish(finished_job(finish, now))
-        return replace(finish, plans=plan.plans, undecided=plan.undecided)
+
+def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:
+    """The end of a job with what the plugins plan for it."""
+    plan = dispatcher.plan_finish(finished_job(finish, now))
+    return replace(finish, plans=plan.plans, undecided=plan.undecided)
 
 
 def final_event(finish: Finish, now: int, wants: Wants) -> list[JobEvent]:

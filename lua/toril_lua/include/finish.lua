@@ -10,7 +10,10 @@ local PUT_BACK_LOCK = 30000 -- ms
 -- What one call has in common. `open`: some job of the call may have open or failed children.
 -- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
-local finishing = {now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil}
+-- `noted_in`: the queues whose rescue shall know of parents that have to fail now.
+local finishing = {
+  now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil, noted_in = {},
+}
 --- @when finished, finished_batch
 local finished_jobs = {}
 --- @end
@@ -36,7 +39,7 @@ local function tell_parent(key, kind, text, parent_key, parent_json)
   local parent = parent_of(parent_key, parent_json)
   if not parent then return 0, false end
   local tell = kind == 'completed' and child_completed or child_failed
-  local ok, blocks = pcall(tell, parent, key, text, finishing.now)
+  local ok, blocks = pcall(tell, parent, key, text, finishing.now, finishing.noted_in)
   if not ok then return 1, false end
   return 0, blocks or false
 end
@@ -46,7 +49,7 @@ local function settle(Q, id, key, kind, text, stored, more)
   if stored[5] then window = end_window(Q, stored[5], id) end
   if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
   local made = whole(stored[2]) + 1
-  if stored[8] then redis.call('ZREM', Q .. ':toril:deferred', id) end
+  if stored[8] then redis.call('ZREM', Q .. ':toril:deferred', key) end
   redis.call('ZADD', Q .. ':' .. kind, now, id)
   if kind == 'completed' then
     redis.call('HSET', key, 'returnvalue', text, 'finishedOn', now, 'atm', made)
@@ -148,6 +151,7 @@ end
 -- were met on the way are appended to `dropped`.
 local function end_attempts(Q, items, now, dropped)
   finishing.now = now
+  table.insert(finishing.noted_in, Q)
   local locks, children, retries = {}, {}, false
   for i, item in ipairs(items) do
     local key = Q .. ':' .. item[1]

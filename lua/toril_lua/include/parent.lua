@@ -60,31 +60,36 @@ local function child_completed(parent, child_key, value, now)
   end
 end
 
--- Leaves the reason with which the next worker has to fail the parent, and notes in the parent's
--- queue that somebody decided so (`toril:deferred`), in case no worker comes.
-local function defer_failure(parent, child_key, now)
+-- Leaves the reason with which the next worker has to fail the parent, and notes in its queue, and
+-- in those of `noted_in`, that somebody decided so (`toril:deferred`), in case no worker comes.
+local function defer_failure(parent, child_key, now, noted_in)
   redis.call('HSET', parent.key, 'defa', 'child ' .. child_key .. ' failed')
-  redis.call('ZADD', parent.queue .. ':toril:deferred', now, parent.id)
-end
-
-local function fail_parent(parent, child_key, now)
-  redis.call('ZADD', parent.key .. ':unsuccessful', now, child_key)
-  if redis.call('EXISTS', parent.key) == 0 then return end
-  if redis.call('ZREM', parent.queue .. ':waiting-children', parent.id) == 1 then
-    defer_failure(parent, child_key, now)
-    release(parent, now)
-  elseif redis.call('ZREM', parent.queue .. ':delayed', parent.id) == 1 then
-    redis.call('HSET', parent.key, 'delay', 0)
-    defer_failure(parent, child_key, now)
-    release(parent, now)
-  elseif not redis.call('ZSCORE', parent.queue .. ':failed', parent.id) then
-    defer_failure(parent, child_key, now)
+  redis.call('ZADD', parent.queue .. ':toril:deferred', now, parent.key)
+  for _, queue in ipairs(noted_in) do
+    if queue ~= parent.queue then
+      redis.call('ZADD', queue .. ':toril:deferred', now, parent.key)
+    end
   end
 end
 
--- What the final failure of a child does, by its policy. Returns whether the child still keeps a
--- living parent waiting.
-local function child_failed(parent, child_key, reason, now)
+local function fail_parent(parent, child_key, now, noted_in)
+  redis.call('ZADD', parent.key .. ':unsuccessful', now, child_key)
+  if redis.call('EXISTS', parent.key) == 0 then return end
+  if redis.call('ZREM', parent.queue .. ':waiting-children', parent.id) == 1 then
+    defer_failure(parent, child_key, now, noted_in)
+    release(parent, now)
+  elseif redis.call('ZREM', parent.queue .. ':delayed', parent.id) == 1 then
+    redis.call('HSET', parent.key, 'delay', 0)
+    defer_failure(parent, child_key, now, noted_in)
+    release(parent, now)
+  elseif not redis.call('ZSCORE', parent.queue .. ':failed', parent.id) then
+    defer_failure(parent, child_key, now, noted_in)
+  end
+end
+
+-- What the final failure of a child does, by its policy. `noted_in`: the queues whose rescue shall
+-- know of a parent that has to fail. Returns whether the child still keeps a living parent waiting.
+local function child_failed(parent, child_key, reason, now, noted_in)
   local dependencies = parent.key .. ':dependencies'
   if not parent.policy then
     return redis.call('SISMEMBER', dependencies, child_key) == 1
@@ -92,7 +97,7 @@ local function child_failed(parent, child_key, reason, now)
   end
   if redis.call('SREM', dependencies, child_key) == 0 then return false end
   if parent.policy == 'fpof' then
-    fail_parent(parent, child_key, now)
+    fail_parent(parent, child_key, now, noted_in)
   elseif parent.policy == 'cpof' then
     redis.call('HSET', parent.key .. ':failed', child_key, reason)
     release_if_waiting(parent, now)

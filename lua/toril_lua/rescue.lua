@@ -1,0 +1,94 @@
+-- Fails a job of which somebody has decided that it must fail, and whom no worker has taken: as a
+-- worker that takes it does, in one step.
+--
+-- Keys:      [1] the job's queue, [2] the queue in whose `toril:deferred` it was found
+-- Arguments: [1] msgpack {now, record, item = {id, token, 'failed', reason, true, more} (see
+--                         `tick`), lock (ms), defa = what was decided, as it was read, want_removed}
+-- Returns:   {code, effects}; or -20: late. Codes: 0 done, -1 there is nothing to do any more;
+--            -3 not now: its queue is paused, or it does not wait; looked at again later;
+--            -23 garbled: it waits again, and is not looked at again.
+-- Events:    active, failed, retries-exhausted, drained; waiting (a delayed one); removed
+-- Seam:      finished, finished_batch, removed
+--
+-- Whoever takes it out of where it waits first has it: this script or a worker. Concurrency and rate
+-- limits do not count, as no handler runs.
+
+--- @include "record"
+--- @include "promote"
+--- @include "queue-state"
+--- @include "finish"
+--- @include "fetch"
+--- @include "effects"
+--- @when finished, finished_batch
+--- @include "seam-finish"
+--- @end
+
+local DONE, OVER, NOT_NOW, CORRUPT = 0, -1, -3, -23
+
+local Q, finder = KEYS[1], KEYS[2]
+local request = cmsgpack.unpack(ARGV[1])
+local now, item = request.now, request.item
+local id = item[1]
+local key = Q .. ':' .. id
+
+local again = recorded(Q, request.record)
+if again then return again end
+
+-- Allowed on a full server; that allows the other writes too.
+trim_events(Q)
+
+local function take_out()
+  local due = redis.call('ZSCORE', Q .. ':delayed', id)
+  if due and tonumber(due) / SLOTS_PER_MS < now + 1 then
+    redis.call('ZREM', Q .. ':delayed', id)
+    promote_one(Q, id)
+  end
+  return redis.call('LREM', Q .. ':wait', -1, id) > 0
+    or redis.call('ZREM', Q .. ':prioritized', id) == 1
+end
+
+local function forget()
+  redis.call('ZREM', finder .. ':toril:deferred', key)
+  redis.call('ZREM', Q .. ':toril:deferred', key)
+end
+
+local function rescue()
+  local decided = redis.call('HGET', key, 'defa')
+  if not decided or redis.call('ZSCORE', Q .. ':failed', id) then
+    forget()
+    return OVER
+  end
+  if redis.call('HEXISTS', Q .. ':meta', 'paused') == 1 or decided ~= request.defa
+    or redis.call('EXISTS', key .. ':lock') == 1 or not take_out() then
+    redis.call('ZADD', finder .. ':toril:deferred', 'XX', now, key)
+    return NOT_NOW
+  end
+  local hash, _, started = read_job(key)
+  if not hash then
+    forget()
+    return OVER
+  end
+  redis.call('LPUSH', Q .. ':active', id)
+  pick_up(Q, id, hash, started, {token = item[2], lock = request.lock}, now)
+  finishing.noted_in = {finder}
+  local code = end_attempts(Q, {item}, now, fetched.dropped)[1]
+  forget()
+  if code >= 0 then return DONE end
+  redis.call('DEL', key .. ':lock')
+  redis.call('LREM', Q .. ':active', 1, id)
+  redis.call('RPUSH', Q .. ':wait', id)
+  return CORRUPT
+end
+
+local code = rescue()
+if code == DONE then
+  if anything_waits(Q) then
+    if finishing.pushed then wake(Q) end
+  elseif next_due(Q) == -1 and redis.call('LLEN', Q .. ':active') == 0 then
+    emit(Q, 'drained')
+  end
+--- @when finished, finished_batch
+  tell_chunks(Q, now, request.want_removed)
+--- @end
+end
+return keep_record(Q, request.record, {code, effects()})
