@@ -81,6 +81,11 @@ class Worker:
         return tuple(job.id for job in held)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it is at work: `run` was called and has not returned."""
+        return self._session is not None
+
+    @property
     def given_back(self) -> int:
         """How many jobs it returned unfinished when it stopped, in its last run."""
         return self._given_back
@@ -147,6 +152,11 @@ class Worker:
         """Pick up no more jobs; those that run go on. Only `stop` ends it then."""
         if self._session is not None:
             self._session.engine.quiet()
+
+    def look(self) -> None:
+        """Look for jobs now, as if one had just been added; for whoever moved the App's clock."""
+        if self._session is not None:
+            self._session.engine.look()
 
     async def __aenter__(self) -> Self:
         self._background = asyncio.create_task(self.run())
