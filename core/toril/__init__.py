@@ -12,6 +12,8 @@ __all__ = [
     "App",
     "Backoff",
     "ConfigurationError",
+    "Cron",
+    "Every",
     "Flow",
     "FlowTree",
     "Job",
@@ -27,6 +29,7 @@ __all__ = [
     "Reject",
     "RetryIn",
     "Said",
+    "Schedule",
     "ServerError",
     "Setting",
     "State",
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from toril.job import Job
     from toril.new_job import JobOptions, NewJob
     from toril.queue import Queue
+    from toril.schedule import Cron, Every, Schedule
     from toril.setting import Said, Setting
     from toril.sync import SyncApp
     from toril.types import State
@@ -71,6 +75,8 @@ else:
     _HOMES = {
         "App": "app",
         "Backoff": "backoff",
+        "Cron": "schedule",
+        "Every": "schedule",
         "Flow": "flow",
         "FlowTree": "flow",
         "Job": "job",
@@ -79,6 +85,7 @@ else:
         "Queue": "queue",
         "QueueEvents": "events",
         "Said": "setting",
+        "Schedule": "schedule",
         "Setting": "setting",
         "State": "types",
         "SyncApp": "sync",

@@ -11,6 +11,8 @@ from toril.job import Job
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
 from toril.removals import Removals
+from toril.schedule import Pace, Schedule
+from toril.schedule_operations import ScheduleOperations
 from toril.setting import Level, Said, Setting
 from toril.types import Json, Outcome, State
 
@@ -30,6 +32,7 @@ class Queue:
     def __init__(self, app: App, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.context, name, defaults)
+        self._schedules = ScheduleOperations(app.context, name, defaults)
         self.name = name
         self.defaults = defaults
 
@@ -187,6 +190,59 @@ class Queue:
     async def promote_all(self) -> int:
         """Let all delayed jobs run now. Returns how many."""
         return await self._perform(self._operations.promote_all())
+
+    async def schedule(
+        self,
+        id: str,
+        pace: Pace,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Add a job again and again; a schedule with that id is replaced.
+
+        Args:
+            id: The schedule's id.
+            pace: `Every("5m")` or `Cron("0 3 * * *", tz="Europe/Madrid")`.
+            name: What kind of job the runs are.
+            data: Their payload.
+            settings: What is said for each of them.
+            options: See `Queue.add`; not `id`, `delay`, `timestamp`, `parent`, `on_failure`.
+
+        Raises what `Queue.add` raises; plugins are asked now, about all runs to come.
+        """
+        check_options("schedule", options)
+        job = NewJob(name, data, *settings, **options)
+        return await self._perform(self._schedules.upsert(id, pace, job))
+
+    async def schedules(self) -> list[Schedule]:
+        """All its schedules, by the time of their next run."""
+        return await self._perform(self._schedules.all())
+
+    async def get_schedule(self, id: str) -> Schedule | None:
+        """The schedule with that id, or None."""
+        return await self._perform(self._schedules.get(id))
+
+    async def remove_schedule(self, id: str) -> bool:
+        """Remove a schedule with its next run; False if there is none.
+
+        A run that is waiting for a worker or running is not touched.
+        """
+        return await self._perform(self._schedules.remove(id))
+
+    async def pause_schedule(self, id: str) -> None:
+        """Take the next run of a schedule away, and add no more. Raises `JobNotFound`."""
+        await self._perform(self._schedules.pause(id))
+
+    async def resume_schedule(self, id: str) -> Schedule:
+        """Undo `pause_schedule`. Raises `JobNotFound`."""
+        return await self._perform(self._schedules.resume(id))
+
+    async def run_schedule(self, id: str) -> Job:
+        """Add one job like the runs of a schedule now, beside them. Raises `JobNotFound`."""
+        return Job(self._app, await self._perform(self._schedules.run_now(id)))
 
     async def set(self, setting: Setting, *, source: str = "Queue.set") -> None:
         """Say something for the whole queue; it counts at once, also for jobs that are kept.

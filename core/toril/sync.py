@@ -21,6 +21,8 @@ from toril.protocol.dependencies import Dependencies
 from toril.removals import Removals
 from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
 from toril.runtime import Runtime
+from toril.schedule import Pace, Schedule
+from toril.schedule_operations import ScheduleOperations
 from toril.setting import Level, Said, Setting
 from toril.snapshots import JobSnapshot
 from toril.types import Json, Outcome, State
@@ -102,6 +104,7 @@ class SyncQueue:
     def __init__(self, app: SyncApp, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.runtime.context, name, defaults)
+        self._schedules = ScheduleOperations(app.runtime.context, name, defaults)
         self.name = name
         self.defaults = defaults
 
@@ -192,6 +195,45 @@ class SyncQueue:
     def promote_all(self) -> int:
         """Let all delayed jobs run now."""
         return self._perform(self._operations.promote_all())
+
+    def schedule(
+        self,
+        id: str,
+        pace: Pace,
+        name: str,
+        data: Json = None,
+        /,
+        *settings: Setting,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Add a job again and again; see `Queue.schedule`."""
+        check_options("schedule", options)
+        job = NewJob(name, data, *settings, **options)
+        return self._perform(self._schedules.upsert(id, pace, job))
+
+    def schedules(self) -> list[Schedule]:
+        """All its schedules; see `Queue.schedules`."""
+        return self._perform(self._schedules.all())
+
+    def get_schedule(self, id: str) -> Schedule | None:
+        """The schedule with that id, or None."""
+        return self._perform(self._schedules.get(id))
+
+    def remove_schedule(self, id: str) -> bool:
+        """Remove a schedule; see `Queue.remove_schedule`."""
+        return self._perform(self._schedules.remove(id))
+
+    def pause_schedule(self, id: str) -> None:
+        """Add no more runs of a schedule; see `Queue.pause_schedule`."""
+        self._perform(self._schedules.pause(id))
+
+    def resume_schedule(self, id: str) -> Schedule:
+        """Undo `pause_schedule`."""
+        return self._perform(self._schedules.resume(id))
+
+    def run_schedule(self, id: str) -> SyncJob:
+        """Add one job like the runs of a schedule; see `Queue.run_schedule`."""
+        return SyncJob(self._app, self._perform(self._schedules.run_now(id)))
 
     def set(self, setting: Setting, *, source: str = "SyncQueue.set") -> None:
         """Say something for the whole queue."""

@@ -20,9 +20,7 @@
 --- @include "parent"
 --- @include "store"
 --- @include "effects"
---- @when saved
---- @include "seam"
---- @end
+--- @include "saved"
 
 local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -23
 
@@ -166,11 +164,7 @@ end
 seam.now = now
 for i, node in ipairs(nodes) do
   if results[i][2] == 0 and results[i][3] == OK then
-    local queue = KEYS[node.q]
-    local ctx = new_ctx(queue)
-    ctx.id, ctx.key, ctx.name = node.id, queue .. ':' .. node.id, node.name
-    ctx.parent_key, ctx.is_parent = node.parent_key, node.is_parent or false
-    run_chunks('saved', queue, ctx)
+    tell_saved(KEYS[node.q], node.id, node)
   end
 end
 --- @end

@@ -1179,7 +1179,6 @@ scenario(
     Dump("run once"),
     Act("unschedule", "q", {"id": "s"}),
     Dump("removed"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler with a pattern",
@@ -1199,7 +1198,6 @@ scenario(
     count("delayed", 1),
     Settle({}),
     Dump("run once"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler with a limit",
@@ -1212,7 +1210,6 @@ scenario(
     count("completed", 2),
     Settle({}),
     Dump("over"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "scheduler whose job fails and is retried",
@@ -1234,7 +1231,6 @@ scenario(
     count("delayed", 1),
     Settle({}),
     Dump("completed"),
-    toril_producer=NOT_THERE,
 )
 
 

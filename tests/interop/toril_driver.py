@@ -16,6 +16,8 @@ from toril import (
     ActiveJob,
     App,
     Backoff,
+    Cron,
+    Every,
     Flow,
     Job,
     NewJob,
@@ -52,6 +54,18 @@ def _backoff(told: Any) -> Backoff:
         return Backoff.fixed(_ms(told))
     make = {"fixed": Backoff.fixed, "exponential": Backoff.exponential}[told["type"]]
     return make(_ms(told["delay"]), jitter=told.get("jitter", 0.0))
+
+
+def _pace(told: dict[str, Any]) -> Every | Cron:
+    limits: dict[str, Any] = {"limit": told.get("limit")}
+    for name, option in (("startDate", "start"), ("endDate", "end")):
+        limits[option] = None if name not in told else _at(told[name])
+    if "every" in told:
+        offset = None if "offset" not in told else _ms(told["offset"])
+        return Every(_ms(told["every"]), offset, **limits)
+    return Cron(
+        told["pattern"], told.get("tz"), immediately=told.get("immediately", False), **limits
+    )
 
 
 POLICIES = {
@@ -346,6 +360,18 @@ class Toril(Service):
 
     async def promote_all(self, queue: str) -> None:
         await self.queue(queue).promote_all()
+
+    async def schedule(
+        self, queue: str, id: str, repeat: dict[str, Any], template: dict[str, Any]
+    ) -> str:
+        settings, options = translated(template.get("opts", {}))
+        await self.queue(queue).schedule(
+            id, _pace(repeat), template["name"], template.get("data", {}), *settings, **options
+        )
+        return id
+
+    async def unschedule(self, queue: str, id: str) -> bool:
+        return await self.queue(queue).remove_schedule(id)
 
     async def retry(self, queue: str, id: str, state: str, reset: bool = False) -> None:
         await (await self.found(queue, id)).retry(reset_attempts=reset)

@@ -14,6 +14,8 @@ from toril.duration import milliseconds
 from toril.errors import LockLost, RetryIn, Unrecoverable, WaitForChildren
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
+from toril.protocol.replies import text
+from toril.snapshots import JobSnapshot
 from toril.types import Json
 from toril.worker.active_job import ActiveJob, Undecodable
 from toril.worker.deferred import deferred_finish
@@ -27,6 +29,9 @@ Handler: TypeAlias = "Callable[[ActiveJob], Awaitable[Json]] | Callable[[ActiveJ
 
 PutAside: TypeAlias = "Callable[[ActiveJob], Awaitable[Finish | None]]"
 """Puts a job aside until its children are done. Returns None if that is done, else what instead."""
+
+GoOn: TypeAlias = "Callable[[JobSnapshot, str], Awaitable[None]]"
+"""Adds the job that follows a run of a schedule."""
 
 
 class OpenChildren(Exception):
@@ -59,6 +64,7 @@ class Runner:
         threads: How many plain `def` handlers run at once.
         backoffs: The worker's own backoff functions, by name.
         put_aside: See `PutAside`.
+        go_on: See `GoOn`.
         is_recent: Whether a job is one of those of its worker that were picked up last.
     """
 
@@ -69,6 +75,7 @@ class Runner:
         threads: int,
         backoffs: Mapping[str, BackoffFunction],
         put_aside: PutAside,
+        go_on: GoOn,
         is_recent: Callable[[ActiveJob], bool],
     ) -> None:
         self.on_loop = runs_on_loop(handler)
@@ -76,6 +83,7 @@ class Runner:
         self._threads = None if self.on_loop else ThreadPoolExecutor(threads, "toril-job")
         self._backoffs = backoffs
         self._put_aside = put_aside
+        self._go_on = go_on
         self._is_recent = is_recent
 
     def close(self) -> None:
@@ -85,14 +93,14 @@ class Runner:
 
     async def run(self, job: ActiveJob) -> Finish | None:
         """Run the job. Returns how its attempt ends, or None if the server need not be told."""
-        deferred = job.snapshot.deferred_failure
         finish: Finish | None
-        if deferred is not None:
-            recent = self._is_recent(job)
-            finish = deferred_finish(job.snapshot, job.token, deferred, from_head=recent)
-            _log_failure(job, finish.value, Unrecoverable(deferred), None)
-            return finish
         try:
+            schedule = job.snapshot.fields.get(b"rjk")
+            if schedule is not None:
+                await self._go_on(job.snapshot, text(schedule))
+            deferred = job.snapshot.deferred_failure
+            if deferred is not None:
+                return self._deferred(job, deferred)
             job.decode()
             if self.on_loop:
                 result = await self._handler(job)
@@ -102,6 +110,13 @@ class Runner:
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - a guard
             finish = await self._ended_by(job, error)
         return None if job.lost else finish
+
+    def _deferred(self, job: ActiveJob, reason: str) -> Finish:
+        finish = deferred_finish(
+            job.snapshot, job.token, reason, from_head=self._is_recent(job)
+        )
+        _log_failure(job, finish.value, Unrecoverable(reason), None)
+        return finish
 
     async def _in_thread(self, job: ActiveJob) -> Any:
         context = contextvars.copy_context()

@@ -29,6 +29,7 @@ from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
 from toril.worker.runner import Handler, Runner
+from toril.worker.series import Series
 from toril.worker.services import services_of
 from toril.worker.slots import Slots
 from toril.worker.stalled import StalledCheck
@@ -97,6 +98,7 @@ class Session:
             threads=terms.concurrency,
             backoffs=terms.backoffs,
             put_aside=put_aside,
+            go_on=Series(app.runtime, self._key).go_on,
             is_recent=self.slots.is_recent,
         )
         self.engine = Engine(
