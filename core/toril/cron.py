@@ -1,7 +1,7 @@
 """Cron patterns, with the times that BullMQ for Node gives them.
 
 Workers of several languages share a schedule and must agree on every time, so this follows what
-Node's cron-parser does: five fields or six (seconds first), names, `L`, `#`, `?` and `@daily` and its
+Node's cron-parser does: five fields or six (seconds first), names, `L`, `#`, `?`, `@daily` and its
 like; where day of month and day of week are both given, either will do. A time that the clocks skip
 in spring comes as much later as they skip; one that they repeat in autumn comes once, or twice if
 the pattern runs in every hour. What cannot be made equal is refused.
@@ -79,7 +79,7 @@ class CronPattern:
         fields = _fields(text)
         parts = tuple(_parts(fields))
         try:
-            every_hour = [_hours(part) == 24 for part in parts][0]
+            every_hour = next(_hours(part) == 24 for part in parts)
         except (ValueError, KeyError) as error:
             raise ValueError(f"{text!r} is not a cron pattern: {error}") from error
         return cls(text, zone, parts, every_hour)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict, cast
 
 from toril.clock import as_datetime
 from toril.cron import CronPattern
@@ -175,24 +175,27 @@ def pace_of(stored: StoredSchedule) -> Pace | None:
     every, pattern = stored.number("every"), stored.get("pattern")
     start, end = stored.number("startDate"), stored.number("endDate")
     limit = stored.number("limit")
-    dates = {
-        "start": None if start is None else as_datetime(start),
-        "end": None if end is None else as_datetime(end),
-    }
+    limits = _Limits(
+        start=None if start is None else as_datetime(start),
+        end=None if end is None else as_datetime(end),
+        limit=limit,
+    )
     try:
         if every is not None:
             offset = (stored.number("offset") or 0) % every
-            return Every(
-                timedelta(milliseconds=every),
-                timedelta(milliseconds=offset),
-                limit=limit,
-                **dates,
-            )
+            interval, phase = timedelta(milliseconds=every), timedelta(milliseconds=offset)
+            return Every(interval, phase, **limits)
         if pattern is not None:
-            return Cron(pattern, stored.get("tz"), limit=limit, **dates)
+            return Cron(pattern, stored.get("tz"), **limits)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         return None
     return None
+
+
+class _Limits(TypedDict):
+    start: datetime | None
+    end: datetime | None
+    limit: int | None
 
 
 def _check(pace: Pace) -> None:
@@ -217,6 +220,6 @@ def _limits(pace: Pace) -> JsonObject:
 
 def schedule_id(given: str) -> str:
     """The id of a schedule, checked. Raises `InvalidJob`."""
-    if not isinstance(given, str) or not given or ":" in given:
+    if not isinstance(cast(object, given), str) or not given or ":" in given:
         raise InvalidJob(f"a schedule's id is a text without a colon, not {given!r}")
     return given

@@ -125,7 +125,7 @@ class ScheduleOperations:
             data=template.data,
             opts={"attempts": 1, **template.opts},
             timestamp=now,
-            own=template.own and cast(JsonObject, decode_json(template.own)),
+            own=cast("JsonObject | None", decode_json(template.own or "null")),
         )
         (saved,) = yield from self._queue.save([node])
         if isinstance(saved, JobError):

@@ -44,7 +44,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
-    """A schedule as it is stored: the fields of its record, and when its current run is due (ms)."""
+    """A schedule: the fields of its record, and when its current run is due, in milliseconds."""
 
     queue: str
     id: str
@@ -266,4 +266,6 @@ def _saved(queue: str, stored: Sequence[Any], wants: Wants) -> list[JobSaved]:
 
 
 def _pack(request: Mapping[str, Any]) -> bytes:
-    return msgspec.msgpack.encode({key: value for key, value in request.items() if value is not None})
+    return msgspec.msgpack.encode(
+        {key: value for key, value in request.items() if value is not None}
+    )

@@ -112,9 +112,7 @@ class Runner:
         return None if job.lost else finish
 
     def _deferred(self, job: ActiveJob, reason: str) -> Finish:
-        finish = deferred_finish(
-            job.snapshot, job.token, reason, from_head=self._is_recent(job)
-        )
+        finish = deferred_finish(job.snapshot, job.token, reason, from_head=self._is_recent(job))
         _log_failure(job, finish.value, Unrecoverable(reason), None)
         return finish
 
