@@ -166,6 +166,11 @@ def draft(
     options = {key: value for key, value in given.items() if value is not None}
     if not isinstance(cast(object, job.name), str):
         raise TypeError(f"a job's name is a text, not {job.name!r}")
+    if isinstance(cast(object, job.data), Setting):
+        raise TypeError(
+            f"{job.data!r} stands where the data of job {job.name!r} should be; settings come "
+            "after the data, which may be None"
+        )
     parent = parent or _parent(queue_key, options.get("parent"))
     opts: JsonObject = {"attempts": 1}
     for option, stored, lowest, highest in _COUNTS:
