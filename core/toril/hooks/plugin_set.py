@@ -230,6 +230,16 @@ class PluginSet:
                     f"the plugin {name!r}, which {self.configuration.source} requires, is {why}"
                 )
 
+    def wrong_options(self) -> Mapping[str, str]:
+        """What is wrong about the options of plugins in use that have declared them, by plugin."""
+        wrong: dict[str, str] = {}
+        for plugin, kind in self._of_kind("config").items():
+            try:
+                self.configuration.options(plugin, cast("type[Any]", kind))
+            except (ConfigurationError, TypeError, ValueError) as error:
+                wrong[plugin] = str(error)
+        return wrong
+
     def summary(self) -> str:
         """One line for the log: `cleanup 1.0, archive 2.1 (broken)`."""
         parts = [
