@@ -18,6 +18,7 @@ from toril.hooks.markers import hookimpl, hookspec
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
 from toril.metrics import MetricKind, Sample
+from toril.protocol.plugin_call import lua_bytes
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
 from toril.settings import by_this_user, on_this_host
@@ -34,6 +35,7 @@ from toril.snapshots import (
     JobSnapshot,
     JobStalled,
     ParentRef,
+    Recalled,
     Removal,
     SavePlan,
     SettingsView,
@@ -81,6 +83,7 @@ __all__ = [
     "PluginContext",
     "PluginError",
     "PluginInfo",
+    "Recalled",
     "Registry",
     "Reject",
     "Removal",
@@ -102,6 +105,7 @@ __all__ = [
     "duration_text",
     "hookimpl",
     "hookspec",
+    "lua_bytes",
     "milliseconds",
     "on_this_host",
 ]

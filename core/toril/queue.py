@@ -12,6 +12,7 @@ from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
 from toril.removals import Removals
 from toril.setting import Level, Said, Setting
+from toril.snapshots import JobRef, Recalled
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ class Queue:
         while not pages.done:
             for listed in await self._perform(pages.following()):
                 yield Job(self._app, listed.job)
+
+    async def recall(self, id: str) -> Recalled | None:
+        """What plugins still know of a job that is gone; None if none knows it.
+
+        Whether the job is gone is not looked at.
+        """
+        await self._app.runtime.start()
+        return await self._app.runtime.dispatcher.recall(JobRef(self.name, id))
 
     async def state(self, id: str) -> State:
         """In which state the job is; `unknown` if it is in none."""

@@ -34,6 +34,7 @@ from toril.plugin_host import PluginHost
 from toril.protocol.settings import set_live
 from toril.setting import Said, Setting
 from toril.settings import check_declared, say
+from toril.snapshots import JobRef, Recalled
 
 if TYPE_CHECKING:
     from toril.worker.services import LeasedService
@@ -361,6 +362,12 @@ class Runtime:
             for publishing in self.publishing(queues):
                 self.drive_sync(publishing)
         return self.drive_sync(procedure)
+
+    def recall_sync(self, job: JobRef) -> Recalled | None:
+        """`Dispatcher.recall` in the calling thread."""
+        if not self.plugins.functions("toril_recall_job"):
+            return None
+        return self.run(self.dispatcher.recall(job))
 
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""

@@ -305,6 +305,23 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """What is still known of a job that is gone.
+
+    `finished`: when it ended, in milliseconds since the epoch. `has_result` is False if it
+    completed and its result was not kept. `told_by`: the plugin that knows; Toril fills it in.
+    """
+
+    outcome: Outcome
+    finished: int
+    name: str = ""
+    result: Json = None
+    reason: str | None = None
+    has_result: bool = True
+    told_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSaved:
     """A job was written. `scheduled` if a schedule made it."""
 
