@@ -44,7 +44,7 @@ class FlowOperations:
 
     def _add(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
         context = self._context
-        nodes = context.planned(drafted)
+        nodes = yield from context.planned(drafted)
         now, wants = context.clock.now_ms(), context.wants()
         added: tuple[Added, ...]
         if len(nodes) <= adding.LARGEST_FLOW:

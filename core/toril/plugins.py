@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from toril.clock import Clock, ManualClock, as_datetime
 from toril.duration import duration_text, milliseconds
-from toril.errors import ConfigurationError, PluginError, Reject, ServerError, TorilError
+from toril.errors import ConfigurationError, GiveWay, PluginError, Reject, ServerError, TorilError
 from toril.hooks.configuration import did_you_mean
 from toril.hooks.context import Fact, PluginContext, Service, ServiceContext, WorkerInfo
 from toril.hooks.function import HookFunction
@@ -63,6 +63,7 @@ __all__ = [
     "FinishedCursor",
     "FinishedJob",
     "FinishedPage",
+    "GiveWay",
     "HookFunction",
     "JobAttemptFailed",
     "JobCompleted",

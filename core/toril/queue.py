@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -36,6 +36,11 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
+
+    @property
+    def app(self) -> App:
+        """The App that made it."""
+        return self._app
 
     @property
     def key(self) -> str:
@@ -203,6 +208,20 @@ class Queue:
         `source` is stored with it: who or what says so.
         """
         await self._perform(self._operations.set(setting, source))
+
+    async def change(
+        self,
+        kind: type[S],
+        change: Callable[[S | None], S | None],
+        *,
+        source: str = "Queue.change",
+    ) -> Said[S] | None:
+        """Say something for the whole queue that is made from what is said: `set` for two at once.
+
+        `change` gets the queue's own value, or None, and returns the new one, or None to take it
+        back; it is called again if somebody else changed it meanwhile. Returns what is said then.
+        """
+        return await self._perform(self._operations.change(kind, change, source))
 
     async def unset(
         self, kind: type[Setting], *, level: Level = "queue", source: str = "Queue.unset"

@@ -28,6 +28,7 @@ from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.lua import check_lua
 from toril.hooks.plugin_set import PluginSet
+from toril.live import LiveSettings
 from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
@@ -91,6 +92,7 @@ class Runtime:
             functions=self._functions,
             wants=lambda: self.plugins.wants,
             check_settings=lambda said: check_declared(said, self.plugins.settings),
+            live=LiveSettings(lambda: self.plugins.settings_at_save, self._key, self.clock),
         )
         self._declared: dict[str, dict[type[Setting], Said[Any]]] = {}
         self.metrics = Metrics()
@@ -111,6 +113,9 @@ class Runtime:
         self._thread: threading.Thread | None = None
         self._unpublished = set(self._declared)
         self.services: dict[str, list[LeasedService]] = {}
+
+    def _key(self, queue: str) -> str:
+        return self.context.key(queue)
 
     def _functions(self, hook: str) -> Sequence[HookFunction]:
         return self.plugins.functions(hook)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final, Self, TypeVar, Unpack
 
@@ -203,6 +203,16 @@ class SyncQueue:
     def set(self, setting: Setting, *, source: str = "SyncQueue.set") -> None:
         """Say something for the whole queue."""
         self._perform(self._operations.set(setting, source))
+
+    def change(
+        self,
+        kind: type[S],
+        change: Callable[[S | None], S | None],
+        *,
+        source: str = "SyncQueue.change",
+    ) -> Said[S] | None:
+        """Say something for the whole queue that is made from what is said."""
+        return self._perform(self._operations.change(kind, change, source))
 
     def unset(
         self, kind: type[Setting], *, level: Level = "queue", source: str = "SyncQueue.unset"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
@@ -162,6 +162,12 @@ class PluginSet:
     def settings(self) -> Mapping[str, type[Setting]]:
         """The settings that plugins in use have declared, by name."""
         return MappingProxyType(cast("dict[str, type[Setting]]", self._of_kind("setting")))
+
+    @property
+    def settings_at_save(self) -> tuple[type[Setting], ...]:
+        """Those of which plugins want to know what is said for the queue when a job is saved."""
+        kinds = self._of_kind("setting at save").values()
+        return tuple(cast("Iterable[type[Setting]]", kinds))
 
     @property
     def services(self) -> tuple[RegisteredService, ...]:

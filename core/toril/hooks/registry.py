@@ -22,7 +22,9 @@ RESERVED: Final = frozenset(
 )
 """Names that Toril's own keys, fields and configuration use."""
 
-_OWN_KINDS: Final = frozenset({"config", "setting", "script", "service", "reports"})
+_OWN_KINDS: Final = frozenset(
+    {"config", "setting", "setting at save", "script", "service", "reports"}
+)
 
 ServiceFactory = Callable[[], Service]
 
@@ -61,14 +63,18 @@ class Registry:
             raise ConfigurationError(f"{kind!r} is no dataclass of options")
         self._add("config", self.plugin, kind)
 
-    def setting(self, kind: type[Setting]) -> None:
-        """Declare a setting, so that people may give it at every level.
+    def setting(self, kind: type[Setting], *, at_save: bool = False) -> None:
+        """Declare a setting, so that people may give it at every level that it allows.
 
         Its `name` becomes part of fields of the queue (`toril.<name>.…`) and is no plugin's name.
+        `at_save`: what is said for the queue is wanted when jobs are saved, as `draft.live(kind)`;
+        each process then reads it once per queue every 10 seconds while it saves.
         """
         if not issubclass(kind, Setting):
             raise ConfigurationError(f"{kind!r} is not a subclass of toril.Setting")
         self._add("setting", getattr(kind, "name", ""), kind)
+        if at_save:
+            self._add("setting at save", kind.name, kind)
 
     def hookspecs(self, module: ModuleType | type) -> None:
         """Add the hook specifications of a module (or class), for other plugins to implement.
