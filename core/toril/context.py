@@ -92,6 +92,7 @@ def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
         is_parent=made.has_children,
         own=plan.own,
         counter=not made.id,
+        given="jobId" in made.opts,
     )
 
 
