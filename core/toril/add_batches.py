@@ -33,12 +33,17 @@ class AddBatches:
         self._operations = operations
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._planning = asyncio.Lock()
 
     async def add(self, drafted: Drafted) -> JobSnapshot:
         """Plan the job, and add it. Raises what `Queue.add` raises."""
         await self._runtime.prepare((self._operations.name,))
-        (node,) = self._operations.planned((drafted,))
         loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._planning = loop, asyncio.Lock()
+        async with self._planning:  # what is to be read first must not change the order
+            (node,) = await self._runtime.drive(self._operations.planned((drafted,)))
         if self._sender is not None and self._sender.get_loop() is not loop:
             # Of the process that this one was forked from, which sends what waits there.
             _inherited.append(self._sender)

@@ -179,10 +179,13 @@ class App:
             depth: How many levels are read.
             width: How many children of one job are read; a node with more has `cut` set.
 
-        Raises `JobNotFound` if the job is gone. Children that are gone are left out.
+        Raises `JobNotFound` if the job is gone. Of children that are gone the tree tells what
+        plugins still know.
         """
         tree = await self.perform(FlowOperations(self.context).tree(job.ref, depth, width))
-        return tree.of(lambda snapshot: Job(self, snapshot))
+        recall = self.runtime.dispatcher.recall
+        gone = {ref: await recall(ref) for ref in tree.all_gone()}
+        return tree.of(lambda snapshot: Job(self, snapshot), gone)
 
     def events(self, queue: str | Queue, *, after: str | None = None) -> QueueEvents:
         """The events of a queue as they happen, whoever causes them.

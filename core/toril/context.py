@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from toril.clock import Clock
 from toril.connection.call import Procedure
 from toril.connection.lanes import LanePool
 from toril.errors import JobNotFound
+from toril.live import LiveSettings
 from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
@@ -44,6 +45,7 @@ class Context:
     """The event hooks that somebody implements."""
     check_settings: Callable[[Sequence[Said[Any]]], None]
     """Raises `ConfigurationError` for a setting whose plugin is not in use."""
+    live: LiveSettings
 
     def key(self, queue: str) -> str:
         """What a queue's keys begin with. Raises `ConfigurationError` for a bad name."""
@@ -57,9 +59,10 @@ class Context:
         """The error that says so."""
         return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
 
-    def planned(self, drafted: Sequence[Drafted]) -> list[NewNode]:
+    def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The nodes to write, once every plugin has been asked about every draft."""
-        drafts = [one.draft for one in drafted]
+        live = yield from self.live.of(one.draft.queue for one in drafted)
+        drafts = [replace(one.draft, at_save=live.get(one.draft.queue, {})) for one in drafted]
         self.check_settings([said for one in drafts for said in one.said])
         now = self.clock.now_ms()
         plans = plan_saves(self.functions, drafts)
@@ -89,6 +92,7 @@ def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
         is_parent=made.has_children,
         own=plan.own,
         counter=not made.id,
+        given="jobId" in made.opts,
     )
 
 

@@ -14,6 +14,7 @@
     │   ├── JobLocked           a worker is running it
     │   ├── LockLost            this worker no longer owns the job
     │   └── ParentError         the parent is missing, or the job has another living parent
+    ├── GiveWay                 raised by a service that another process is to run
     ├── InvalidJob              a job, option or payload that cannot be saved
     ├── Reject                  a plugin refuses a save or a removal
     └── PluginError             a plugin broke while a save or a removal was planned
@@ -133,6 +134,17 @@ class PluginError(TorilError):
         super().__init__(message)
         self.plugin = plugin
         self.hook = hook
+
+
+class GiveWay(TorilError):
+    """Raised by a leased service that this process cannot do: another one shall.
+
+    The lease is given back, and this process does not ask for it during `seconds`.
+    """
+
+    def __init__(self, seconds: float, reason: str) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class JobSignal(Exception):

@@ -13,7 +13,7 @@ from toril.options import POLICY_OPTION
 from toril.protocol import reading
 from toril.protocol.dependencies import DependencyPage, dependency_page, failed_among
 from toril.protocol.standing import Standing, standing
-from toril.snapshots import JobRef, JobSnapshot, ParentRef
+from toril.snapshots import JobRef, JobSnapshot, ParentRef, Recalled
 from toril.types import State
 
 _CHILDREN: Final = 200
@@ -64,6 +64,15 @@ def facts(
         found.append(_blocking(blocking))
     if job.parent is not None:
         found.append(_parent(job, job.parent))
+    return found
+
+
+def recalled_facts(told: Recalled) -> list[Fact]:
+    """What a plugin still knows of a job that is gone."""
+    text = f"gone; it {told.outcome}, as {told.told_by!r} tells"
+    found = [Fact("state", text, told.finished)]
+    if told.reason is not None:
+        found.append(Fact("failure", f"its last attempt failed: {told.reason}", told.finished))
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from toril.errors import InvalidJob
@@ -17,7 +17,7 @@ from toril.new_job import (
 )
 from toril.setting import Said, Setting
 from toril.settings import say
-from toril.snapshots import Draft, ParentRef
+from toril.snapshots import Draft, JobRef, ParentRef, Recalled
 from toril.types import ChildFailurePolicy, Json, State
 
 if TYPE_CHECKING:
@@ -80,18 +80,25 @@ class Flow:
             "options": options,
             "defaults": {} if isinstance(queue, str) else queue.defaults,
         }
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
+        for attribute, value in fields.items():
+            object.__setattr__(self, attribute, value)
 
 
 @dataclass(frozen=True, slots=True)
 class FlowTree(Generic[J]):
-    """A flow as it is stored now. `cut` tells that it has more children than were read."""
+    """A flow as it is stored now.
+
+    `cut` tells that it has more children than were read; `gone` which children are gone, and what
+    plugins still know of them.
+    """
 
     job: J
     state: State
     children: tuple[FlowTree[J], ...] = ()
     cut: bool = False
+    gone: Mapping[JobRef, Recalled | None] = field(
+        default_factory=dict["JobRef", "Recalled | None"]
+    )
 
     def __iter__(self) -> Iterator[FlowTree[J]]:
         """This node and all below it, parents first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,10 +12,10 @@ from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, flow_drafts
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added
-from toril.protocol.keys import slot
+from toril.protocol.keys import queue_name, slot
 from toril.setting import Setting
 from toril.settings import say
-from toril.snapshots import JobRef, JobSnapshot
+from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.types import State
 
 J = TypeVar("J")
@@ -44,7 +44,7 @@ class FlowOperations:
 
     def _add(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
         context = self._context
-        nodes = context.planned(drafted)
+        nodes = yield from context.planned(drafted)
         now, wants = context.clock.now_ms(), context.wants()
         added: tuple[Added, ...]
         if len(nodes) <= adding.LARGEST_FLOW:
@@ -83,11 +83,21 @@ class StoredTree:
     state: State
     children: list[StoredTree] = field(default_factory=list["StoredTree"])
     cut: bool = False
+    gone: list[JobRef] = field(default_factory=list["JobRef"])
 
-    def of(self, make: Callable[[JobSnapshot], J]) -> FlowTree[J]:
-        """The same with the jobs of one face."""
-        children = tuple(child.of(make) for child in self.children)
-        return FlowTree(make(self.job), self.state, children, self.cut)
+    def all_gone(self) -> Iterator[JobRef]:
+        """The children of this node and of all below it that are gone."""
+        yield from self.gone
+        for child in self.children:
+            yield from child.all_gone()
+
+    def of(
+        self, make: Callable[[JobSnapshot], J], recalled: Mapping[JobRef, Recalled | None]
+    ) -> FlowTree[J]:
+        """The same with the jobs of one face. `recalled`: what is known of those that are gone."""
+        children = tuple(child.of(make, recalled) for child in self.children)
+        gone = {ref: recalled[ref] for ref in self.gone}
+        return FlowTree(make(self.job), self.state, children, self.cut, gone)
 
 
 def _stored_node(queue_key: str, id: str) -> Procedure[StoredTree | None]:
@@ -117,6 +127,8 @@ def _add_children(node: StoredTree, width: int) -> Procedure[None]:
         child = yield from _stored_node(queue_key, job_id)
         if child is not None:
             node.children.append(child)
+        else:
+            node.gone.append(JobRef(queue_name(queue_key), job_id))
 
 
 def _check_slots(keys: set[str]) -> None:

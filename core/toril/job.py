@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from toril.connection.call import Procedure
-from toril.explaining import explain
+from toril.errors import JobNotFound
+from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
 from toril.operations import JobOperations
 from toril.protocol.dependencies import Dependencies
@@ -97,14 +98,15 @@ class Job(StoredJob):
     async def result(self, *, timeout: timedelta | str | None = None) -> Json:
         """Wait for the job to end, and return what its handler returned.
 
-        A job that has been removed since is looked up in the queue's event stream.
+        Of a job that has been removed since, plugins are asked (`toril_recall_job`), and if none
+        knows it, it is looked up in the queue's event stream.
 
         Args:
             timeout: How long to wait at most (`"10s"`); None: as long as it takes.
 
         Raises:
             JobFailed: It failed for good.
-            JobRemoved: It is gone, and nothing tells how it ended.
+            JobRemoved: It is gone, and nothing tells how it ended, or what its result was.
             TimeoutError: It has not ended in time.
         """
         return await self._app.results.wait(self.snapshot, timeout)
@@ -167,8 +169,14 @@ class Job(StoredJob):
     async def explain(self) -> list[Fact]:
         """What is known about its present and future, by Toril and by the plugins.
 
-        Raises `JobNotFound` if it is gone.
+        Raises `JobNotFound` if it is gone, and no plugin knows how it ended.
         """
-        facts = await self._perform(explain(self._app.context, self.ref))
+        try:
+            facts = await self._perform(explain(self._app.context, self.ref))
+        except JobNotFound:
+            recalled = await self._app.runtime.dispatcher.recall(self.ref)
+            if recalled is None:
+                raise
+            return recalled_facts(recalled)
         told = await self._app.runtime.dispatcher.explain(self.ref)
         return facts + [fact for _, fact in told]

@@ -6,7 +6,7 @@ raised when a procedure is made, before anything is sent; the plan hooks are ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ from toril.new_job import NewJob, QueueDefaults, draft
 from toril.protocol import adding, changing, dependencies, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
-from toril.protocol.settings import read_live, set_live
+from toril.protocol.settings import SettingChange, change_live, read_live, set_live
 from toril.removals import Removals
 from toril.setting import Level, Said, Setting
 from toril.settings import say
@@ -67,7 +67,7 @@ class QueueOperations:
         ]
         return [Drafted(one, data_text(one)) for one in drafts]
 
-    def planned(self, drafted: Sequence[Drafted]) -> list[NewNode]:
+    def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The jobs as they are to be written, once every plugin has been asked about each."""
         return self._context.planned(drafted)
 
@@ -91,7 +91,7 @@ class QueueOperations:
         return self._add(self.drafted(jobs))
 
     def _add(self, drafted: Sequence[Drafted]) -> Procedure[list[JobSnapshot]]:
-        saved = yield from self.save(self.planned(drafted))
+        saved = yield from self.save((yield from self.planned(drafted)))
         jobs = [one for one in saved if isinstance(one, JobSnapshot)]
         for error in saved:
             if isinstance(error, JobError):
@@ -181,6 +181,23 @@ class QueueOperations:
         yield from removing.obliterate(
             self.key, force=force, now=context.clock.now_ms(), wants=context.wants()
         )
+
+    def change(
+        self, kind: type[S], change: Callable[[S | None], S | None], source: str
+    ) -> Procedure[Said[S] | None]:
+        """Say something for the whole queue, made from what is said."""
+
+        def checked(before: S | None) -> S | None:
+            after = change(before)
+            if after is not None:
+                self._context.check_settings(say("queue", (after,), source, now))
+            return after
+
+        now = self._context.clock.now_ms()
+        changed: SettingChange[S] = yield from change_live(
+            self.key, kind, "queue", checked, how="set", source=source, now=now
+        )
+        return changed.standing
 
     def set(self, setting: Setting, source: str = "Queue.set") -> Procedure[None]:
         """Say something for the whole queue."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from toril.clock import Clock, ManualClock, as_datetime
 from toril.duration import duration_text, milliseconds
-from toril.errors import ConfigurationError, PluginError, Reject, ServerError, TorilError
+from toril.errors import ConfigurationError, GiveWay, PluginError, Reject, ServerError, TorilError
 from toril.hooks.configuration import did_you_mean
 from toril.hooks.context import Fact, PluginContext, Service, ServiceContext, WorkerInfo
 from toril.hooks.function import HookFunction
@@ -18,6 +18,7 @@ from toril.hooks.markers import hookimpl, hookspec
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
 from toril.metrics import MetricKind, Sample
+from toril.protocol.plugin_call import lua_bytes
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
 from toril.settings import by_this_user, on_this_host
@@ -34,6 +35,7 @@ from toril.snapshots import (
     JobSnapshot,
     JobStalled,
     ParentRef,
+    Recalled,
     Removal,
     SavePlan,
     SettingsView,
@@ -61,6 +63,7 @@ __all__ = [
     "FinishedCursor",
     "FinishedJob",
     "FinishedPage",
+    "GiveWay",
     "HookFunction",
     "JobAttemptFailed",
     "JobCompleted",
@@ -81,6 +84,7 @@ __all__ = [
     "PluginContext",
     "PluginError",
     "PluginInfo",
+    "Recalled",
     "Registry",
     "Reject",
     "Removal",
@@ -102,6 +106,7 @@ __all__ = [
     "duration_text",
     "hookimpl",
     "hookspec",
+    "lua_bytes",
     "milliseconds",
     "on_this_host",
 ]

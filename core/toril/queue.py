@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -14,6 +14,7 @@ from toril.removals import Removals
 from toril.schedule import Pace, Schedule
 from toril.schedule_operations import ScheduleOperations
 from toril.setting import Level, Said, Setting
+from toril.snapshots import JobRef, Recalled
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
+
+    @property
+    def app(self) -> App:
+        """The App that made it."""
+        return self._app
 
     @property
     def key(self) -> str:
@@ -108,6 +114,14 @@ class Queue:
         while not pages.done:
             for listed in await self._perform(pages.following()):
                 yield Job(self._app, listed.job)
+
+    async def recall(self, id: str) -> Recalled | None:
+        """What plugins still know of a job that is gone; None if none knows it.
+
+        Whether the job is gone is not looked at.
+        """
+        await self._app.runtime.start()
+        return await self._app.runtime.dispatcher.recall(JobRef(self.name, id))
 
     async def state(self, id: str) -> State:
         """In which state the job is; `unknown` if it is in none."""
@@ -250,6 +264,20 @@ class Queue:
         `source` is stored with it: who or what says so.
         """
         await self._perform(self._operations.set(setting, source))
+
+    async def change(
+        self,
+        kind: type[S],
+        change: Callable[[S | None], S | None],
+        *,
+        source: str = "Queue.change",
+    ) -> Said[S] | None:
+        """Say something for the whole queue that is made from what is said: `set` for two at once.
+
+        `change` gets the queue's own value, or None, and returns the new one, or None to take it
+        back; it is called again if somebody else changed it meanwhile. Returns what is said then.
+        """
+        return await self._perform(self._operations.change(kind, change, source))
 
     async def unset(
         self, kind: type[Setting], *, level: Level = "queue", source: str = "Queue.unset"

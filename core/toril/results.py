@@ -16,7 +16,7 @@ from toril.duration import duration_text, milliseconds
 from toril.errors import JobFailed, JobRemoved, ServerUnavailable, TorilError
 from toril.protocol import reading, streams
 from toril.protocol.streams import QueueEvent
-from toril.snapshots import JobSnapshot
+from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.types import Json, Outcome
 
 if TYPE_CHECKING:
@@ -33,16 +33,24 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a job ended. `outcome` None: it is gone, and nothing tells."""
+    """How a job ended. `outcome` None: it is gone, and nothing tells. `lost`: its result is."""
 
     outcome: Outcome | None
     value: Json = None
     reason: str = ""
+    lost: bool = False
 
     def result(self, job: JobSnapshot) -> Json:
         """The value, or the typed error."""
         if self.outcome == "completed":
-            return self.value
+            if not self.lost:
+                return self.value
+            raise JobRemoved(
+                f"job {job.id!r} of queue {job.queue!r} completed and is gone; its result was "
+                "not kept",
+                queue=job.queue,
+                job_id=job.id,
+            )
         if self.outcome == "failed":
             raise JobFailed(self.reason, queue=job.queue, job_id=job.id)
         raise JobRemoved(
@@ -53,16 +61,28 @@ class Ended:
 
 
 def ended(queue_key: str, job: JobSnapshot) -> Procedure[Ended | None]:
-    """How the job ended, None if it has not.
+    """How the job ended, None if it has not; without an outcome if it is gone.
 
-    A job that is gone is looked up in the event stream, from the time it was created. The caller
-    listens to the stream *before* it asks, so that nothing falls between.
+    The caller listens to the event stream *before* it asks, so that nothing falls between.
     """
     found: reading.FinishedResult = yield reading.finished_result(queue_key, job.id)
     if found.outcome is not None:
         return Ended(found.outcome, found.value, found.reason or "")
-    if found.exists:
+    return None if found.exists else Ended(None)
+
+
+def recalled(job: JobSnapshot, told: Recalled | None) -> Ended | None:
+    """How a job that is gone ended, as a plugin tells it.
+
+    What ended before the job was created was an earlier job of the same id.
+    """
+    if told is None or told.finished < job.created - _CLOCKS_DIFFER:
         return None
+    return Ended(told.outcome, told.result, told.reason or "", lost=not told.has_result)
+
+
+def streamed(queue_key: str, job: JobSnapshot) -> Procedure[Ended]:
+    """How a job that is gone ended, by the event stream from the time it was created."""
     last = Ended(None)
     after = f"{max(0, job.created - _CLOCKS_DIFFER)}-0"
     while page := (yield streams.events_after(queue_key, after, _PAGE)):
@@ -132,7 +152,7 @@ class Results:
         key = self._app.context.key(job.queue)
         async with self._listening(job.queue, job.id) as events:
             while True:
-                end = await self._app.perform(ended(key, job))
+                end = await self._end(key, job)
                 if end is not None:
                     return end.result(job)
                 left = deadline.left(ASK_AGAIN)
@@ -145,6 +165,14 @@ class Results:
                     end = ending(event, job.id)
                     if end is not None:
                         return end.result(job)
+
+    async def _end(self, key: str, job: JobSnapshot) -> Ended | None:
+        """How the job ended, None if it has not; also if it is gone and somebody can tell."""
+        end = await self._app.perform(ended(key, job))
+        if end is None or end.outcome is not None:
+            return end
+        told = await self._app.runtime.dispatcher.recall(JobRef(job.queue, job.id))
+        return recalled(job, told) or await self._app.perform(streamed(key, job))
 
     @asynccontextmanager
     async def _listening(

@@ -28,12 +28,14 @@ from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.lua import check_lua
 from toril.hooks.plugin_set import PluginSet
+from toril.live import LiveSettings
 from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
 from toril.protocol.settings import set_live
 from toril.setting import Said, Setting
 from toril.settings import check_declared, say
+from toril.snapshots import JobRef, Recalled
 
 if TYPE_CHECKING:
     from toril.worker.services import LeasedService
@@ -90,6 +92,7 @@ class Runtime:
             functions=self._functions,
             wants=lambda: self.plugins.wants,
             check_settings=lambda said: check_declared(said, self.plugins.settings),
+            live=LiveSettings(lambda: self.plugins.settings_at_save, self._key, self.clock),
         )
         self._declared: dict[str, dict[type[Setting], Said[Any]]] = {}
         self.metrics = Metrics()
@@ -110,6 +113,9 @@ class Runtime:
         self._thread: threading.Thread | None = None
         self._unpublished = set(self._declared)
         self.services: dict[str, list[LeasedService]] = {}
+
+    def _key(self, queue: str) -> str:
+        return self.context.key(queue)
 
     def _functions(self, hook: str) -> Sequence[HookFunction]:
         return self.plugins.functions(hook)
@@ -361,6 +367,12 @@ class Runtime:
             for publishing in self.publishing(queues):
                 self.drive_sync(publishing)
         return self.drive_sync(procedure)
+
+    def recall_sync(self, job: JobRef) -> Recalled | None:
+        """`Dispatcher.recall` in the calling thread."""
+        if not self.plugins.functions("toril_recall_job"):
+            return None
+        return self.run(self.dispatcher.recall(job))
 
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""

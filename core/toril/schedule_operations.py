@@ -53,7 +53,7 @@ class ScheduleOperations:
     def _planned_upsert(
         self, id: str, pace: Pace, drafted: Drafted, *, attempts: bool
     ) -> Procedure[Schedule]:
-        (node,) = self._context.planned((drafted,))
+        (node,) = yield from self._context.planned((drafted,))
         opts = {name: value for name, value in node.opts.items() if name not in scheduling.OF_A_RUN}
         if not attempts:
             del opts["attempts"]

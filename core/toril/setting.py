@@ -25,10 +25,11 @@ class Setting:
     """Base class of a setting: a frozen dataclass that knows its JSON form.
 
     A plugin declares one with `registry.setting(cls)`. `name` is the key under which its values
-    are stored, and unique among all plugins.
+    are stored, and unique among all plugins. `levels` are those at which it can be said.
     """
 
     name: ClassVar[str]
+    levels: ClassVar[tuple[Level, ...]] = LEVELS
 
     def encode(self) -> Json:
         """The value as JSON; `decode` reads it back."""

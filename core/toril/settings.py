@@ -26,6 +26,7 @@ def say(level: Level, settings: Iterable[object], source: str, now: int) -> tupl
 
     Raises:
         TypeError: something is not a setting, or two of one kind are given at once.
+        ConfigurationError: a setting that cannot be said at this level.
     """
     said: dict[type[Setting], Said[Any]] = {}
     for value in settings:
@@ -34,6 +35,11 @@ def say(level: Level, settings: Iterable[object], source: str, now: int) -> tupl
             raise TypeError(f"{source}: {value!r} is not a setting{hint}")
         if type(value) in said:
             raise TypeError(f"{source}: two settings of kind {type(value).__name__}; give one")
+        if level not in value.levels:
+            raise ConfigurationError(
+                f"{source}: {type(value).__name__} cannot be said at level {level!r}, only at "
+                f"{' and '.join(map(repr, value.levels))}"
+            )
         said[type(value)] = Said(value, level, source, now)
     return tuple(said.values())
 

@@ -9,7 +9,7 @@ job and field; the picture as a whole can still be passed around.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -277,6 +277,16 @@ class Draft:
     said: Sequence[Said[Any]]
     parent: ParentRef | None = None
     has_children: bool = False
+    at_save: Mapping[type[Setting], Sequence[Said[Any]]] = field(
+        default_factory=dict[type[Setting], Sequence[Said[Any]]]
+    )
+
+    def live(self, kind: type[S]) -> Sequence[Said[S]]:
+        """What is said for the whole queue, most specific first, as read at most 10 seconds ago.
+
+        For settings declared with `registry.setting(kind, at_save=True)`.
+        """
+        return self.at_save.get(kind, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +312,23 @@ class Removal:
     ids: Sequence[str] | None
     states: Sequence[State] | None
     now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What is still known of a job that is gone.
+
+    `finished`: when it ended, in milliseconds since the epoch. `has_result` is False if it
+    completed and its result was not kept. `told_by`: the plugin that knows; Toril fills it in.
+    """
+
+    outcome: Outcome
+    finished: int
+    name: str = ""
+    result: Json = None
+    reason: str | None = None
+    has_result: bool = True
+    told_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
-from toril.explaining import explain
+from toril.errors import JobNotFound
+from toril.explaining import explain, recalled_facts
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.context import Fact
@@ -19,12 +20,12 @@ from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
 from toril.removals import Removals
-from toril.results import ASK_AGAIN, Deadline, concerns, ended, ending
+from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.runtime import Runtime
 from toril.schedule import Pace, Schedule
 from toril.schedule_operations import ScheduleOperations
 from toril.setting import Level, Said, Setting
-from toril.snapshots import JobSnapshot
+from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.types import Json, Outcome, State
 
 S = TypeVar("S", bound=Setting)
@@ -77,7 +78,8 @@ class SyncApp:
     def flow_tree(self, job: SyncJob, *, depth: int = 10, width: int = 50) -> FlowTree[SyncJob]:
         """A flow as it is stored now; see `App.flow_tree`."""
         tree = self.perform(FlowOperations(self.runtime.context).tree(job.ref, depth, width))
-        return tree.of(lambda snapshot: SyncJob(self, snapshot))
+        gone = {ref: self.runtime.recall_sync(ref) for ref in tree.all_gone()}
+        return tree.of(lambda snapshot: SyncJob(self, snapshot), gone)
 
     def perform(self, procedure: Procedure[T], *queues: str) -> T:
         """Carry out a procedure; see `App.perform`."""
@@ -149,6 +151,11 @@ class SyncQueue:
         while not pages.done:
             for listed in self._perform(pages.following()):
                 yield SyncJob(self._app, listed.job)
+
+    def recall(self, id: str) -> Recalled | None:
+        """What plugins still know of a job that is gone."""
+        self._app.runtime.start_sync()
+        return self._app.runtime.recall_sync(JobRef(self.name, id))
 
     def state(self, id: str) -> State:
         """In which state the job is."""
@@ -239,6 +246,16 @@ class SyncQueue:
         """Say something for the whole queue."""
         self._perform(self._operations.set(setting, source))
 
+    def change(
+        self,
+        kind: type[S],
+        change: Callable[[S | None], S | None],
+        *,
+        source: str = "SyncQueue.change",
+    ) -> Said[S] | None:
+        """Say something for the whole queue that is made from what is said."""
+        return self._perform(self._operations.change(kind, change, source))
+
     def unset(
         self, kind: type[Setting], *, level: Level = "queue", source: str = "SyncQueue.unset"
     ) -> None:
@@ -279,7 +296,7 @@ class SyncJob(StoredJob):
         key = self._app.runtime.context.key(self.queue)
         deadline = Deadline(self.snapshot, timeout)
         after: str = self._perform(only(streams.last_event_id(key)))
-        end = self._perform(ended(key, self.snapshot))
+        end = self._end(key)
         reader = SyncStreamRead(self._app.runtime.sync_executor, f"{key}:events")
         try:
             while end is None:
@@ -291,15 +308,29 @@ class SyncJob(StoredJob):
                     after = event.id
                     end = end or ending(event, self.id)
                 if end is None and concerns(events, self.id):
-                    end = self._perform(ended(key, self.snapshot))
+                    end = self._end(key)
         finally:
             reader.close()
         return end.result(self.snapshot)
 
+    def _end(self, key: str) -> Ended | None:
+        """How the job ended, None if it has not; also if it is gone and somebody can tell."""
+        end = self._perform(ended(key, self.snapshot))
+        if end is None or end.outcome is not None:
+            return end
+        told = self._app.runtime.recall_sync(self.ref)
+        return recalled(self.snapshot, told) or self._perform(streamed(key, self.snapshot))
+
     def explain(self) -> list[Fact]:
         """What is known about its present and future, by Toril and by the plugins."""
-        facts = self._perform(explain(self._app.runtime.context, self.ref))
         runtime = self._app.runtime
+        try:
+            facts = self._perform(explain(runtime.context, self.ref))
+        except JobNotFound:
+            told = runtime.recall_sync(self.ref)
+            if told is None:
+                raise
+            return recalled_facts(told)
         if runtime.plugins.functions("toril_explain_job"):
             facts += [fact for _, fact in runtime.run(runtime.dispatcher.explain(self.ref))]
         return facts

@@ -3,16 +3,19 @@
 -- Keys:      [1] the queue (of a flow: the root's), [2...] the other queues
 -- Arguments: [1] msgpack {now, record, nodes = {node, ...}, whole, check, links, flow}
 --            node = {q = number of its queue, id, name, data, opts, timestamp, delay, priority,
---            lifo, parent_key, parent, inner, toril, is_parent, counter}; inner: its parent is in
---            the same flow. counter: the id is the next of the queue's counter. Parents stand
---            before their children.
+--            lifo, parent_key, parent, inner, toril, is_parent, counter, given}; inner: its
+--            parent is in the same flow. counter: the id is the next of the queue's counter.
+--            given: the caller gave the id. Parents stand before their children.
 --            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
 --            children that come in later steps. flow = {root, lease (ms), nodes}: the step belongs
 --            to a large flow; without nodes = it is done.
 -- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late.
 --            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
 -- Events:    added, waiting, delayed, waiting-children, duplicated
--- Seam:      saved
+-- Seam:      adding, saved
+--
+-- A job whose id was given is not added if a plugin says that it is a duplicate, nor is what is below
+-- it in a flow: as if it existed, and had ended.
 
 --- @include "record"
 --- @include "events"
@@ -20,6 +23,9 @@
 --- @include "parent"
 --- @include "store"
 --- @include "effects"
+--- @when adding
+--- @include "seam"
+--- @end
 --- @include "saved"
 
 local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -23
@@ -32,6 +38,7 @@ local living = {} -- keys of parents known to exist
 local done_children = {} -- parents that got the result of a child that had finished before
 local pushed, delayed = {}, {} -- queues that need a marker
 local created -- the key of the hash being written
+local left_out = {} -- keys of nodes that are not added, as a plugin calls them duplicates
 
 local again = recorded(Q, record)
 if again then return again end
@@ -86,6 +93,28 @@ local function next_counter_id(queue)
   return id
 end
 
+-- Whether the node's parent in the flow was left out, in this step or an earlier one.
+local function is_below_left_out(node)
+  return node.inner
+    and (left_out[node.parent_key] or (request.flow and not exists(node.parent_key)))
+end
+--- @when adding
+
+-- Whether a plugin calls a new job a duplicate. Then nobody waits for it.
+local function is_refused(node, queue, key)
+  if not node.given then return false end
+  local refused = false
+  local ctx = new_ctx(queue)
+  ctx.id, ctx.key, ctx.name, ctx.parent_key = node.id, key, node.name, node.parent_key
+  ctx.duplicate = function() refused = true end
+  run_chunks('adding', queue, ctx)
+  if refused and node.parent_key then
+    done_children[#done_children + 1] = parent_of(node.parent_key, node.parent)
+  end
+  return refused
+end
+--- @end
+
 -- Returns whether the job existed, and a code.
 local function add(node)
   local queue = KEYS[node.q]
@@ -93,11 +122,22 @@ local function add(node)
   local key = queue .. ':' .. node.id
   local code = objection(node, key)
   if code ~= OK then return 0, code end
+  if is_below_left_out(node) then
+    left_out[key] = true
+    return 1, OK
+  end
   if redis.call('EXISTS', key) == 1 then
     if node.parent_key then adopt(queue, node, key) end
     emit_capped(queue, 'duplicated', 'jobId', node.id)
     return 1, OK
   end
+--- @when adding
+  if is_refused(node, queue, key) then
+    left_out[key] = true
+    emit_capped(queue, 'duplicated', 'jobId', node.id)
+    return 1, OK
+  end
+--- @end
   created = key
   store_job(queue, node.id, node)
   place(queue, node, key)
@@ -125,6 +165,9 @@ end
 local max_len = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents') or DEFAULT_MAX_EVENTS
 redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', max_len)
 
+--- @when adding, saved
+seam.now = now
+--- @end
 local results = {}
 for i, node in ipairs(nodes) do
   if request.whole then
@@ -140,7 +183,7 @@ for i, node in ipairs(nodes) do
   end
 end
 for _, link in ipairs(request.links or {}) do
-  redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
+  if exists(link[1]) then redis.call('SADD', link[1] .. ':dependencies', unpack(link[2])) end
 end
 for _, parent in ipairs(done_children) do release_if_done(parent, now) end
 for queue in pairs(delayed) do mark_delayed(queue) end
@@ -161,7 +204,6 @@ if request.flow then
 end
 --- @when saved
 
-seam.now = now
 for i, node in ipairs(nodes) do
   if results[i][2] == 0 and results[i][3] == OK then
     tell_saved(KEYS[node.q], node.id, node)

@@ -24,7 +24,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-POINTS: Final = ("saved", "finished", "finished_batch", "removing", "removed")
+POINTS: Final = ("adding", "saved", "finished", "finished_batch", "removing", "removed", "restored")
 """Where chunks can be called."""
 
 _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')

@@ -3,11 +3,12 @@
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {now, args, want_removed}
 -- Returns:   {1, the script's value as msgpack, effects} or {0, what went wrong, effects}
--- Events:    removed; the plugin's own
--- Seam:      removed
+-- Events:    removed; toril:restored {jobId, state}, capped; the plugin's own
+-- Seam:      removed, restored
 
 --- @include "seam"
 --- @include "seam-remove"
+--- @include "seam-restore"
 
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
@@ -24,6 +25,11 @@ seam.seen[PLUGIN] = ctx.seen -- the same for its chunks
 -- Whether the lease of a service is held with that token.
 ctx.lease_held = function(service, token)
   return redis.call('GET', Q .. ':toril:lease:' .. service) == token
+end
+
+-- Puts a finished job back that is gone: true, or false and 'exists'.
+ctx.restore = function(id, outcome, finished_on, fields, logs, children, plans)
+  return restore(Q, id, outcome, finished_on, fields, logs, children, plans)
 end
 
 local ok, value = pcall(PLUGIN_SCRIPT, ctx, request.args)

@@ -11,6 +11,7 @@ import ast
 import asyncio
 import hashlib
 import logging
+import os
 import secrets
 import sysconfig
 import tempfile
@@ -22,6 +23,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 import click
 
@@ -37,7 +39,7 @@ SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 
 def measure(job: ActiveJob) -> Json:
     """Hash and measure one file; a Python file must parse as well. Runs in a thread."""
-    path = Path(str(job.get("path", str)))
+    path = path_of(job.get("file", str) or "")
     try:
         content = path.read_bytes()
         if path.suffix == ".py":
@@ -46,12 +48,23 @@ def measure(job: ActiveJob) -> Json:
                 ast.parse(content, filename=path.name)
     except (OSError, SyntaxError, ValueError) as error:
         # No second try will help, whatever attempts are left.
-        raise Unrecoverable(f"{type(error).__name__} in {path.parent.name}/{path.name}") from error
+        where = printable(f"{path.parent.name}/{path.name}")
+        raise Unrecoverable(f"{type(error).__name__} in {where}") from error
     return {
         "bytes": len(content),
         "lines": content.count(b"\n"),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
+
+
+def path_of(uri: str) -> Path:
+    """The path that `Path.as_uri` wrote. A name on a disk is bytes, which JSON cannot hold."""
+    return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
+
+
+def printable(name: str) -> str:
+    """A name on a disk for people and for JSON: what is no UTF-8 in it becomes question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 async def add_up(job: ActiveJob) -> Json:
@@ -75,7 +88,7 @@ def directory_flows(root: Path) -> Iterator[Flow]:
             continue
         paths = [path for path in sorted(directory.iterdir()) if path.is_file()]
         if paths:
-            yield flow(directory.name, paths)
+            yield flow(printable(directory.name), paths)
 
 
 def flow(name: str, paths: Sequence[Path]) -> Flow:
@@ -86,7 +99,7 @@ def flow(name: str, paths: Sequence[Path]) -> Flow:
         {"directory": name},
         Retention(completed="90d"),
         on_child_failure="fail",
-        children=[Flow("files", "measure", {"path": str(path)}) for path in paths],
+        children=[Flow("files", "measure", {"file": path.absolute().as_uri()}) for path in paths],
     )
 
 

@@ -60,7 +60,7 @@ class OtelMetrics:
 
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
-        del registry
+        registry.config(OtelMetricsConfig)
         try:
             import_module("opentelemetry.metrics")
         except ImportError as error:

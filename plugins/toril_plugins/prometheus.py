@@ -84,7 +84,7 @@ class Prometheus:
 
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
-        del registry
+        registry.config(PrometheusConfig)
         try:
             import_module("prometheus_client")
         except ImportError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner, Result
+from tests.support.distributions import Site
 
 from toril import App, Flow, NewJob
 from toril.cli import main
@@ -36,6 +37,17 @@ def fail(raw: redis.Redis, *ids: str, ago: int = 0) -> None:
 def jobs(url: str, *arguments: str, stdin: str = "") -> Result:
     environ = {"TORIL_URL": url, "TORIL_PLUGINS": ""}
     return CliRunner().invoke(main, ["jobs", *arguments], env=environ, input=stdin)
+
+
+MEMORY = """
+    from toril.plugins import JobRef, Recalled, hookimpl
+
+    @hookimpl
+    def toril_recall_job(job: JobRef) -> Recalled | None:
+        if job.id != "old":
+            return None
+        return Recalled("completed", 1_790_000_000_000, "send", {"n": 1})
+"""
 
 
 def ids(done: Result) -> list[str]:
@@ -160,3 +172,29 @@ class TestActing:
     )
     def test_neither_and_both(self, mail: str, arguments: list[str]) -> None:
         assert jobs(mail, arguments[0], "mail", *arguments[1:]).exit_code == 2
+
+
+class TestGone:
+    """Jobs that are gone, of which a plugin still knows something."""
+
+    def ask(self, url: str, command: str, id: str) -> Result:
+        environ = {"TORIL_URL": url, "TORIL_PLUGINS": "memory"}
+        return CliRunner().invoke(main, ["jobs", command, "mail", id, "-o", "json"], env=environ)
+
+    def test_show(self, mail: str, site: Site) -> None:
+        site.add("acme-memory", MEMORY)
+        done = self.ask(mail, "show", "old")
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["job"] == {
+            "id": "old", "queue": "mail", "name": "send", "state": "gone", "outcome": "completed",
+            "finished": "2026-09-21 14:13:20", "reason": None, "result": {"n": 1},
+            "told_by": "memory",
+        }  # fmt: skip
+        assert self.ask(mail, "show", "older").exit_code == 4
+
+    def test_explain(self, mail: str, site: Site) -> None:
+        site.add("acme-memory", MEMORY)
+        done = self.ask(mail, "explain", "old")
+        (fact,) = json.loads(done.stdout)["facts"]
+        assert fact["text"] == "gone; it completed, as 'memory' tells"
+        assert self.ask(mail, "explain", "older").exit_code == 4

@@ -108,3 +108,48 @@ def test_a_configuration_that_cannot_work(site: Site, tmp_path: Path) -> None:
     done = plugins("check", TORIL_CONFIG=str(config))
     assert done.exit_code == Exit.USAGE
     assert "requires 'archive', not installed here" in done.stderr
+
+
+CONFIGURED = """
+    from dataclasses import dataclass
+    from toril.plugins import duration_text, hookimpl, milliseconds
+
+    @dataclass(frozen=True)
+    class Options:
+        every: str = "1h"
+        size: int = 1
+
+        def __post_init__(self):
+            milliseconds(self.every)
+
+    @hookimpl
+    def toril_register(registry):
+        registry.config(Options)
+
+    @hookimpl
+    def toril_start(context):
+        raise SystemExit("a check starts nothing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("evry = '1h'", "there is no option 'evry'; did you mean 'every'?"),
+        ("size = 'large'", "Expected `int`, got `str`"),
+        ("every = 'often'", "'often'"),
+    ],
+)
+def test_check_finds_wrong_options_without_starting_anything(
+    site: Site, tmp_path: Path, table: str, said: str
+) -> None:
+    site.add("acme-copies", CONFIGURED)
+    config = tmp_path / "toril.toml"
+    config.write_text(f"[copies]\n{table}\n")
+    done = plugins("check", "-o", "json", TORIL_CONFIG=str(config))
+    assert done.exit_code == Exit.FOUND_PROBLEM
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (problem["name"], problem["status"]) == ("copies", "misconfigured")
+    assert said in problem["error"]
+    config.write_text("[copies]\nevery = '2h'\n")
+    assert plugins("check", TORIL_CONFIG=str(config)).exit_code == 0

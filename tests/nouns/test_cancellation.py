@@ -203,7 +203,7 @@ async def test_a_service_reports_the_slice_in_which_it_was_stopped(
     async with App(redis_url, plugins=[plugin]) as app:
         raw.hset("bull:q:a", mapping={"name": "n", "data": "1", "opts": "{}", "timestamp": 1})
         raw.zadd("bull:q:completed", {"a": 5})
-        (service,) = services_of(app.runtime, "q")
+        *_, service = services_of(app.runtime, "q")
         serving = asyncio.create_task(service.run())
         await plugin.begun.wait()
         async with sent_and_held(raw):

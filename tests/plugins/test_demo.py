@@ -98,3 +98,14 @@ def test_without_a_directory_to_look_into_it_still_shows_a_failure(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     said = demo(tmp_path, tmp_path / "empty").stdout
     assert "1 flows · 2 jobs" in said
+
+
+def test_names_that_are_not_utf8_are_files_like_others(tmp_path: Path, files: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(files) + b"/na\xefve"))
+    odd.mkdir()
+    (odd / os.fsdecode(b"one\xff.txt")).write_text("text")
+    (odd / os.fsdecode(b"two \xfe%41.py")).write_text("def (:")
+    said = demo(tmp_path, files).stdout
+    assert "4 flows · 11 jobs" in said
+    assert "failed   2 of files" in said
+    assert "SyntaxError in na\ufffdve/two \ufffd%41.py" in said

@@ -36,6 +36,9 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
     "jobs": _BuiltIn("toril.cli.jobs:jobs", "List, show, retry, promote and remove jobs."),
     "plugins": _BuiltIn("toril.cli.plugins:plugins", "Show which plugins are in use, and why."),
     "queues": _BuiltIn("toril.cli.queues:queues", "Show, pause, resume and empty queues."),
+    "schedules": _BuiltIn(
+        "toril.cli.schedules:schedules", "Show, pause, run and remove schedules."
+    ),
     "worker": _BuiltIn("toril.cli.worker:worker", "Run workers."),
 }
 

@@ -16,7 +16,8 @@ from toril.cli.queues import existing
 from toril.clock import as_datetime
 from toril.duration import milliseconds
 from toril.errors import TorilError
-from toril.snapshots import JobSnapshot
+from toril.explaining import recalled_facts
+from toril.snapshots import JobSnapshot, Recalled
 from toril.sync import SyncJob, SyncQueue
 from toril.types import STATES, State
 
@@ -78,9 +79,12 @@ def ls(
 @connection_options
 @output_option
 def show(url: str | None, prefix: str, output: Output, queue: str, id: str) -> None:
-    """Show everything that is stored of one job."""
+    """Show everything that is stored of one job; of one that is gone, what plugins still know."""
     with App(url, prefix=prefix).sync as app:
-        job = _job(app.queue(queue), id)
+        job = app.queue(queue).get(id)
+        if job is None:
+            output.record("job", _gone(queue, id, _recalled(app.queue(queue), id)))
+            return
         stored = job.snapshot
         children = job.children()
         record = _row(stored, job.state()) | {
@@ -110,7 +114,8 @@ def show(url: str | None, prefix: str, output: Output, queue: str, id: str) -> N
 def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -> None:
     """Say where one job is, why, and what comes next; by Toril and by the plugins."""
     with App(url, prefix=prefix).sync as app:
-        facts = _job(app.queue(queue), id).explain()
+        job = app.queue(queue).get(id)
+        facts = job.explain() if job else recalled_facts(_recalled(app.queue(queue), id))
     rows = [
         {"subject": fact.subject, "text": fact.text, "at": _time(fact.at), "level": fact.level}
         for fact in facts
@@ -217,6 +222,28 @@ def _job(queue: SyncQueue, id: str) -> SyncJob:
     if job is None:
         not_found(f"there is no job {id!r} in queue {queue.name!r}")
     return job
+
+
+def _recalled(queue: SyncQueue, id: str) -> Recalled:
+    """What plugins still know of a job that is gone."""
+    told = queue.recall(id)
+    if told is None:
+        not_found(f"there is no job {id!r} in queue {queue.name!r}")
+    return told
+
+
+def _gone(queue: str, id: str, told: Recalled) -> dict[str, Any]:
+    return {
+        "id": id,
+        "queue": queue,
+        "name": told.name,
+        "state": "gone",
+        "outcome": told.outcome,
+        "finished": _time(told.finished),
+        "reason": told.reason,
+        "result": told.result if told.has_result else "(not kept)",
+        "told_by": told.told_by,
+    }
 
 
 def _row(job: JobSnapshot, state: State) -> dict[str, Any]:

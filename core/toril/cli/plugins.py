@@ -54,8 +54,8 @@ def ls(output: Output) -> None:
 def check(context: click.Context, output: Output) -> None:
     """Check that every plugin that is wanted can be used; exit code 6 if one cannot.
 
-    Also fails if a plugin that the configuration requires is not in use, or if two distributions
-    offer one command.
+    Also fails if a plugin that the configuration requires is not in use, if its options are wrong,
+    or if two distributions offer one command.
     """
     loaded = _load()
     problems = [_row(info) for info in loaded.infos if info.status not in _CHOSEN]
@@ -65,6 +65,12 @@ def check(context: click.Context, output: Output) -> None:
             info = loaded.info(name)
             status = info.status if info else "not installed"
             problems.append({"name": name, "status": status, "error": "it is required"})
+    wrong = loaded.wrong_options()
+    problems += [
+        {**_row(info), "status": "misconfigured", "error": wrong[info.name]}
+        for info in loaded.infos
+        if info.status == "active" and info.name in wrong
+    ]
     problems += _commands_twice()
     if problems:
         output.rows("problems", problems, ("name", "distribution", "status", "error"), id="name")

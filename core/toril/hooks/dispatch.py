@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from toril.snapshots import (
     JobRetried,
     JobSaved,
     JobStalled,
+    Recalled,
 )
 from toril.types import Json
 
@@ -156,6 +157,15 @@ class Dispatcher:
             except PluginError as error:
                 facts.append((function.plugin, Fact("error", str(error))))
         return tuple(facts)
+
+    async def recall(self, job: JobRef) -> Recalled | None:
+        """What plugins still know of a job that is gone: the first answer."""
+        for function in self._plugins.functions("toril_recall_job"):
+            with contextlib.suppress(PluginError):
+                told: Recalled | None = await function.ask_async(job=job)
+                if told is not None:
+                    return replace(told, told_by=function.plugin)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         JobRetried,
         JobSaved,
         JobStalled,
+        Recalled,
         Removal,
         SavePlan,
     )
@@ -288,5 +289,22 @@ def toril_explain_job(job: JobRef) -> Awaitable[Sequence[Fact]] | Sequence[Fact]
         async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:
             copied = await self.pool.fetchval("select 1 from job where id = $1", job.id)
             return [Fact("archive", "copied" if copied else "not copied yet")]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def toril_recall_job(job: JobRef) -> Awaitable[Recalled | None] | Recalled | None:
+    """What you still know of a job that is gone: how it ended, and what came of it.
+
+    When: a job that does not exist is asked for: by `job.result()`, `queue.recall()`, `explain`,
+    the view of a flow, and the commands that show these. The first answer that is not None counts.
+    Where: the process that asks.
+    `def` or `async def`, at most 10 seconds. An error is logged, and the next plugin is asked.
+
+        @hookimpl
+        async def toril_recall_job(self, job: JobRef) -> Recalled | None:
+            row = await self.pool.fetchrow("select ended, result from job where id = $1", job.id)
+            return row and Recalled("completed", finished=row["ended"], result=row["result"])
     """
     raise NotImplementedError

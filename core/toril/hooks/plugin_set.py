@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
@@ -164,6 +164,12 @@ class PluginSet:
         return MappingProxyType(cast("dict[str, type[Setting]]", self._of_kind("setting")))
 
     @property
+    def settings_at_save(self) -> tuple[type[Setting], ...]:
+        """Those of which plugins want to know what is said for the queue when a job is saved."""
+        kinds = self._of_kind("setting at save").values()
+        return tuple(cast("Iterable[type[Setting]]", kinds))
+
+    @property
     def services(self) -> tuple[RegisteredService, ...]:
         """The leased services of the plugins in use."""
         return tuple(
@@ -229,6 +235,16 @@ class PluginSet:
                 raise ConfigurationError(
                     f"the plugin {name!r}, which {self.configuration.source} requires, is {why}"
                 )
+
+    def wrong_options(self) -> Mapping[str, str]:
+        """What is wrong about the options of plugins in use that have declared them, by plugin."""
+        wrong: dict[str, str] = {}
+        for plugin, kind in self._of_kind("config").items():
+            try:
+                self.configuration.options(plugin, cast("type[Any]", kind))
+            except (ConfigurationError, TypeError, ValueError) as error:
+                wrong[plugin] = str(error)
+        return wrong
 
     def summary(self) -> str:
         """One line for the log: `cleanup 1.0, archive 2.1 (broken)`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from types import ModuleType
 from typing import Any, Final
 
@@ -22,7 +22,9 @@ RESERVED: Final = frozenset(
 )
 """Names that Toril's own keys, fields and configuration use."""
 
-_OWN_KINDS: Final = frozenset({"setting", "script", "service", "reports"})
+_OWN_KINDS: Final = frozenset(
+    {"config", "setting", "setting at save", "script", "service", "reports"}
+)
 
 ServiceFactory = Callable[[], Service]
 
@@ -52,14 +54,27 @@ class Registry:
     chunks: list[Chunk] = field(default_factory=list["Chunk"])
     specifications: list[ModuleType | type] = field(default_factory=list["ModuleType | type"])
 
-    def setting(self, kind: type[Setting]) -> None:
-        """Declare a setting, so that people may give it at every level.
+    def config(self, kind: type[Any]) -> None:
+        """Declare the dataclass of the plugin's options, the one for `context.config(kind)`.
+
+        `toril plugins check` then finds wrong options without starting anything.
+        """
+        if not is_dataclass(kind):
+            raise ConfigurationError(f"{kind!r} is no dataclass of options")
+        self._add("config", self.plugin, kind)
+
+    def setting(self, kind: type[Setting], *, at_save: bool = False) -> None:
+        """Declare a setting, so that people may give it at every level that it allows.
 
         Its `name` becomes part of fields of the queue (`toril.<name>.…`) and is no plugin's name.
+        `at_save`: what is said for the queue is wanted when jobs are saved, as `draft.live(kind)`;
+        each process then reads it once per queue every 10 seconds while it saves.
         """
         if not issubclass(kind, Setting):
             raise ConfigurationError(f"{kind!r} is not a subclass of toril.Setting")
         self._add("setting", getattr(kind, "name", ""), kind)
+        if at_save:
+            self._add("setting at save", kind.name, kind)
 
     def hookspecs(self, module: ModuleType | type) -> None:
         """Add the hook specifications of a module (or class), for other plugins to implement.
@@ -72,8 +87,9 @@ class Registry:
         """Add a chunk of Lua to core's scripts: the body of `function(ctx)`.
 
         Args:
-            point: `saved`, `finished` (per job), `finished_batch` (once per call), `removed` (per
-                job, before its keys go).
+            point: `saved`, `finished` (per job), `finished_batch` (once per call), `removing` (per
+                job that an operator removes), `removed` (per job, before its keys go), `restored`
+                (per job that a plugin puts back).
             source: its text.
             meta: fields of the queue's `meta` that it reads with `ctx.meta(field)`.
         """

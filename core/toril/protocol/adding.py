@@ -57,6 +57,8 @@ class NewNode:
     own: JsonObject | None = None
     counter: bool = False
     """Its id is the next of the queue's counter; `id` is ''."""
+    given: bool = False
+    """The caller gave the id."""
 
     @property
     def key(self) -> str:
@@ -87,6 +89,8 @@ class NewNode:
             packed["is_parent"] = True
         if self.counter:
             packed["counter"] = True
+        if self.given:
+            packed["given"] = True
         return packed
 
     def _parent_json(self, parent: ParentRef) -> str:

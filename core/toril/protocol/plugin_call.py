@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -10,6 +10,12 @@ from toril.connection.call import Call
 from toril.protocol.effects import REMOVED, ChunkError, Effects, Wants, unpack, with_effects
 from toril.protocol.replies import text
 from toril.types import Json
+
+
+def lua_bytes(raw: bytes) -> Json:
+    """Bytes that need not be text, for the `args` of a plugin's script: they arrive as they are."""
+    # The MessagePack of the server's Lua knows no type for bytes; its texts are bytes.
+    return cast(Json, msgspec.Raw(b"\xdb" + len(raw).to_bytes(4, "big") + raw))
 
 
 def plugin_call(

@@ -7,7 +7,7 @@ reads is its projection, `toril.<setting>.<field>`, written in the same atomic s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
@@ -61,6 +61,27 @@ def read_live(queue: str, kind: type[S]) -> Read[tuple[Said[S], ...]]:
     return Read((("HGET", f"{queue}:meta", _field(kind)),), parse)
 
 
+def read_all_live(
+    queues: Sequence[str], kinds: Sequence[type[Setting]]
+) -> Read[list[dict[type[Setting], tuple[Said[Any], ...]]]]:
+    """The live values of several settings, queue by queue, each most specific first.
+
+    Raises `ConfigurationError` if what is stored is not one.
+    """
+    fields = [_field(kind) for kind in kinds]
+
+    def parse(replies: list[Any]) -> list[dict[type[Setting], tuple[Said[Any], ...]]]:
+        return [
+            {
+                kind: _said(queue, kind, _stored(queue, kind, raw))
+                for kind, raw in zip(kinds, stored, strict=True)
+            }
+            for queue, stored in zip(queues, replies, strict=True)
+        ]
+
+    return Read(tuple(("HMGET", f"{queue}:meta", *fields) for queue in queues), parse)
+
+
 def set_live(
     queue: str,
     kind: type[S],
@@ -71,7 +92,21 @@ def set_live(
     source: str,
     now: int,
 ) -> Procedure[SettingChange[S]]:
-    """Say a setting for a whole queue, or with `value` None no longer say it.
+    """Say a setting for a whole queue, or with `value` None no longer say it: `change_live`."""
+    return change_live(queue, kind, level, lambda _: value, how=how, source=source, now=now)
+
+
+def change_live(
+    queue: str,
+    kind: type[S],
+    level: Level,
+    change: Callable[[S | None], S | None],
+    *,
+    how: How,
+    source: str,
+    now: int,
+) -> Procedure[SettingChange[S]]:
+    """Say a setting for a whole queue, made from what stands, or with None no longer say it.
 
     What was declared never replaces, or takes back, what was set; declaring None changes nothing,
     and declaring what stands already leaves its source and time as they are.
@@ -80,7 +115,8 @@ def set_live(
         queue: The key of the queue.
         kind: The class of the setting.
         level: `queue`, `worker` or `application`.
-        value: What is said.
+        change: Makes what is said from what stood at that level, None if nothing did. Called again
+            if somebody else changed it meanwhile.
         how: `set` at run time or `declared` in code.
         source: Who says it, for people to read.
         now: The time, in milliseconds since the epoch.
@@ -99,6 +135,7 @@ def set_live(
         }
         others = _said(queue, kind, after)
         standing = _tolerant(kind, level, old)
+        value = change(None if standing is None else standing.value)
         if how == "declared" and (value is None or (old is not None and old["how"] == "set")):
             return SettingChange(applied=False, standing=standing)
         if value is None:

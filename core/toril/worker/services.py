@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from toril.connection.call import Procedure
+from toril.errors import GiveWay
 from toril.hooks.context import ServiceContext
 from toril.hooks.plugin_set import RegisteredService
 from toril.operations import only
@@ -113,6 +114,7 @@ class LeasedService:
         self._lease = lease
         self._due = now()
         self._pause = _FIRST_PAUSE
+        self._away = now()
         self._serving = False
 
     async def run(self) -> None:
@@ -127,12 +129,19 @@ class LeasedService:
 
     async def run_once(self) -> float:
         """Take or renew the lease, and do what is due. Returns the seconds until the next look."""
+        if self._now() < self._away:
+            return self._away - self._now()
         try:
             if not await self._take():
                 return self._lease / 2
             if self._now() >= self._due:
                 self._due = self._now() + await self._serve()
                 self._pause = _FIRST_PAUSE
+        except GiveWay as way:
+            self._away = self._now() + way.seconds
+            await self._release()
+            log.debug("service %r gives way on queue %r: %s", self.name, self._queue, way)
+            return way.seconds
         # A guard: a service that fails is tried again, and harms no job.
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled():

@@ -1,0 +1,63 @@
+"""What is said for whole queues, for plugins that want to know it when a job is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from toril.clock import Clock
+from toril.connection.call import Procedure
+from toril.protocol.settings import read_all_live
+from toril.setting import Said, Setting
+
+FRESH: Final = 10_000
+"""Milliseconds after which what is said for a queue is read again."""
+
+LiveAtSave: TypeAlias = "Mapping[type[Setting], Sequence[Said[Any]]]"
+
+
+class LiveSettings:
+    """Remembers what is said for queues, for a short time.
+
+    Args:
+        kinds: The settings that somebody wants to know; without any the server is not asked.
+        key: What a queue's keys begin with, by its name.
+        clock: Where the time comes from.
+    """
+
+    def __init__(
+        self, kinds: Callable[[], Sequence[type[Setting]]], key: Callable[[str], str], clock: Clock
+    ) -> None:
+        self._kinds = kinds
+        self._key = key
+        self._clock = clock
+        self._known: dict[str, tuple[int, LiveAtSave]] = {}
+
+    def is_known(self, queue: str) -> bool:
+        """Whether what is said for the queue need not be read again yet."""
+        if not self._kinds():
+            return True
+        known = self._known.get(queue)
+        return known is not None and abs(self._clock.now_ms() - known[0]) < FRESH
+
+    def of(self, queues: Iterable[str]) -> Procedure[Mapping[str, LiveAtSave]]:
+        """What is said for each of these queues; read, in one go, where it is not known.
+
+        Who saves while somebody else reads goes on with what was known before.
+        """
+        queues = dict.fromkeys(queues)
+        missing = [queue for queue in queues if not self.is_known(queue)]
+        if missing:
+            before = {queue: self._known[queue] for queue in missing if queue in self._known}
+            for queue, (_, said) in before.items():
+                self._known[queue] = (self._clock.now_ms(), said)
+            try:
+                found: Sequence[LiveAtSave] = yield read_all_live(
+                    [self._key(queue) for queue in missing], self._kinds()
+                )
+            except BaseException:
+                self._known.update(before)
+                raise
+            for queue, said in zip(missing, found, strict=True):
+                self._known[queue] = (self._clock.now_ms(), said)
+        return {queue: self._known[queue][1] for queue in queues if queue in self._known}
