@@ -14,7 +14,7 @@ import pytest
 from tests.docs.blocks import DOCS
 from tests.docs.stage import DEADLINE, Stage
 from tests.support.server import Server
-from toril import ActiveJob, Backoff, Flow, Job, RetryIn, Unrecoverable, WaitForChildren
+from toril import ActiveJob, Backoff, Cron, Flow, Job, RetryIn, Unrecoverable, WaitForChildren
 from toril_plugins import Keep, Retention
 
 
@@ -170,6 +170,35 @@ async def _(stage: Stage) -> Job:
 async def _(stage: Stage) -> Job:
     await stage.mark()
     return await stage.producer.add_flow(Flow("stage", "parent", children=[Flow("stage", "child")]))
+
+
+async def run_of(stage: Stage, schedule: str) -> Job:
+    """The run of a schedule that is to come."""
+    found = await stage.producer.queue("stage").get_schedule(schedule)
+    assert found is not None
+    job = await stage.producer.queue("stage").get(f"repeat:{schedule}:{found.stored.due}")
+    assert job is not None
+    return job
+
+
+@scenario("new → delayed, of a schedule")
+async def _(stage: Stage) -> Job:
+    await stage.mark()
+    await stage.producer.queue("stage").schedule("s", Cron("0 3 * * *"), "job")
+    return await run_of(stage, "s")
+
+
+@scenario("new → delayed, the next of a schedule")
+async def _(stage: Stage) -> Job:
+    queue = stage.producer.queue("stage")
+    await queue.schedule("s", Cron("0 3 * * *", immediately=True), "job")
+    first = (await run_of(stage, "s")).id
+    await stage.mark()
+    await stage.start(then_wait(stage))
+    async with asyncio.timeout(DEADLINE):
+        while (following := await run_of(stage, "s")).id == first:
+            await asyncio.sleep(0.01)
+    return following
 
 
 @scenario("new → nothing")
@@ -360,6 +389,15 @@ async def _(stage: Stage) -> Job:
     await stage.finish(job, well)
     await stage.mark()
     await stage.operator.queue("stage").clean("completed", older_than="0s")
+    return job
+
+
+@scenario("delayed → removed, with its schedule")
+async def _(stage: Stage) -> Job:
+    await stage.producer.queue("stage").schedule("s", Cron("0 3 * * *"), "job")
+    job = await run_of(stage, "s")
+    await stage.mark()
+    await stage.operator.queue("stage").remove_schedule("s")
     return job
 
 

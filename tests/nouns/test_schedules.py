@@ -124,14 +124,14 @@ async def test_paused_and_resumed(app: App, raw: redis.Redis, clock: ManualClock
 
 async def test_run_now_beside_its_runs(app: App, raw: redis.Redis) -> None:
     queue = app.queue("q")
-    await queue.schedule("s", Every("10m", offset="3m"), "tick", {"n": 1}, Retention(completed="9d"))
+    await queue.schedule(
+        "s", Every("10m", offset="3m"), "tick", {"n": 1}, Retention(completed="9d")
+    )
     job = await queue.run_schedule("s")
     assert (job.name, job.data, await job.state()) == ("tick", {"n": 1}, "waiting")
     assert len(runs(raw)) == 2
     said = job.snapshot.settings.said(Retention)
-    assert [(each.level, each.value) for each in said] == [
-        ("template", Retention(completed="9d"))
-    ]
+    assert [(each.level, each.value) for each in said] == [("template", Retention(completed="9d"))]
 
 
 async def test_what_is_said_for_the_template_is_stored_with_each_run(
