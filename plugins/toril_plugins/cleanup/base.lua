@@ -21,7 +21,8 @@
 -- plugin that could not answer; the job is undecided, and there is no rule).
 
 local OUTCOMES = {'completed', 'failed'}
-local HELD = '9000000000000000' -- the score of a held job in its finished set
+-- The score of a held job in its finished set: later than any foreign rule looks.
+local HELD = 9e15
 
 local function finished_key(outcome)
   return ctx.q .. ':' .. outcome

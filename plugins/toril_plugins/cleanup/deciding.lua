@@ -63,6 +63,7 @@ end
 -- is taken out of the head of the index: a slice full of such jobs would stop eviction for ever.
 local function put_off(outcome, job)
   local why = job.why
+  if why == 'held' then return end -- whoever holds it has seen to it
   if why == 'gone' or why == 'changed' then
     if job.own then forget(job.id, outcome) end
   elseif why == 'later' or why == 'budget' then

@@ -106,6 +106,7 @@ for _, outcome in ipairs(OUTCOMES) do
   elseif #jobs > 0 then
     gate.later = jobs[1].plan ~= nil and jobs[1].plan.careful or false
     forget_earlier(jobs, outcome)
+    if ctx.meta('toril.holds.list') then jobs = gate.unheld(outcome, jobs) end
     local following = store(jobs, outcome)
     apply_ceiling(outcome, MARGIN, 0)
     if #following > 0 then

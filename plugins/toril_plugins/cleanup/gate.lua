@@ -22,7 +22,7 @@ end
 -- bucket that they are in; `unsure`: they may be in one. Returns those that stay, each with `why`:
 -- what ctx.refused says, 'budget', 'held', or 'later'.
 local function let_go(outcome, jobs)
-  local staying, refused = {}, {}
+  local staying, refused = {}, nil
   if #jobs == 0 then return staying end
   if ctx.meta('toril.holds.list') then jobs, staying = gate.unheld(outcome, jobs) end
   if gate.later or ctx.meta('toril.requires.plugins') and missing_plugins() then

@@ -72,11 +72,12 @@ class Cleanup:
         registry.setting(Ceiling)
         registry.hookspecs(hookspecs)
         meta = _meta()
-        finished = _lua("gate", "finished", "indexes", "deciding", "finished_rest")
+        finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
         registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
         for script in ("sweep", "adopt", "decide", "settle", "buckets", "reconcile"):
-            registry.script(script, _lua("gate", "indexes", "deciding", "handing", script))
+            parts = ("holds", "gate", "indexes", "deciding", "holding", "handing", script)
+            registry.script(script, _lua(*parts))
         for script in ("explain", "details", "flow"):
             registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)
