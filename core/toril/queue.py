@@ -10,7 +10,7 @@ from toril.connection.call import Procedure
 from toril.job import Job
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
-from toril.removals import Removals
+from toril.removals import Erasure, Removals
 from toril.setting import Level, Said, Setting
 from toril.snapshots import JobRef, Recalled
 from toril.types import Json, Outcome, State
@@ -190,6 +190,13 @@ class Queue:
             Reject: A plugin refuses, or keeps one of these jobs; nothing was removed.
         """
         return await self._perform(self._operations.job(id).remove(children=children))
+
+    async def erase(self, id: str) -> Erasure:
+        """Erase a job: what is stored of it, what names it, and what plugins keep of it.
+
+        See `Job.erase`, which raises the same.
+        """
+        return await self._app.erase(JobRef(self.name, id))
 
     async def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
         """Let all finished jobs of one outcome run again. Returns how many.

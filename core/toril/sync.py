@@ -19,11 +19,11 @@ from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_
 from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
-from toril.removals import Removals
+from toril.removals import Erasure, Removals
 from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.runtime import Runtime
 from toril.setting import Level, Said, Setting
-from toril.snapshots import JobRef, JobSnapshot, Recalled
+from toril.snapshots import JobRef, JobSnapshot, ParentRef, Recalled
 from toril.types import Json, Outcome, State
 
 S = TypeVar("S", bound=Setting)
@@ -78,6 +78,16 @@ class SyncApp:
         tree = self.perform(FlowOperations(self.runtime.context).tree(job.ref, depth, width))
         gone = {ref: self.runtime.recall_sync(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: SyncJob(self, snapshot), gone)
+    def erase(self, job: JobRef, parent: ParentRef | None = None) -> Erasure:
+        """Erase a job; see `App.erase`."""
+        runtime = self.runtime
+        runtime.start_sync()
+        recalled = None if parent else runtime.recall_sync(job)
+        operations = JobOperations(runtime.context, job.queue, job.id)
+        known = parent or (recalled.parent if recalled else None)
+        traces = self.perform(operations.erase(known), job.queue)
+        told = runtime.erase_sync(job)
+        return Erasure(traces.job, traces.in_parent, traces.events, told)
 
     def perform(self, procedure: Procedure[T], *queues: str) -> T:
         """Carry out a procedure; see `App.perform`."""
@@ -191,6 +201,9 @@ class SyncQueue:
     def remove(self, id: str, *, children: bool = True) -> bool:
         """Remove a job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.job(id).remove(children=children))
+    def erase(self, id: str) -> Erasure:
+        """Erase a job and everything that names it; see `Job.erase`."""
+        return self._app.erase(JobRef(self.name, id))
 
     def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
         """Let all finished jobs of one outcome run again."""
@@ -304,6 +317,10 @@ class SyncJob(StoredJob):
     def remove(self, *, children: bool = True) -> bool:
         """Remove the job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.remove(children=children))
+
+    def erase(self) -> Erasure:
+        """Erase the job and everything that names it; see `Job.erase`."""
+        return self._app.erase(self.ref, self.snapshot.parent)
 
     def update(self, data: Json) -> None:
         """Replace its payload."""

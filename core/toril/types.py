@@ -52,5 +52,6 @@ FinishCause = Literal["processor", "stalled", "child", "deferred", "operator", "
 """Who ended an attempt: the handler; the stalled check; a failed child; somebody else, for a reason
 of their own, which this worker carried out; a person or program; another library's worker."""
 
-RemovalCause = Literal["operator", "rule", "drain", "clean", "obliterate", "parent"]
-"""Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule."""
+RemovalCause = Literal["operator", "rule", "drain", "clean", "obliterate", "parent", "erase"]
+"""Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule; `erase`:
+nothing of it is to be left, so nobody keeps what they are told of it."""
