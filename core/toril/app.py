@@ -15,12 +15,14 @@ from toril.flow_operations import FlowOperations
 from toril.job import Job
 from toril.metrics import Sample
 from toril.new_job import QueueDefaults, check_names
-from toril.operations import QueueOperations
+from toril.operations import JobOperations, QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
+from toril.removals import Erasure
 from toril.results import Results
 from toril.runtime import AppOptions, Runtime
 from toril.setting import Setting
+from toril.snapshots import JobRef, ParentRef
 from toril.sync import SyncApp
 
 if TYPE_CHECKING:
@@ -211,6 +213,17 @@ class App:
         They belong to this App and begin at nothing; a forked child begins anew. Asks no server.
         """
         return self.runtime.samples()
+
+    async def erase(self, job: JobRef, parent: ParentRef | None = None) -> Erasure:
+        """Erase a job; see `Job.erase`. `parent`: its, as far as the caller knows."""
+        await self.runtime.start()
+        dispatcher = self.runtime.dispatcher
+        recalled = None if parent else await dispatcher.recall(job)
+        operations = JobOperations(self.context, job.queue, job.id)
+        known = parent or (recalled.parent if recalled else None)
+        traces = await self.perform(operations.erase(known), job.queue)
+        told = await dispatcher.erase(job)
+        return Erasure(traces.job, traces.in_parent, traces.events, told)
 
     async def run_services(self, queue: str) -> bool:
         """Run the plugins' services of a queue here and now, until none has more to do.

@@ -11,6 +11,7 @@ from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
 from toril.operations import JobOperations
 from toril.protocol.dependencies import Dependencies
+from toril.removals import Erasure
 from toril.snapshots import JobRef, JobSnapshot
 from toril.types import Json, State
 
@@ -140,6 +141,22 @@ class Job(StoredJob):
             Reject: A plugin refuses, or keeps one of these jobs; nothing was removed.
         """
         return await self._perform(self._operations.remove(children=children))
+
+    async def erase(self) -> Erasure:
+        """Erase the job: what is stored of it, what names it, and what plugins keep of it.
+
+        Beside the job itself that is: entries in the keys of its parent; entries of the queue's
+        event stream; and what plugins have, such as copies. It works for a job that is gone, too,
+        and doing it again after an error does what is left to do.
+
+        Raises:
+            JobLocked: A worker is running it.
+            JobStateError: It is the next run of a schedule; or its parent has not ended, and needs
+                what this job left.
+            Reject: A plugin refuses, or keeps the job; nothing was erased.
+            PluginError: A plugin could not erase what it keeps.
+        """
+        return await self._app.erase(self.ref, self.snapshot.parent)
 
     async def update(self, data: Json) -> None:
         """Replace its payload. Raises `JobNotFound` if it is gone."""

@@ -15,9 +15,10 @@ from toril.context import Context, Drafted, data_text, saved_job
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, JobError, JobStateError
 from toril.new_job import NewJob, QueueDefaults, draft
-from toril.protocol import adding, changing, dependencies, reading, removing
+from toril.protocol import adding, changing, dependencies, erasing, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
+from toril.protocol.erasing import Traces
 from toril.protocol.settings import SettingChange, change_live, read_live, set_live
 from toril.removals import Removals
 from toril.setting import Level, Said, Setting
@@ -340,6 +341,20 @@ class JobOperations:
                 self._key,
                 self._id,
                 with_children=children,
+                now=context.clock.now_ms(),
+                wants=context.wants(),
+            )
+        )
+
+    def erase(self, parent: ParentRef | None) -> Procedure[Traces]:
+        """Erase the job and what names it on the server. `parent`: its, if the job may be gone."""
+        context = self._context
+        context.ask_before_removal(self._queue, "erase", ids=(self._id,))
+        return (
+            yield from erasing.erase(
+                self._key,
+                self._id,
+                parent_key=None if parent is None else f"{parent.queue_key}:{parent.id}",
                 now=context.clock.now_ms(),
                 wants=context.wants(),
             )

@@ -10,14 +10,24 @@ from __future__ import annotations
 
 from toril.clock import Clock, ManualClock, as_datetime
 from toril.duration import duration_text, milliseconds
-from toril.errors import ConfigurationError, GiveWay, PluginError, Reject, ServerError, TorilError
+from toril.errors import (
+    ConfigurationError,
+    GiveWay,
+    JobStateError,
+    PluginError,
+    Reject,
+    ServerError,
+    TorilError,
+)
 from toril.hooks.configuration import did_you_mean
 from toril.hooks.context import Fact, PluginContext, Service, ServiceContext, WorkerInfo
+from toril.hooks.findings import Audit, AuditReport, Finding, Repair, Severity
 from toril.hooks.function import HookFunction
 from toril.hooks.markers import hookimpl, hookspec
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
 from toril.metrics import MetricKind, Sample
+from toril.protocol.codec import encode_json
 from toril.protocol.plugin_call import lua_bytes
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
@@ -55,10 +65,13 @@ __all__ = [
     "LIVE_LEVELS",
     "OWN_LEVELS",
     "STATES",
+    "Audit",
+    "AuditReport",
     "Clock",
     "ConfigurationError",
     "Draft",
     "Fact",
+    "Finding",
     "FinishCause",
     "FinishedCursor",
     "FinishedJob",
@@ -74,6 +87,7 @@ __all__ = [
     "JobSaved",
     "JobSnapshot",
     "JobStalled",
+    "JobStateError",
     "Json",
     "JsonObject",
     "Level",
@@ -89,6 +103,7 @@ __all__ = [
     "Reject",
     "Removal",
     "RemovalCause",
+    "Repair",
     "Said",
     "Sample",
     "SavePlan",
@@ -97,6 +112,7 @@ __all__ = [
     "ServiceContext",
     "Setting",
     "SettingsView",
+    "Severity",
     "State",
     "TorilError",
     "WorkerInfo",
@@ -104,6 +120,7 @@ __all__ = [
     "by_this_user",
     "did_you_mean",
     "duration_text",
+    "encode_json",
     "hookimpl",
     "hookspec",
     "lua_bytes",

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from toril.connection.call import Procedure
 from toril.job import Job
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
-from toril.removals import Removals
-from toril.schedule import Pace, Schedule
-from toril.schedule_operations import ScheduleOperations
+from toril.removals import Erasure, Removals
 from toril.setting import Level, Said, Setting
 from toril.snapshots import JobRef, Recalled
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
     from toril.app import App
+    from toril.schedule import Pace, Schedule
+    from toril.schedule_operations import ScheduleOperations
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -33,7 +34,6 @@ class Queue:
     def __init__(self, app: App, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.context, name, defaults)
-        self._schedules = ScheduleOperations(app.context, name, defaults)
         self.name = name
         self.defaults = defaults
 
@@ -194,6 +194,13 @@ class Queue:
         """
         return await self._perform(self._operations.job(id).remove(children=children))
 
+    async def erase(self, id: str) -> Erasure:
+        """Erase a job: what is stored of it, what names it, and what plugins keep of it.
+
+        See `Job.erase`, which raises the same.
+        """
+        return await self._app.erase(JobRef(self.name, id))
+
     async def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
         """Let all finished jobs of one outcome run again. Returns how many.
 
@@ -204,6 +211,12 @@ class Queue:
     async def promote_all(self) -> int:
         """Let all delayed jobs run now. Returns how many."""
         return await self._perform(self._operations.promote_all())
+
+    @cached_property
+    def _schedules(self) -> ScheduleOperations:
+        from toril.schedule_operations import ScheduleOperations  # most programs have none
+
+        return ScheduleOperations(self._app.context, self.name, self.defaults)
 
     async def schedule(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,20 @@ class Removals(list[str]):
         """Add jobs that were kept."""
         self.kept_count += len({one.id for one in kept})
         self.kept = (*self.kept, *kept)[: self.MOST_KEPT]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What there was to erase of a job, all of which is gone.
+
+    `job`: it existed; `in_parent`: entries in the keys of its parent; `events`: entries of the
+    event stream; `plugins`: what plugins kept of it, in their words.
+    """
+
+    job: bool
+    in_parent: int
+    events: int
+    plugins: Mapping[str, str]
 
 
 def rejection(what: str, kept: Iterable[KeptJob]) -> Reject:

@@ -374,6 +374,12 @@ class Runtime:
             return None
         return self.run(self.dispatcher.recall(job))
 
+    def erase_sync(self, job: JobRef) -> Mapping[str, str]:
+        """`Dispatcher.erase` in the calling thread."""
+        if not self.plugins.functions("toril_erase_job"):
+            return {}
+        return self.run(self.dispatcher.erase(job))
+
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""
         if self._starter is not None and self._loop is asyncio.get_running_loop():

@@ -51,6 +51,11 @@ class SettingsView:
     def __init__(self, stored: Mapping[str, list[dict[str, Any]]]) -> None:
         self._stored = stored
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the kinds of which something is stored."""
+        return tuple(self._stored)
+
     def said(self, kind: type[S]) -> tuple[Said[S], ...]:
         """All stored values of this kind, most specific first, with who said them."""
         return tuple(
@@ -328,6 +333,7 @@ class Recalled:
     result: Json = None
     reason: str | None = None
     has_result: bool = True
+    parent: ParentRef | None = None
     told_by: str = ""
 
 

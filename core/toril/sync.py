@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Final, Self, TypeVar, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
@@ -19,14 +20,16 @@ from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_
 from toril.operations import JobOperations, QueueOperations, only
 from toril.protocol import reading, streams
 from toril.protocol.dependencies import Dependencies
-from toril.removals import Removals
+from toril.removals import Erasure, Removals
 from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.runtime import Runtime
-from toril.schedule import Pace, Schedule
-from toril.schedule_operations import ScheduleOperations
 from toril.setting import Level, Said, Setting
-from toril.snapshots import JobRef, JobSnapshot, Recalled
+from toril.snapshots import JobRef, JobSnapshot, ParentRef, Recalled
 from toril.types import Json, Outcome, State
+
+if TYPE_CHECKING:
+    from toril.schedule import Pace, Schedule
+    from toril.schedule_operations import ScheduleOperations
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -81,6 +84,17 @@ class SyncApp:
         gone = {ref: self.runtime.recall_sync(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: SyncJob(self, snapshot), gone)
 
+    def erase(self, job: JobRef, parent: ParentRef | None = None) -> Erasure:
+        """Erase a job; see `App.erase`."""
+        runtime = self.runtime
+        runtime.start_sync()
+        recalled = None if parent else runtime.recall_sync(job)
+        operations = JobOperations(runtime.context, job.queue, job.id)
+        known = parent or (recalled.parent if recalled else None)
+        traces = self.perform(operations.erase(known), job.queue)
+        told = runtime.erase_sync(job)
+        return Erasure(traces.job, traces.in_parent, traces.events, told)
+
     def perform(self, procedure: Procedure[T], *queues: str) -> T:
         """Carry out a procedure; see `App.perform`."""
         return self.runtime.perform_sync(procedure, queues)
@@ -106,7 +120,6 @@ class SyncQueue:
     def __init__(self, app: SyncApp, name: str, defaults: QueueDefaults) -> None:
         self._app = app
         self._operations = QueueOperations(app.runtime.context, name, defaults)
-        self._schedules = ScheduleOperations(app.runtime.context, name, defaults)
         self.name = name
         self.defaults = defaults
 
@@ -195,6 +208,10 @@ class SyncQueue:
         """Remove a job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.job(id).remove(children=children))
 
+    def erase(self, id: str) -> Erasure:
+        """Erase a job and everything that names it; see `Job.erase`."""
+        return self._app.erase(JobRef(self.name, id))
+
     def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
         """Let all finished jobs of one outcome run again."""
         return self._perform(self._operations.retry_all(state, reset_attempts=reset_attempts))
@@ -202,6 +219,12 @@ class SyncQueue:
     def promote_all(self) -> int:
         """Let all delayed jobs run now."""
         return self._perform(self._operations.promote_all())
+
+    @cached_property
+    def _schedules(self) -> ScheduleOperations:
+        from toril.schedule_operations import ScheduleOperations  # most programs have none
+
+        return ScheduleOperations(self._app.runtime.context, self.name, self.defaults)
 
     def schedule(
         self,
@@ -346,6 +369,10 @@ class SyncJob(StoredJob):
     def remove(self, *, children: bool = True) -> bool:
         """Remove the job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.remove(children=children))
+
+    def erase(self) -> Erasure:
+        """Erase the job and everything that names it; see `Job.erase`."""
+        return self._app.erase(self.ref, self.snapshot.parent)
 
     def update(self, data: Json) -> None:
         """Replace its payload."""

@@ -52,6 +52,9 @@ FinishCause = Literal["processor", "stalled", "child", "deferred", "operator", "
 """Who ended an attempt: the handler; the stalled check; a failed child; somebody else, for a reason
 of their own, which this worker carried out; a person or program; another library's worker."""
 
-RemovalCause = Literal["operator", "rule", "drain", "clean", "obliterate", "parent", "schedule"]
+RemovalCause = Literal[
+    "operator", "rule", "drain", "clean", "obliterate", "parent", "schedule", "erase"
+]
 """Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule;
-`schedule`: it was the next run of a schedule that was replaced, paused or removed."""
+`schedule`: it was the next run of a schedule that was replaced, paused or removed; `erase`: nothing
+of it is to be left, so nobody keeps what they are told of it."""

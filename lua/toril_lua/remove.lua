@@ -24,7 +24,7 @@
 -- shall get hold of them meanwhile. A lock on a child that has finished protects nothing, and
 -- neither do the locks below it; the lock of an active one goes along.
 
---- @include "discard"
+--- @include "take-away"
 --- @include "enqueue"
 --- @include "kept"
 --- @when removing
@@ -46,15 +46,6 @@ local CHILDREN = {
   {'processed', 'HLEN', 'HKEYS'}, {'failed', 'HLEN', 'HKEYS'},
   {'unsuccessful', 'ZCARD', 'ZRANGE', 0, -1}, {'dependencies', 'SCARD', 'SMEMBERS'},
 }
-
---- @when removing
-local function outcome_of(Q, id)
-  for _, outcome in ipairs({'completed', 'failed'}) do
-    if redis.call('ZSCORE', Q .. ':' .. outcome, id) then return outcome end
-  end
-  return nil
-end
---- @end
 
 -- The job with all jobs below it, or nil and a code. Writes nothing. `open`: it hangs on the root
 -- by open dependencies only, so that its lock counts.
@@ -87,19 +78,6 @@ local function tree_of(Q, id, open, seen, cause)
   return node
 end
 
-local SETS = {'completed', 'waiting-children', 'delayed', 'failed', 'prioritized'}
-local LISTS = {'wait', 'paused', 'active'}
-
-local function take_out(Q, id)
-  for _, name in ipairs(SETS) do
-    if redis.call('ZREM', Q .. ':' .. name, id) == 1 then return name end
-  end
-  for _, name in ipairs(LISTS) do
-    if redis.call('LREM', Q .. ':' .. name, -1, id) > 0 then return name end
-  end
-  return 'unknown'
-end
-
 -- Returns whether there was a job.
 local function remove_tree(node, cause)
   local Q, id, links = node.queue, node.id, node.links
@@ -110,14 +88,7 @@ local function remove_tree(node, cause)
     redis.pcall('SREM', links.parent.key .. ':dependencies', links.key)
   end
   for _, child in ipairs(node.children) do remove_tree(child, 'parent') end
-  local state = take_out(Q, id)
-  local existed = discard(Q, id, state, links, cause)
-  if existed then emit_capped(Q, 'removed', 'jobId', id, 'prev', state) end
-  if state == 'active' then
-    redis.call('DEL', links.key .. ':lock')
-    wake(Q)
-  end
-  return existed
+  return take_away(Q, id, links, cause)
 end
 
 local codes = {}

@@ -1,58 +1,35 @@
-"""What holds in a database of queues at any moment, whoever works in it: one checker for all tests.
+"""What holds in a database of queues at any moment, whoever works in it.
 
     assert check(client, "bull") == []
 
-It reads every key under the prefix once, so nothing may write meanwhile. What it says is numbered:
-
-    I2   every job is in exactly one state, and once
-    I3   an id stands for a hash with the fields of a job; times and scores agree
-    I4   a lock belongs to an active job and ends by itself; at rest nothing is active
-    I5   the further keys of a job belong to a job
-    I6   whoever waits for children has open ones; every open child is a job that names its parent
-    I7   a deduplication window ends, or belongs to a job; schedules and their records agree
-    I9   what plugins' indexes say is said of jobs
-    I11  every key belongs to something
-    I14  no more attempts have ended than begun, or stalled
+It reads every key under the prefix once, so nothing may write meanwhile, and asks the rules of
+Toril's own audit about each job and each key (`toril.protocol.invariants`). Only what has no place
+in an audit is said here: that every key belongs to something (`strange`), what holds between
+queues at rest (`rest`), and what the cleanup plugin's index may say (`drift`).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
 
-LISTS: Final = ("wait", "paused", "active")
-SETS: Final = ("delayed", "prioritized", "waiting-children", "completed", "failed")
-JOB_FIELDS: Final = ("name", "data", "opts", "timestamp")
-NUMBERS: Final = (
-    *("timestamp", "delay", "priority", "processedOn", "finishedOn"),
-    *("atm", "ats", "stc"),
+from toril.protocol.invariants import (
+    LISTS,
+    PARTS,
+    QUEUE_KEYS,
+    SETS,
+    OpenChild,
+    OtherKey,
+    StoredJob,
+    Wrong,
+    halves,
+    wrong_about,
+    wrong_about_key,
 )
 
-_QUEUE_KEYS: Final = {
-    **dict.fromkeys(LISTS, "list"),
-    **dict.fromkeys((*SETS, "marker", "repeat"), "zset"),
-    **dict.fromkeys(("id", "pc", "limiter", "stalled-check"), "string"),
-    **dict.fromkeys(("metrics:completed", "metrics:failed"), "hash"),
-    **dict.fromkeys(("metrics:completed:data", "metrics:failed:data"), "list"),
-    "meta": "hash",
-    "stalled": "set",
-    "events": "stream",
-    "toril:stalled:check": "set",
-    "toril:flows": "zset",
-    "toril:deferred": "zset",
-}
-_JOB_KEYS: Final = {
-    "lock": "string",
-    "logs": "list",
-    "dependencies": "set",
-    "processed": "hash",
-    "failed": "hash",
-    "unsuccessful": "zset",
-}
 _CLEANUP_INDEXES: Final = ("own", "at", "nth", "due", "rule", "bucket")
 _READ: Final[dict[str, tuple[Any, ...]]] = {
     "list": ("LRANGE", 0, -1),
@@ -65,18 +42,6 @@ _READ: Final[dict[str, tuple[Any, ...]]] = {
 _CHUNK: Final = 2000
 _GONE: Final = -2
 """The remaining time of a key that does not exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """Something that must not be: which invariant, at which key, and what is wrong."""
-
-    invariant: str
-    key: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant} {self.key}: {self.what}"
 
 
 @dataclass(slots=True)
@@ -113,7 +78,7 @@ class Stored:
     queues: dict[str, StoredQueue] = field(default_factory=dict[str, StoredQueue])
     ttl: dict[str, int] = field(default_factory=dict[str, int])
     """Of texts: milliseconds until they end, -1 if they do not."""
-    strange: list[Violation] = field(default_factory=list[Violation])
+    strange: list[Wrong] = field(default_factory=list[Wrong])
 
     def job(self, key: str) -> dict[str, str] | None:
         """The hash with that key."""
@@ -171,7 +136,7 @@ def _values(
         value, ttl = next(replies), next(replies) if kind == "string" else -1
         if isinstance(value, redis.ResponseError):
             real: Any = client.type(name)
-            stored.strange.append(Violation("I11", name, f"a {real} where a {kind} belongs"))
+            stored.strange.append(Wrong("strange", name, f"a {real} where a {kind} belongs"))
             value = None
         elif kind == "zset":
             value = dict(value)
@@ -181,13 +146,13 @@ def _values(
 def _kind(rest: str) -> str | None:
     """The type that a key must have by its name; None: the name does not tell."""
     first, colon, last = rest.rpartition(":")
-    if rest in _QUEUE_KEYS:
-        return _QUEUE_KEYS[rest]
+    if rest in QUEUE_KEYS:
+        return QUEUE_KEYS[rest]
     if not colon:
         return "hash" if rest else None
     if first.partition(":")[0] in ("toril", "de", "dn", "repeat", "metrics"):
         return None
-    return _JOB_KEYS.get(last)
+    return PARTS.get(last)
 
 
 def _place(stored: Stored, key: str, kind: str, value: Any, ttl: int) -> None:
@@ -199,17 +164,17 @@ def _place(stored: Stored, key: str, kind: str, value: Any, ttl: int) -> None:
     first, colon, last = rest.rpartition(":")
     head = rest.partition(":")[0]
     schedule = head == "repeat" and rest.count(":") == 1
-    if rest in _QUEUE_KEYS or head in ("toril", "de", "dn") or schedule:
+    if rest in QUEUE_KEYS or head in ("toril", "de", "dn") or schedule:
         queue.keys[rest] = value
     elif not colon or (head == "repeat" and rest.count(":") == 2):
         if kind == "hash" and rest:
             queue.jobs[rest] = value or {}
         else:
-            stored.strange.append(Violation("I11", key, f"a {kind} that belongs to nothing"))
-    elif last in _JOB_KEYS:
+            stored.strange.append(Wrong("strange", key, f"a {kind} that belongs to nothing"))
+    elif last in PARTS:
         queue.parts.setdefault(first, {})[last] = value
     else:
-        stored.strange.append(Violation("I11", key, f"a {kind} that belongs to nothing"))
+        stored.strange.append(Wrong("strange", key, f"a {kind} that belongs to nothing"))
 
 
 def check(
@@ -218,7 +183,7 @@ def check(
     *,
     at_rest: bool = False,
     owners: Iterable[str] = ("cleanup",),
-) -> list[Violation]:
+) -> list[Wrong]:
     """Everything that is wrong under `prefix`; empty if all is well.
 
     Args:
@@ -233,187 +198,80 @@ def check(
 
 def check_stored(
     stored: Stored, *, at_rest: bool = False, owners: Iterable[str] = ("cleanup",)
-) -> list[Violation]:
+) -> list[Wrong]:
     """`check` for what has been read."""
     found = list(stored.strange)
+    unfinished = any(queue.keys.get("toril:flows") for queue in stored.queues.values())
     for queue in stored.queues.values():
-        for rule in _RULES:
-            found += rule(stored, queue)
-        found += _owners(stored, queue, frozenset(owners))
+        ids = {**queue.jobs, **queue.states, **queue.parts}
+        wrong = [each for id in ids for each in wrong_about(_job(stored, queue, id))]
+        found += [each for each in wrong if not (unfinished and each.kind == "missing-child")]
+        found += [each for rest in queue.keys for each in _key(stored, queue, rest)]
+        found += _owners(queue, frozenset(owners))
+        found += _drift(queue)
         if at_rest:
             found += _rest(stored, queue)
     return found
 
 
-def _one_state(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for job_id in queue.jobs:
-        states = queue.states.get(job_id, [])
-        if len(states) != 1:
-            where = " and ".join(states) or "no state"
-            yield Violation("I2", f"{queue.key}:{job_id}", f"is in {where}")
-    for state in LISTS:
-        for job_id, times in Counter(queue.ids(state)).items():
-            if times > 1:
-                yield Violation("I2", f"{queue.key}:{job_id}", f"is {times} times in {state}")
+def _job(stored: Stored, queue: StoredQueue, id: str) -> StoredJob:
+    """The job as the audit sees it."""
+    parts = queue.parts.get(id, {})
+    return StoredJob(
+        queue.key,
+        id,
+        "hash" if id in queue.jobs else "none",
+        queue.jobs.get(id, {}),
+        {state: queue.keys[state][id] for state in SETS if id in queue.keys.get(state, {})},
+        {state: times for state in LISTS if (times := queue.ids(state).count(id))},
+        {name: PARTS[name] for name in parts},
+        stored.ttl.get(f"{queue.key}:{id}:lock"),
+        len(queue.part(id, "dependencies")),
+        [_child(stored, key) for key in queue.part(id, "dependencies")],
+    )
 
 
-def _fields(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for job_id, states in queue.states.items():
-        key, job = f"{queue.key}:{job_id}", queue.jobs.get(job_id)
-        if job is None:
-            yield Violation("I3", key, f"is in {' and '.join(states)} but has no hash")
-            continue
-        missing = [name for name in JOB_FIELDS if name not in job]
-        if missing:
-            yield Violation("I3", key, f"has no {', '.join(missing)}")
-        for name in NUMBERS:
-            if name in job and not job[name].isdecimal():
-                yield Violation("I3", key, f"{name} is {job[name]!r}, not a number")
-        yield from _times(queue, job_id, job, states[0])
+def _child(stored: Stored, key: str) -> OpenChild:
+    job = stored.job(key)
+    completed = stored.states_of(key) == ["completed"]
+    return OpenChild(key, (job or {}).get("parentKey", ""), job is not None, completed)
 
 
-def _times(queue: StoredQueue, job_id: str, job: dict[str, str], state: str) -> Iterator[Violation]:
-    key, score = f"{queue.key}:{job_id}", queue.score(state, job_id) if state in SETS else None
-    if state in ("completed", "failed"):
-        result = "returnvalue" if state == "completed" else "failedReason"
-        if result not in job:
-            yield Violation("I3", key, f"is {state} without {result}")
-        if str(score) != str(float(job.get("finishedOn", "nan"))):
-            yield Violation(
-                "I3", key, f"finished on {job.get('finishedOn')}, but its score {score}"
-            )
-    elif "finishedOn" in job:
-        yield Violation("I3", key, f"is in {state} but finished on {job['finishedOn']}")
-    if state == "prioritized" and score is not None:
-        priority = int(score // 2**32)
-        if str(priority) != job.get("priority"):
-            yield Violation("I3", key, f"priority {job.get('priority')}, but its score {score}")
+def _key(stored: Stored, queue: StoredQueue, rest: str) -> Iterator[Wrong]:
+    value, key = queue.keys[rest], f"{queue.key}:{rest}"
+    names_job = isinstance(value, str) and value in queue.jobs
+    kind = "string" if key in stored.ttl else QUEUE_KEYS.get(rest, "?")
+    yield from wrong_about_key(queue.key, OtherKey(rest, kind, stored.ttl.get(key, -1), names_job))
+    if rest == "toril:deferred":
+        for parent in value:
+            if stored.job(parent) is None:
+                yield Wrong("deferred-left", key, f"names {parent}, which is gone")
 
 
-def _locks(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    active = frozenset(queue.ids("active"))
-    for job_id, parts in queue.parts.items():
-        key = f"{queue.key}:{job_id}:lock"
-        if "lock" not in parts:
-            continue
-        if job_id not in active:
-            where = " and ".join(queue.states.get(job_id, ["no state"]))
-            yield Violation("I4", key, f"is locked but in {where}")
-        if stored.ttl.get(key) == -1:
-            yield Violation("I4", key, "has no end")
+def _owners(queue: StoredQueue, owners: frozenset[str]) -> Iterator[Wrong]:
+    for rest in queue.keys:
+        owner = rest.split(":")[1] if rest.startswith("toril:") else ""
+        if rest not in QUEUE_KEYS and owner and owner not in {"call", "lease", "flows", *owners}:
+            yield Wrong("strange", f"{queue.key}:{rest}", "belongs to nothing")
+    for kind in ("repeat", "toril:flows"):
+        stored = {rest[len(kind) + 1 :] for rest in queue.keys if rest.startswith(f"{kind}:")}
+        yield from halves(queue.key, kind, set(queue.ids(kind)), stored)
 
 
-def _parts(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for job_id, parts in queue.parts.items():
-        if job_id not in queue.jobs:
-            for name in sorted(parts):
-                yield Violation(
-                    "I5", f"{queue.key}:{job_id}:{name}", "belongs to a job that is gone"
-                )
-
-
-def _parents(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    unfinished = any(other.keys.get("toril:flows") for other in stored.queues.values())
-    for job_id in queue.ids("waiting-children"):
-        key = f"{queue.key}:{job_id}"
-        if not queue.part(job_id, "dependencies"):
-            yield Violation("I6", key, "waits for children but has no open one")
-        if queue.part(job_id, "unsuccessful"):
-            yield Violation("I6", key, "waits for children although one has failed it")
-        for child in queue.part(job_id, "dependencies"):
-            if stored.states_of(child) == ["completed"]:
-                yield Violation("I6", key, f"waits for {child}, which is completed")
-    for job_id in queue.jobs:
-        for child in queue.part(job_id, "dependencies") if not unfinished else ():
-            job = stored.job(child)
-            if job is None:
-                yield Violation("I6", f"{queue.key}:{job_id}", f"its open child {child} is gone")
-            elif job.get("parentKey") != f"{queue.key}:{job_id}":
-                yield Violation(
-                    "I6", f"{queue.key}:{job_id}", f"{child} belongs to {job.get('parentKey')}"
-                )
-
-
-def _windows(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for rest, value in queue.keys.items():
-        key = f"{queue.key}:{rest}"
-        if rest.startswith("de:") and value not in queue.jobs and stored.ttl.get(key) == -1:
-            yield Violation("I7", key, f"points for ever at {value}, which is gone")
-    records = {rest.removeprefix("repeat:") for rest in queue.keys if rest.startswith("repeat:")}
-    for name in records ^ set(queue.ids("repeat")):
-        yield Violation("I7", f"{queue.key}:repeat:{name}", "is a schedule by halves")
-
-
-def _attempts(_stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for job_id, job in queue.jobs.items():
-        ended, begun = _number(job, "atm"), _number(job, "ats")
-        if ended > begun:
-            yield Violation(
-                "I14", f"{queue.key}:{job_id}", f"{ended} attempts ended, {begun} began"
-            )
-
-
-def _number(job: dict[str, str], name: str) -> int:
-    text = job.get(name, "0")
-    return int(text) if text.isdecimal() else 0
-
-
-def _flows(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    records = {
-        rest.removeprefix("toril:flows:") for rest in queue.keys if rest.startswith("toril:flows:")
-    }
-    for root in records ^ set(queue.ids("toril:flows")):
-        yield Violation("I11", f"{queue.key}:toril:flows:{root}", "is a flow by halves")
-    for job_key in queue.ids("toril:deferred"):
-        # A parent in another queue is forgotten at the next look of this queue's rescue.
-        if job_key.startswith(f"{queue.key}:") and job_key[len(queue.key) + 1 :] not in queue.jobs:
-            yield Violation("I11", f"{queue.key}:toril:deferred", f"names {job_key}, which is gone")
-
-
-def _indexes(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
+def _drift(queue: StoredQueue) -> Iterator[Wrong]:
     """What the cleanup plugin has noted about jobs that are gone."""
-    noted: defaultdict[str, list[str]] = defaultdict(list)
     for rest, value in queue.keys.items():
         if rest.startswith("toril:cleanup:") and rest.split(":")[2] in _CLEANUP_INDEXES:
-            for job_id in value:
-                noted[job_id].append(rest)
-    for job_id, places in noted.items():
-        if job_id not in queue.jobs:
-            yield Violation(
-                "I9", f"{queue.key}:{job_id}", f"is gone but noted in {', '.join(places)}"
-            )
+            for id in value:
+                if id not in queue.jobs:
+                    yield Wrong("drift", f"{queue.key}:{id}", f"is gone but noted in {rest}")
 
 
-def _owners(stored: Stored, queue: StoredQueue, owners: frozenset[str]) -> Iterator[Violation]:
-    for rest in queue.keys:
-        key = f"{queue.key}:{rest}"
-        if rest.startswith(("toril:call:", "toril:lease:")):
-            if stored.ttl.get(key, -1) == -1:
-                yield Violation("I11", key, "has no end")
-        elif rest.startswith("toril:") and rest not in _QUEUE_KEYS:
-            owner = rest.split(":")[1]
-            if owner != "flows" and owner not in owners:
-                yield Violation("I11", key, "belongs to nothing")
-
-
-def _rest(stored: Stored, queue: StoredQueue) -> Iterator[Violation]:
-    for job_id in queue.ids("active"):
-        yield Violation("I4", f"{queue.key}:{job_id}", "is active, and nobody works")
-    for job_id in queue.ids("waiting-children"):
-        children = queue.part(job_id, "dependencies")
+def _rest(stored: Stored, queue: StoredQueue) -> Iterator[Wrong]:
+    for id in queue.ids("active"):
+        yield Wrong("rest", f"{queue.key}:{id}", "is active, and nobody works")
+    for id in queue.ids("waiting-children"):
+        children = queue.part(id, "dependencies")
         places = [state for child in children for state in stored.states_of(child)]
         if not {"failed", "waiting-children"}.intersection(places):
-            yield Violation("I6", f"{queue.key}:{job_id}", "waits for children, and nobody works")
-
-
-_RULES: Final[Sequence[Callable[[Stored, StoredQueue], Iterator[Violation]]]] = (
-    _one_state,
-    _fields,
-    _locks,
-    _parts,
-    _parents,
-    _windows,
-    _attempts,
-    _flows,
-    _indexes,
-)
+            yield Wrong("rest", f"{queue.key}:{id}", "waits for children, and nobody works")

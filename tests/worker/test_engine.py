@@ -71,7 +71,7 @@ class Bench:
         self.slots = Slots(size)
         runner = Runner(
             self._run, threads=1, backoffs={}, put_aside=self._put_aside,
-            is_recent=self.slots.is_recent,
+            go_on=self._go_on, is_recent=self.slots.is_recent,
         )  # fmt: skip
         self.engine = Engine(
             queue="q", host=cast(JobHost, None), runner=runner, slots=self.slots,
@@ -80,6 +80,9 @@ class Bench:
 
     async def _run(self, job: ActiveJob) -> None:
         await self.ends.setdefault(job.id, asyncio.Event()).wait()
+
+    def _go_on(self, job: JobSnapshot, schedule: str) -> Awaitable[None]:
+        raise AssertionError
 
     def _put_aside(self, job: ActiveJob) -> Awaitable[Finish | None]:
         raise AssertionError

@@ -6,10 +6,10 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
-import redis
 from tests.worker.conftest import Listener, until
 
 from toril import ActiveJob, App, Cron, Every
@@ -30,7 +30,7 @@ async def work(app: App, handler: Any = done) -> None:
     await app.worker("q", handler, concurrency=2).run(burst=True)
 
 
-async def test_one_run_after_the_other(redis_url: str, raw: redis.Redis) -> None:
+async def test_one_run_after_the_other(redis_url: str, raw: Any) -> None:
     clock = ManualClock(NOON)
     async with App(redis_url, plugins=[], clock=clock) as app:
         queue = app.queue("q")
@@ -48,7 +48,7 @@ async def test_one_run_after_the_other(redis_url: str, raw: redis.Redis) -> None
         assert job.snapshot.opts["repeat"] == {"every": 600000, "count": 3}
 
 
-async def test_late_it_skips_what_is_past(redis_url: str, raw: redis.Redis) -> None:
+async def test_late_it_skips_what_is_past(redis_url: str, raw: Any) -> None:
     clock = ManualClock(NOON)
     async with App(redis_url, plugins=[], clock=clock) as app:
         await app.queue("q").schedule("s", Every("10m", offset="1m"), "tick")
@@ -61,7 +61,7 @@ async def test_late_it_skips_what_is_past(redis_url: str, raw: redis.Redis) -> N
     ]
 
 
-async def test_a_retry_has_no_second_successor(redis_url: str, raw: redis.Redis) -> None:
+async def test_a_retry_has_no_second_successor(redis_url: str, raw: Any) -> None:
     seen: list[str] = []
 
     async def fail_once(job: ActiveJob) -> None:
@@ -77,7 +77,7 @@ async def test_a_retry_has_no_second_successor(redis_url: str, raw: redis.Redis)
     assert raw.hget("bull:q:repeat:s", "ic") == "2"
 
 
-async def test_limit_and_end(redis_url: str, raw: redis.Redis) -> None:
+async def test_limit_and_end(redis_url: str, raw: Any) -> None:
     clock = ManualClock(NOON)
     end = datetime(2026, 11, 23, 12, 15, tzinfo=UTC)
     async with App(redis_url, plugins=[], clock=clock) as app:
@@ -91,7 +91,7 @@ async def test_limit_and_end(redis_url: str, raw: redis.Redis) -> None:
     assert raw.zcard("bull:q:delayed") == 0
 
 
-async def test_paused_while_a_run_is_active(redis_url: str, raw: redis.Redis) -> None:
+async def test_paused_while_a_run_is_active(redis_url: str, raw: Any) -> None:
     async with App(redis_url, plugins=[], clock=ManualClock(NOON)) as app:
         queue = app.queue("q")
         await queue.schedule("s", Every("10m"), "tick")
@@ -128,7 +128,7 @@ async def test_hooks_hear_of_every_run(redis_url: str, listener: Listener) -> No
 
 
 async def test_a_pattern_that_cannot_be_read_ends_the_series_loudly(
-    redis_url: str, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    redis_url: str, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with App(redis_url, plugins=[], clock=ManualClock(NOON)) as app:
         await app.queue("q").schedule("s", Cron("* * * * *", immediately=True), "tick")
@@ -142,9 +142,7 @@ async def test_a_pattern_that_cannot_be_read_ends_the_series_loudly(
     assert "schedule 's' of queue q ends" in caplog.text
 
 
-async def test_a_run_whose_schedule_is_gone_is_an_ordinary_job(
-    redis_url: str, raw: redis.Redis
-) -> None:
+async def test_a_run_whose_schedule_is_gone_is_an_ordinary_job(redis_url: str, raw: Any) -> None:
     async with App(redis_url, plugins=[], clock=ManualClock(NOON)) as app:
         await app.queue("q").schedule("s", Every("10m"), "tick")
         raw.delete("bull:q:repeat", "bull:q:repeat:s")
@@ -164,4 +162,4 @@ async def test_in_real_time(redis_url: str) -> None:
         async with app.worker("q", note):
             await until(lambda: len(seen) >= 4)
     await asyncio.sleep(0)
-    assert [later - earlier for earlier, later in zip(seen, seen[1:4], strict=False)] == [200] * 3
+    assert [later - earlier for earlier, later in pairwise(seen[:4])] == [200] * 3

@@ -184,6 +184,39 @@ def remove(
         _each(ids, take)
 
 
+@jobs.command("erase")
+@click.argument("queue")
+@_IDS
+@connection_options
+@output_option
+def erase(url: str | None, prefix: str, output: Output, queue: str, ids: Sequence[str]) -> None:
+    """Erase jobs: what is stored of them, what names them, and what plugins keep of them.
+
+    Also of jobs that are gone. `-` instead of ids reads them from stdin.
+    """
+    rows: list[dict[str, Any]] = []
+    with App(url, prefix=prefix).sync as app:
+        found = app.queue(queue)
+
+        def take(id: str) -> None:
+            erased = found.erase(id)
+            kept = [f"{plugin}: {what}" for plugin, what in erased.plugins.items()]
+            rows.append(
+                {
+                    "id": id,
+                    "job": erased.job,
+                    "in_parent": erased.in_parent,
+                    "events": erased.events,
+                    "plugins": kept,
+                }
+            )
+
+        try:
+            _each(ids, take)
+        finally:
+            output.rows("erased", rows, ("id", "job", "in_parent", "events", "plugins"))
+
+
 def _all(ids: Sequence[str], *, every: bool) -> bool:
     if every == bool(ids):
         raise click.UsageError("say either ids or --all")

@@ -37,7 +37,7 @@ def ls(url: str | None, prefix: str, output: Output, queue: str) -> None:
 @click.option("--next", "count", type=click.IntRange(0, 1000), default=5, show_default=True)
 @connection_options
 @output_option
-def show(url: str | None, prefix: str, output: Output, queue: str, id: str, count: int) -> None:
+def show(url: str | None, prefix: str, output: Output, queue: str, id: str, *, count: int) -> None:
     """Show one schedule, with its next times."""
     with App(url, prefix=prefix).sync as app:
         found = _found(app, queue, id)

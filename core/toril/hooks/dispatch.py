@@ -167,6 +167,29 @@ class Dispatcher:
                     return replace(told, told_by=function.plugin)
         return None
 
+    async def erase(self, job: JobRef) -> Mapping[str, str]:
+        """Let every plugin erase what it keeps of a job; what that was, by plugin.
+
+        Raises:
+            PluginError: Of the first that broke; the others have done it all the same.
+        """
+        erased: dict[str, str] = {}
+        broken: list[PluginError] = []
+        for function in self._plugins.functions("toril_erase_job"):
+            try:
+                told: str | None = await function.ask_async(job=job)
+                if told is not None:
+                    erased[function.plugin] = told
+            except PluginError as error:
+                broken.append(error)
+        if broken:
+            broken[0].add_note(
+                f"job {job.id!r} of queue {job.queue!r} is not erased completely; erasing it again "
+                "does what is left to do"
+            )
+            raise broken[0]
+        return erased
+
 
 @dataclass(frozen=True, slots=True)
 class _Named:

@@ -308,3 +308,22 @@ def toril_recall_job(job: JobRef) -> Awaitable[Recalled | None] | Recalled | Non
             return row and Recalled("completed", finished=row["ended"], result=row["result"])
     """
     raise NotImplementedError
+
+
+@hookspec
+def toril_erase_job(job: JobRef) -> Awaitable[str | None] | str | None:
+    """Erase whatever you keep of a job, and of every earlier one of its id. Say what that was.
+
+    When: `job.erase()` or `queue.erase(id)`, after the job has gone from the server; also if it was
+    gone before, and again if somebody erases it again.
+    Where: the process that erases. Every plugin is asked.
+    `def` or `async def`, at most 10 seconds. An error reaches the caller as `PluginError`: the job
+    is not erased completely then. What is returned is shown to people, so nothing of the content:
+    `"2 copies"`; None: there was nothing.
+
+        @hookimpl
+        async def toril_erase_job(self, job: JobRef) -> str | None:
+            copies = await self.pool.execute("delete from job where id = $1", job.id)
+            return f"{copies} copies" if copies else None
+    """
+    raise NotImplementedError

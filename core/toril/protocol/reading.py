@@ -268,15 +268,31 @@ def queue_keys(queue: str) -> Procedure[list[str]]:
 def scan(where: str, match: str, type: str | None = None) -> Procedure[list[str]]:
     """The keys that match a pattern, on the server that holds the key `where`; some may repeat."""
     found: list[str] = []
-    request = {"cursor": "0", "match": match} | ({"type": type} if type else {})
+    cursor = "0"
     while True:
-        cursor, keys = yield Call(
-            "scan", (where,), (msgspec.msgpack.encode(request),), list, Resend.ALWAYS
-        )
-        found += map(text, keys)
-        request["cursor"] = text(cursor)
-        if cursor == b"0":
+        keys, cursor = yield scan_page(where, match, cursor, type)
+        found += keys
+        if cursor == "0":
             return found
+
+
+def scan_page(
+    where: str, match: str, cursor: str, type: str | None = None
+) -> Call[tuple[list[str], str]]:
+    """One step of `scan`, over about 1,000 keys, and the cursor of the next; `"0"` at both ends."""
+    request = {"cursor": cursor, "match": match} | ({"type": type} if type else {})
+    return Call(
+        "scan",
+        (where,),
+        (msgspec.msgpack.encode(request),),
+        lambda reply: (list(map(text, reply[1])), text(reply[0])),
+        Resend.ALWAYS,
+    )
+
+
+def keys_of(queue: str, cursor: str) -> Call[tuple[list[str], str]]:
+    """One step through the keys that begin with the key of the queue; see `scan_page`."""
+    return scan_page(queue, f"{_escaped(queue)}:*", cursor)
 
 
 def meta(queue: str) -> Read[QueueMeta]:

@@ -111,7 +111,7 @@ def clean(
         }
         ids, position, kept = yield _slice("clean", queue, request, now, wants)
         removed += map(text, ids)
-        removed.pass_over(_kept(kept))
+        removed.pass_over(kept_jobs(kept))
     return removed
 
 
@@ -136,7 +136,7 @@ def drain(
         request = {"sets": sets, "position": position, "limit": limit}
         ids, position, kept = yield _slice("drain", queue, request, now, wants)
         removed += map(text, ids)
-        removed.pass_over(_kept(kept))
+        removed.pass_over(kept_jobs(kept))
         left -= limit
     return removed
 
@@ -192,7 +192,7 @@ def _obliterate(queue: str, request: Mapping[str, Any]) -> Procedure[Sequence[in
     )
     name = queue_name(queue)
     if code == _KEPT:
-        raise rejection(f"queue {name!r}", _kept(kept))
+        raise rejection(f"queue {name!r}", kept_jobs(kept))
     if code == _NOT_PAUSED:
         raise JobStateError(f"queue {name!r} was resumed meanwhile", queue=name, job_id="")
     if code == _ACTIVE:
@@ -248,7 +248,7 @@ class _Tree:
         )
         for code, (queue, id) in zip(codes, targets, strict=False):
             if code == _KEPT:
-                raise rejection(f"job {id!r} of queue {queue_name(queue)!r}", _kept(kept))
+                raise rejection(f"job {id!r} of queue {queue_name(queue)!r}", kept_jobs(kept))
             if code < 0 and code != _TOO_LARGE:
                 raise refusal(code, queue, id)
         return codes
@@ -309,7 +309,7 @@ class _Tree:
                     cursor = page.cursor
 
 
-def _kept(entries: Sequence[Sequence[bytes]]) -> list[KeptJob]:
+def kept_jobs(entries: Sequence[Sequence[bytes]]) -> list[KeptJob]:
     """Which jobs a script kept, and why."""
     return [KeptJob(queue_name(text(queue)), *map(text, rest)) for queue, *rest in entries]
 

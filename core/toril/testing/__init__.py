@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "HOSTILE_DATA",
+    "AppOptions",
     "DrivenApp",
     "EmbeddedServer",
     "EnqueuedCheck",
@@ -20,6 +21,7 @@ __all__ = [
     "Removed",
     "ServerClock",
     "WorkerFactory",
+    "ask_purely",
     "finished_job",
     "hostile_jobs",
     "job_snapshot",
@@ -27,10 +29,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from toril.runtime import AppOptions
     from toril.testing.app import DrivenApp
     from toril.testing.checks import EnqueuedCheck, LeakCheck
     from toril.testing.clock import ServerClock
-    from toril.testing.contract import PluginContract
+    from toril.testing.contract import PluginContract, ask_purely
     from toril.testing.fixtures import WorkerFactory
     from toril.testing.jobs import HOSTILE_DATA, finished_job, hostile_jobs, job_snapshot
     from toril.testing.purity import plainly
@@ -40,6 +43,7 @@ else:
     # pytest imports this package at every start, also where nobody tests anything of Toril: it must
     # bring nothing along.
     _HOMES = {
+        "AppOptions": ".runtime",
         "DrivenApp": "app",
         "EmbeddedServer": "server",
         "EnqueuedCheck": "checks",
@@ -50,6 +54,7 @@ else:
         "Removed": "recorder",
         "ServerClock": "clock",
         "WorkerFactory": "fixtures",
+        "ask_purely": "contract",
         "finished_job": "jobs",
         "hostile_jobs": "jobs",
         "job_snapshot": "jobs",
@@ -59,7 +64,7 @@ else:
     def __getattr__(name):
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value
         return value
 

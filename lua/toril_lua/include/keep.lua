@@ -9,6 +9,14 @@ local function outcome_in(name)
   return (name == 'completed' or name == 'failed') and name or nil
 end
 
+-- The outcome of a job, or nil if it has not finished.
+local function outcome_of(Q, id)
+  for _, outcome in ipairs({'completed', 'failed'}) do
+    if redis.call('ZSCORE', Q .. ':' .. outcome, id) then return outcome end
+  end
+  return nil
+end
+
 -- Whether a plugin keeps the job. `outcome`: completed or failed if it has finished, else nil.
 -- A plugin whose chunk breaks keeps it, too: nobody knows what it would have said.
 local function is_kept(Q, id, outcome, cause)

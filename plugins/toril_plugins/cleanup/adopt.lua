@@ -23,8 +23,8 @@ for n, id in ipairs(ids) do
     lower_floor(outcome, finished_on)
     if args.all or has_own_value(id, outcome) then
       ask[#ask + 1] = {id, finished_on}
-    elseif rule and rule.key ~= '' then
-      note_if_over(count_live(id, outcome, finished_on, rule), outcome, rule)
+    elseif rule and is_bucketed(rule) then
+      note_if_over(outcome, count_live(id, outcome, finished_on, rule), rule)
     end
   end
 end

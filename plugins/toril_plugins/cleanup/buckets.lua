@@ -13,14 +13,14 @@ for n = 1, buckets do
   local i = 2 * ((n + ctx.now) % buckets) + 1
   local bucket, counted_by = page[2][i], page[2][i + 1]
   local key = bucket_key(outcome, bucket)
-  if not rule or rule.key ~= counted_by then
+  if not rule or not is_bucketed(rule) or (rule.key or '') ~= counted_by then
     redis.call('UNLINK', key)
     redis.call('HDEL', registry, bucket)
   else
     local size = looked < MOST and purge_bucket(key, outcome) or redis.call('ZCARD', key)
     looked = looked + math.min(size, FEW)
     if size == 0 then redis.call('HDEL', registry, bucket) end
-    if size > rule.count then redis.call('SADD', ctx.own('over:' .. outcome), bucket) end
+    if size > kept_in_bucket(rule) then redis.call('SADD', ctx.own('over:' .. outcome), bucket) end
   end
 end
 return {cursor = page[1]}

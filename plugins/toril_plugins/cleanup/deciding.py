@@ -4,33 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from toril.plugins import FinishedJob, Json
+from toril.plugins import FinishedJob, JsonObject
+from toril_plugins.retention.keep import Keep
 from toril_plugins.retention.resolve import may_have_own_value, own_values, resolve
-from toril_plugins.retention.values import Keep
 
 Combine = Literal["first", "longest", "shortest"]
 Answers: TypeAlias = Sequence[tuple[str, Keep]]
 """What strategies answered: plugin name and value, in plugin order."""
 
+BESIDE: Final = frozenset({"rule", "bucket", "note", "why", "asked"})
+"""What a stored decision holds beside the `Keep`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A job does not follow its queue's live rule, but this. `rule` says why, for people."""
+    """A job does not follow its queue's live rule, but this.
+
+    `rule` says why, for people; `note` is what a reviewer left with it.
+    """
 
     keep: Keep
     rule: str
+    note: str | None = None
 
-    def encode(self) -> Json:
-        """As the scripts read it: `[rule, count or -1, age in ms or -1, key or ""]`."""
-        keep = self.keep
-        return [
-            self.rule,
-            -1 if keep.last is None else keep.last,
-            -1 if keep.age_ms is None else keep.age_ms,
-            keep.key or "",
-        ]
+    def encode(self) -> JsonObject:
+        """As the scripts read and store it: the fields of the `Keep`, and `rule`, `note`."""
+        encoded = self.keep.encode()
+        encoded["rule"] = self.rule
+        if self.note is not None:
+            encoded["note"] = self.note
+        return encoded
+
+    @classmethod
+    def decode(cls, value: JsonObject, rule: str) -> Decision:
+        """Read what the scripts hand over. Raises `ValueError` for anything else."""
+        keep = Keep.decode({name: each for name, each in value.items() if name not in BESIDE})
+        note = value.get("note")
+        return cls(keep, rule, note if isinstance(note, str) else None)
 
 
 def _length(keep: Keep) -> tuple[float, float]:
@@ -38,7 +50,8 @@ def _length(keep: Keep) -> tuple[float, float]:
     if keep.is_nothing:
         return (0, 0)
     age = float("inf") if keep.age_ms is None else keep.age_ms
-    return (age, float("inf") if keep.last is None else keep.last)
+    unlimited = keep.last is None and keep.first is None
+    return (age, float("inf") if unlimited else (keep.last or 0) + (keep.first or 0))
 
 
 def choose(answers: Answers, combine: Combine) -> tuple[str, Keep]:

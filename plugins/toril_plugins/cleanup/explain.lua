@@ -11,7 +11,7 @@ end
 
 -- How many newer jobs are counted by the live rule.
 local function newer(outcome, finished_on, rule)
-  if rule.key ~= '' then
+  if is_bucketed(rule) then
     return count_newer(bucket_key(outcome, live_bucket(id, rule)), finished_on)
   end
   return count_newer(finished_key(outcome), finished_on)
@@ -19,10 +19,10 @@ local function newer(outcome, finished_on, rule)
 end
 
 -- After how many more jobs an own count is reached, or nil.
-local function left_of(outcome, finished_on, stored)
+local function left_of(outcome, finished_on, decision)
   local nth = score('nth', outcome)
   if not nth then return nil end
-  local left, count = nth - (state('seq', outcome) or 0), own_count(stored)
+  local left, count = nth - (state('seq', outcome) or 0), own_count(decision)
   if not count then return left end
   return math.min(left, count - count_newer(finished_key(outcome), finished_on))
 end
@@ -41,14 +41,15 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     local told = {outcome = outcome, awaited = is_awaited()}
     local rule = live_rule(outcome)
     if score('own', outcome) == finished_on then
-      local stored = redis.call('HGET', ctx.own('rule:' .. outcome), id)
-      told.rule = stored and string.match(stored, '^(.*)\n#?%x*$') or ''
+      local decision = stored_decision(id, outcome) or {}
+      told.rule, told.asked, told.why = decision.rule or '', decision.asked, decision.why
+      told.note = decision.note
       told.at = score('at', outcome) or score('due', outcome)
-      told.left = left_of(outcome, finished_on, stored)
+      told.left = left_of(outcome, finished_on, decision)
     elseif rule then
-      told.rule = rule.text
-      told.at = rule.age >= 0 and finished_on + rule.age or nil
-      told.left = rule.count >= 0 and rule.count - newer(outcome, finished_on, rule) or nil
+      told.rule = rule.rule
+      told.at = rule.age and finished_on + rule.age or nil
+      told.left = rule.last and rule.last - newer(outcome, finished_on, rule) or nil
     end
     return told
   end

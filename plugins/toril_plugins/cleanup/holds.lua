@@ -2,10 +2,8 @@
 -- [{id, name, data = [[[step, ...], value], ...], until (ms), why, who}, ...]; all conditions of a
 -- hold apply, and one whose `until` has passed holds nothing.
 
-local HELD = 9e15 -- the score of a finished job that is held: later than any foreign rule looks
-
 -- The holds by the condition that tells most: {ids = {id = holds}, names = {name = holds},
--- fields = {path = {steps, values = {value = holds}}}}. Made once a call and queue.
+-- fields = {path = {steps, values = {value = holds}}}, ends = when the next of them ends}.
 local function indexed_holds(text)
   local index = {ids = {}, names = {}, fields = {}}
   local function put(place, key, hold)
@@ -17,17 +15,19 @@ local function indexed_holds(text)
     error('the holds of the queue cannot be read')
   end
   for _, hold in ipairs(listed) do
-    if hold['until'] and hold['until'] <= ctx.now then
-      index.expired = true
-    elseif hold.id then
-      put(index.ids, hold.id, hold)
-    elseif hold.data then
-      local steps, value = unpack(hold.data[1])
-      local path = table.concat(steps, '.')
-      index.fields[path] = index.fields[path] or {steps = steps, values = {}}
-      put(index.fields[path].values, value, hold)
-    else
-      put(index.names, hold.name, hold)
+    local ends = hold['until'] or math.huge
+    if ends > ctx.now then
+      index.ends = math.min(ends, index.ends or ends)
+      if hold.id then
+        put(index.ids, hold.id, hold)
+      elseif hold.data then
+        local steps, value = unpack(hold.data[1])
+        local path = table.concat(steps, '.')
+        index.fields[path] = index.fields[path] or {steps = steps, values = {}}
+        put(index.fields[path].values, value, hold)
+      else
+        put(index.names, hold.name, hold)
+      end
     end
   end
   return index
@@ -41,8 +41,8 @@ local function field_of(data, steps)
   return data
 end
 
--- The holds, {{why, who, until, ...}, ...}, that keep this job; nil if there are none.
-local function held_by(id)
+-- Made once a call and queue; nil if there are no holds.
+local function holds_of_queue()
   local text = ctx.meta('toril.holds.list')
   if not text then return nil end
   local known = ctx.seen.holds
@@ -50,7 +50,19 @@ local function held_by(id)
     known = {q = ctx.q, index = indexed_holds(text)}
     ctx.seen.holds = known
   end
-  local index, found, job = known.index, nil, nil
+  return known.index
+end
+
+-- When the next hold ends, or nil.
+local function next_end()
+  local index = holds_of_queue()
+  return index and index.ends ~= math.huge and index.ends or nil
+end
+
+-- The holds, {{why, who, until, ...}, ...}, that keep this job; nil if there are none.
+local function held_by(id)
+  local index, found, job = holds_of_queue(), nil, nil
+  if not index then return nil end
   local function read()
     if job then return job end
     local stored = redis.pcall('HMGET', ctx.q .. ':' .. id, 'name', 'data')

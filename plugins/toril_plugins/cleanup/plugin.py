@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
@@ -20,9 +20,10 @@ from toril.plugins import (
     milliseconds,
 )
 from toril_plugins.cleanup.deciding import Answers, Combine, Decider
+from toril_plugins.cleanup.reviewing import COPY, REVIEW, Careful
 from toril_plugins.cleanup.sweeper import Sweeper
 from toril_plugins.retention import hookspecs
-from toril_plugins.retention.values import OUTCOMES, Keep, Retention
+from toril_plugins.retention.values import OUTCOMES, Ceiling, Keep, Retention
 
 HOOK = "toril_plan_retention"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -31,8 +32,15 @@ SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 def _lua(*names: str) -> str:
     """Lua parts of this plugin in one, below the part that all of them share."""
     folder = files("toril_plugins.cleanup")
-    parts = ("rules", *names)
+    parts = ("base", *names)
     return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts)
+
+
+def _meta() -> tuple[str, ...]:
+    """The fields of `meta` that the chunks read."""
+    fields = ("retention", "ceiling", "cleanup.own", "cleanup.seq", "cleanup.floor")
+    of_outcomes = [f"toril.{field}.{outcome}" for field in fields for outcome in OUTCOMES]
+    return (*of_outcomes, "toril.holds.list", "toril.requires.plugins")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,12 @@ class CleanupConfig:
         combine: which answer holds when several plugins have a strategy: the `first` in plugin
             order, the `longest` or the `shortest`.
         period: time between two sweeps of a queue; a job goes at most that long after its age.
+        report_only: remove nothing; what would be removed is counted and logged.
     """
 
     combine: Combine = "first"
     period: str = "5s"
+    report_only: bool = False
 
     def __post_init__(self) -> None:
         if milliseconds(self.period) < 100:
@@ -59,17 +69,17 @@ class Cleanup:
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
         registry.setting(Retention)
+        registry.setting(Ceiling)
         registry.hookspecs(hookspecs)
-        state = tuple(
-            f"toril.{field}.{outcome}"
-            for field in ("retention", "cleanup.own", "cleanup.seq", "cleanup.floor")
-            for outcome in OUTCOMES
-        )
-        registry.lua("finished_batch", _lua("removing", "finished"), meta=state)
-        registry.lua("removed", _lua("removed"), meta=state)
-        for script in ("sweep", "adopt", "decide", "buckets", "reconcile"):
-            registry.script(script, _lua("removing", script))
-        registry.script("explain", _lua("explain"))
+        meta = _meta()
+        finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
+        registry.lua("finished_batch", finished, meta=meta)
+        registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
+        for script in ("sweep", "adopt", "decide", "settle", "buckets", "reconcile"):
+            parts = ("holds", "gate", "indexes", "deciding", "holding", "handing", script)
+            registry.script(script, _lua(*parts))
+        for script in ("explain", "details", "flow"):
+            registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)
 
     @hookimpl(trylast=True)
@@ -93,17 +103,30 @@ class Cleanup:
             return answers
 
         self._decider = Decider(ask if strategies else None, config.combine)
+        self._careful = Careful(context.implementations(REVIEW), context.implementations(COPY))
+        self._report_only = config.report_only
+        self._plan = self._plan_of_live_job()
+
+    def _plan_of_live_job(self) -> Mapping[str, Json]:
+        """The plan of a job that follows its queue's live rule."""
+        plan: dict[str, Json] = {}
+        if self._decider.ask is not None:
+            plan["asking"] = True
+        if self._careful or self._report_only:
+            plan["careful"] = True
+        return plan
 
     def _sweeper(self) -> Sweeper:
-        return Sweeper(self._decider, self._period)
+        return Sweeper(
+            self._decider, self._careful, self._period, report_only=self._report_only
+        )
 
     @hookimpl(trylast=True)
     def toril_plan_finish(self, job: FinishedJob) -> Json:
         decision = self._decider.decide(job)
-        if decision is not None:
-            return decision.encode()
-        # `true` tells the chunk that this process has strategies.
-        return True if self._decider.ask is not None else None
+        if decision is None:
+            return dict(self._plan) or None
+        return {**self._plan, "decision": decision.encode()}
 
     @hookimpl(trylast=True)
     async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:

@@ -1,9 +1,11 @@
--- One slice of a sweep. args = {service, token, all, places}. all: ask about every job that the
--- live rule does not keep, as there are strategies; else only about those with a value of their
--- own. places = {outcome -> {floor, skip}}, where the last slice stopped. Returns {more, ask,
--- places, rules}: whether another slice is needed now; {id, outcome, finished_on, beyond} of the
--- jobs about which the plugins must be asked; per outcome {text, key} of the live rule.
-local ASKS, MARGIN, BUCKETS = 100, 1000, 50
+-- One slice of a sweep. args = {service, token, all, careful, most, places}. all: ask about every
+-- job that the live rule does not keep, as there are strategies; else only about those with a value
+-- of their own. careful: hand over what falls due. most: so many jobs at most.
+-- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
+-- due, places, rules, missing, took}: whether another slice is needed now; {id, outcome,
+-- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
+-- outcome {text, key} of the live rule; the plugins without which nothing goes.
+local MARGIN, BUCKETS = 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 
@@ -15,40 +17,42 @@ local function room()
   return ctx.budget - asked_beyond
 end
 
--- Returns whether it has to be asked about first.
-local function take(id, outcome, finished_on, rule)
-  if args.all or has_own_value(id, outcome) then
-    ask[#ask + 1] = {id, outcome, finished_on, true}
-    asked_beyond = asked_beyond + 1
-    return true
+-- Those of the jobs that may go unasked.
+local function unasked(jobs, outcome)
+  local free = {}
+  for _, job in ipairs(jobs) do
+    if args.all or has_own_value(job.id, outcome) then
+      ask[#ask + 1] = {job.id, outcome, job.finished_on, true}
+      asked_beyond = asked_beyond + 1
+    else
+      free[#free + 1] = job
+    end
   end
-  remove_live(id, outcome, finished_on, rule)
-  return false
+  return free
 end
 
 local function ask_parked(outcome)
-  local due = ctx.own('due:' .. outcome)
-  local ids = redis.call('ZRANGEBYSCORE', due, '-inf', ctx.now, 'LIMIT', 0, ASKS)
+  local parked, most = ctx.own('due:' .. outcome), args.most
+  local ids = redis.call('ZRANGEBYSCORE', parked, '-inf', ctx.now, 'LIMIT', 0, most)
   for _, id in ipairs(ids) do
     local finished_on = redis.call('ZSCORE', ctx.own('own:' .. outcome), id)
     if finished_on and redis.call('ZSCORE', finished_key(outcome), id) == finished_on then
       -- Not again soon, should nobody come back with an answer.
-      redis.call('ZADD', due, ctx.now + MINUTE, id)
+      redis.call('ZADD', parked, ctx.now + MINUTE, id)
       ask[#ask + 1] = {id, outcome, tonumber(finished_on), false}
     else
       forget(id, outcome)
     end
   end
-  return #ids < ASKS
+  return #ids < most
 end
 
 local function evict_aged(outcome)
   local most = room()
+  if most <= 0 then return false end
   local ids = redis.call(
     'ZRANGEBYSCORE', ctx.own('at:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, most)
-  for _, id in ipairs(ids) do
-    remove_own(id, outcome, tonumber(redis.call('ZSCORE', ctx.own('own:' .. outcome), id)))
-  end
+  let_go_or_put_off(outcome, own_jobs(outcome, ids))
   return #ids < most
 end
 
@@ -58,7 +62,7 @@ end
 local function evict_live(outcome, rule, place)
   local most = room()
   local others, excess = others_and_excess(outcome, rule)
-  local cutoff = rule.age >= 0 and ctx.now - rule.age or nil
+  local cutoff = rule.age and ctx.now - rule.age or nil
   if excess <= 0 and not cutoff then return true end
   if most <= 0 then return false end
   local floor = others > 0 and state('floor', outcome) or nil
@@ -72,22 +76,24 @@ local function evict_live(outcome, rule, place)
     own = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
   end
   local head, done = 0, #ids < window -- head: jobs before the first that follows the live rule
-  local taken = 0
+  local beyond = {}
   for n, id in ipairs(ids) do
     local finished_on = tonumber(found[2 * n])
     if own[n] then
       if head == n - 1 then head = n end
-    elseif taken == most then
+    elseif #beyond == most then
       done = false
       break
-    elseif excess > 0 or (cutoff and finished_on <= cutoff) then
-      take(id, outcome, finished_on, rule)
-      taken, excess = taken + 1, excess - 1
+    elseif #beyond < excess or cutoff and finished_on <= cutoff then
+      beyond[#beyond + 1] =
+        {id = id, finished_on = finished_on, rule = rule.rule, decision = rule}
+      if is_bucketed(rule) then beyond[#beyond].unsure = true end
     else
       done = true
       break
     end
   end
+  let_go_or_put_off(outcome, unasked(beyond, outcome))
   if head > 0 then
     local last = found[2 * head]
     local ties = floor == tonumber(last) and skip or 0
@@ -103,34 +109,40 @@ local function trim_buckets(outcome, rule)
   local over = ctx.own('over:' .. outcome)
   for _, bucket in ipairs(redis.call('SRANDMEMBER', over, BUCKETS)) do
     if room() <= 0 then return false end
-    local key, beyond = bucket_key(outcome, bucket), {}
-    if rule and rule.key ~= '' then beyond = beyond_count(key, outcome, rule.count, room()) end
+    local beyond = {}
+    if rule and is_bucketed(rule) then beyond = beyond_count(outcome, bucket, rule, room()) end
     if #beyond == 0 then redis.call('SREM', over, bucket) end
-    for _, old in ipairs(beyond) do
-      if not take(old[1], outcome, old[2], rule) then redis.call('ZREM', key, old[1]) end
-    end
+    for _, old in ipairs(beyond) do old.set = bucket_key(outcome, bucket) end
+    let_go_or_put_off(outcome, unasked(beyond, outcome))
   end
   return redis.call('EXISTS', over) == 0
 end
 
-for _, outcome in ipairs({'completed', 'failed'}) do
-  local budget, place = ctx.budget, args.places[outcome] or {}
+local missing = missing_plugins()
+for _, outcome in ipairs(OUTCOMES) do
+  local budget, handed, place = ctx.budget, #due, args.places[outcome] or {}
   local rule, seq = live_rule(outcome), state('seq', outcome)
   local done = ask_parked(outcome)
-  done = evict_aged(outcome) and done
-  if seq then
-    done = evict_counted(outcome, seq, room()) and done
-    if redis.call('ZCARD', ctx.own('nth:' .. outcome)) == 0 then set_state('seq', outcome, nil) end
+  if not missing then
+    done = evict_aged(outcome) and done
+    if seq then done = evict_counted(outcome, seq, room()) and done end
+    local finished, at = apply_ceiling(outcome, MARGIN, place.ceiling or 0)
+    done, place.ceiling = finished and done, at
+    if rule then done = evict_live(outcome, rule, place) and done end
+    done = trim_buckets(outcome, rule) and done
   end
-  if rule then done = evict_live(outcome, rule, place) and done end
-  done = trim_buckets(outcome, rule) and done
   if not done then more = true end
   places[outcome] = place
-  rules[outcome] = {rule and rule.text or '', rule and rule.key or ''}
+  rules[outcome] = {rule and rule.rule or '', rule and rule.key or ''}
+  if seq and redis.call('ZCARD', ctx.own('nth:' .. outcome)) == 0 then
+    set_state('seq', outcome, nil)
+  end
   if state('own', outcome) and redis.call('ZCARD', ctx.own('own:' .. outcome)) == 0 then
     set_state('own', outcome, nil)
     set_state('floor', outcome, nil)
   end
-  announce(outcome, budget - ctx.budget)
+  announce(outcome, budget - ctx.budget - (#due - handed))
 end
-return {more = more, ask = ask, places = places, rules = rules}
+return {
+  more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
+}

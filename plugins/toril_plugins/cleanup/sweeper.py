@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
-from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, ServiceContext
+from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, PluginError, ServiceContext
 from toril_plugins.cleanup.deciding import Decider
+from toril_plugins.cleanup.reviewing import Careful, Handed
 from toril_plugins.retention.values import OUTCOMES
 
 log = logging.getLogger("toril.cleanup")
@@ -22,7 +23,11 @@ RECENT_MS: Final = 10 * 60_000
 """How far behind its cursor adoption re-reads, and how often: foreign clocks write behind it."""
 FULL_PASS_MS: Final = 24 * 3_600_000
 PAGES_A_SWEEP: Final = 50
+SHORTEST_PAUSE_MS: Final = 60_000
+LONGEST_PAUSE_MS: Final = 3_600_000
 DECISIONS_A_CALL: Final = 100
+SLICE: Final = 50
+"""The most jobs that a slice removes or hands over: under 5 ms of the server at any size."""
 
 Asked: TypeAlias = Sequence[tuple[str, Outcome, int, bool]]
 """Jobs to decide about: id, outcome, when it finished (ms), whether the live rule lets it go."""
@@ -30,6 +35,10 @@ Asked: TypeAlias = Sequence[tuple[str, Outcome, int, bool]]
 
 class LeaseLost(Exception):
     """Another process sweeps this queue now."""
+
+
+class NotReviewed(Exception):
+    """A reviewer or a copier broke: nothing more goes in this sweep."""
 
 
 class _Adoption:
@@ -77,12 +86,20 @@ class Sweeper:
 
     Args:
         decider: decides about jobs that nobody has asked about yet.
+        careful: those who have a say before a job goes.
         period: seconds between two sweeps.
+        report_only: nothing goes; what would is counted.
     """
 
-    def __init__(self, decider: Decider, period: float) -> None:
+    def __init__(
+        self, decider: Decider, careful: Careful, period: float, *, report_only: bool = False
+    ) -> None:
         self._decider = decider
+        self._careful = careful
         self._period = period
+        self._report_only = report_only
+        self._most = SLICE
+        self._missing = ""
         self._adoption = {outcome: _Adoption() for outcome in OUTCOMES}
         self._decisions = {outcome: _Check() for outcome in OUTCOMES}
         self._buckets = {outcome: _Check() for outcome in OUTCOMES}
@@ -102,18 +119,51 @@ class Sweeper:
                 whole &= await self._check(context, "buckets", outcome, buckets)
                 whole &= await self._adopt(context, outcome)
             whole &= await self._sweep(context)
-        except LeaseLost:
+        except (LeaseLost, NotReviewed):
             return self._period
         return self._period if whole else 0
 
     async def _slice(
         self, context: ServiceContext, script: str, args: Mapping[str, Json]
     ) -> dict[str, Any]:
-        """Run one slice. Raises `LeaseLost`."""
-        reply = cast("dict[str, Any]", await context.run_script(script, args))
+        """Run one slice, and settle what it hands over. Raises `LeaseLost` and `NotReviewed`."""
+        manner: dict[str, Json] = {
+            "careful": bool(self._careful),
+            "report_only": self._report_only,
+            "most": self._most,
+        }
+        reply = cast("dict[str, Any]", await context.run_script(script, {**manner, **args}))
         if reply.get("lost"):
             raise LeaseLost
+        if reply.get("due"):
+            await self._settle(context, reply["due"])
         return reply
+
+    async def _settle(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
+        """Let the plugins review and copy, then do what came out.
+
+        After an error the next batch is half as large, until a job that breaks a plugin comes
+        alone; it is put off for a while, so that it does not keep all others.
+        """
+        try:
+            jobs = await self._careful.settle(context, handed)
+        except PluginError as error:
+            if len(handed) > 1:
+                self._most = max(1, len(handed) // 2)
+            else:
+                job_id, outcome, finished_on, rule, _, own = handed[0]
+                now = context.now_ms()
+                pause = min(max(now - finished_on, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+                verdict: Json = {"until_ms": now + pause, "why": str(error)}
+                await self._run_settle(context, [[job_id, outcome, finished_on, rule, own, verdict]])
+            raise NotReviewed from error
+        self._most = min(self._most * 2, SLICE)
+        await self._run_settle(context, jobs)
+
+    async def _run_settle(self, context: ServiceContext, jobs: Json) -> None:
+        reply = cast("dict[str, Any]", await context.run_script("settle", {"jobs": jobs}))
+        if reply.get("lost"):
+            raise LeaseLost
 
     async def _sweep(self, context: ServiceContext) -> bool:
         """Do what has fallen due. Returns whether that was by the rules known before."""
@@ -125,10 +175,20 @@ class Sweeper:
             reply = await self._slice(context, "sweep", args)
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])
+            self._note_missing(context, reply.get("missing") or "")
             places, more = reply["places"], reply["more"]
             if more:
                 await _rest(started)
         return known
+
+    def _note_missing(self, context: ServiceContext, missing: str) -> None:
+        """Say so when nothing goes here because a plugin is missing that the queue requires."""
+        if missing and missing != self._missing:
+            log.warning(
+                "queue %s requires the plugin %s, which this process does not run: "
+                "it removes no finished job of the queue", context.queue, missing,
+            )  # fmt: skip
+        self._missing = missing
 
     def _note_rules(self, rules: Mapping[Outcome, list[str]]) -> bool:
         """Note the live rules; False if one has changed, so that jobs must be counted anew."""
@@ -197,15 +257,14 @@ class Sweeper:
                     plan = self._plan(snapshot, outcome)
                 except Exception as error:  # noqa: BLE001 - kept, and asked about again later
                     failures.append(error)
-                    plan = "undecided"
+                    plan = error.plugin if isinstance(error, PluginError) else "cleanup"
                 jobs.append([job_id, outcome, finished_on, plan, beyond])
             if failures:
                 log.error(
                     "no decision about %d jobs of queue %s; the first error:",
                     len(failures), context.queue, exc_info=failures[0],
                 )  # fmt: skip
-            if await context.run_script("decide", {"jobs": jobs}) is False:
-                raise LeaseLost
+            await self._slice(context, "decide", {"jobs": jobs})
 
     def _plan(self, snapshot: JobSnapshot | None, outcome: Outcome) -> Json:
         """The decision as the scripts read it; False: the live rule. Raises what plugins raise."""

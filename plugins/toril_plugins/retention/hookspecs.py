@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
+
 from toril.plugins import FinishedJob, hookspec
-from toril_plugins.retention.values import Keep
+from toril_plugins.retention.keep import Keep
+from toril_plugins.retention.reviewing import Details, Due, Flows, Verdicts
 
 
 @hookspec
@@ -37,3 +40,38 @@ def toril_plan_retention(job: FinishedJob) -> Keep | None:
     ```
     """
     raise NotImplementedError
+
+
+@hookspec
+def toril_review_removal(due: Sequence[Due], flows: Flows) -> Awaitable[Verdicts] | Verdicts:
+    """These jobs fall due: answer, by job id, for those that shall not go.
+
+    Plain or `async def`, within 10 seconds, without effects. It runs in the sweeper, on up to 100
+    jobs of one queue at a time. `Postpone("1d", "no removal on Fridays")` lets a job stay and come
+    again; `Rewrite(keep=…, data=…, note=…)` lets it stay as something else. None, or an id that is
+    not in the answer: it may go. Reviewers are asked in plugin order, and a job that one of them
+    keeps is not shown to the next.
+
+    `await flows(due.job)` tells how far the job's flow has got. It is read only if it is asked for.
+
+    An error keeps all of them, and they come again. While a process has a reviewer, nothing is
+    removed by a rule in the step that finishes a job.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def toril_before_removal(
+    jobs: Sequence[FinishedJob], details: Details
+) -> Awaitable[None] | None:
+    """These jobs go next: copy them to safety.
+
+    Plain or `async def`, within 10 seconds, on up to 100 jobs of one queue at a time, after all
+    reviewers. At least once: an error or a crash keeps them all, and they come again; a job is the
+    same if its queue, its id and the time of its finish are. `details` holds log lines and
+    children's values by job id; they are read only if somebody names it.
+
+    Operators' removals (remove, clean, drain, obliterate) do not come here; see
+    `toril_plan_remove`. Let a queue say `Requires("your-plugin")`, so that no process removes its
+    jobs without you.
+    """

@@ -1,0 +1,42 @@
+-- The gate: the only way in which a rule removes jobs. Held jobs stay; nothing goes where a
+-- required plugin is missing; where somebody reviews or copies, jobs are handed over first.
+
+-- later: nothing goes in this call, the sweeper sees to it. hand_over: what takes jobs instead of
+-- their removal. unheld: splits jobs into those that nobody holds and those that somebody does.
+local gate = {later = false, hand_over = nil, unheld = nil}
+
+-- The plugins without which nobody removes a finished job of this queue, and which this process
+-- lacks, as text; or nil.
+local function missing_plugins()
+  local missing = {}
+  for name in string.gmatch(ctx.meta('toril.requires.plugins') or '', '[^,]+') do
+    if not string.find(ctx.plugins or '', ',' .. name .. ',', 1, true) then
+      missing[#missing + 1] = name
+    end
+  end
+  return #missing > 0 and table.concat(missing, ', ') or nil
+end
+
+-- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
+-- go by, in words; `decision` a decision of their own if `own`, else the live rule; `set` the live
+-- bucket that they are in; `unsure`: they may be in one. Returns those that stay, each with `why`:
+-- what ctx.refused says, 'budget', 'held', or 'later'.
+local function let_go(outcome, jobs)
+  local staying, refused = {}, nil
+  if #jobs == 0 then return staying end
+  if ctx.meta('toril.holds.list') then jobs, staying = gate.unheld(outcome, jobs) end
+  if gate.later or ctx.meta('toril.requires.plugins') and missing_plugins() then
+    for _, job in ipairs(jobs) do job.why = 'later' end
+    refused = jobs
+  elseif gate.hand_over then
+    refused = gate.hand_over(outcome, jobs)
+  else
+    -- The chunk `removed` finds there what is known of the job.
+    ctx.seen.going = {}
+    for _, job in ipairs(jobs) do ctx.seen.going[job.id] = job end
+    refused = ctx.remove_all(outcome, jobs)
+    ctx.seen.going = nil
+  end
+  for _, job in ipairs(refused) do staying[#staying + 1] = job end
+  return staying
+end
