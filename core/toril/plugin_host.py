@@ -12,11 +12,12 @@ from toril.metrics import Metrics, Sample
 from toril.operations import only
 from toril.protocol import reading
 from toril.protocol.effects import ChunkError, Effects
+from toril.protocol.parts import parts
 from toril.protocol.plugin_call import plugin_call
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.protocol.settings import read_live
 from toril.setting import Said, Setting
-from toril.snapshots import JobEvent, JobSnapshot
+from toril.snapshots import JobEvent, JobParts, JobSnapshot
 from toril.types import Json, Outcome
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class PluginHost:
     async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
         """Jobs by their ids."""
         return await self._runtime.drive(reading.jobs(self._runtime.context.key(queue), ids))
+
+    async def read_parts(self, queue: str, ids: Sequence[str]) -> Sequence[JobParts]:
+        """What is stored of jobs beside their hashes."""
+        return await self._runtime.drive(parts(self._runtime.context.key(queue), ids))
 
     async def read_finished(
         self,

@@ -245,6 +245,21 @@ class JobSnapshot:
         return type(self)(self.queue, self.id, {**self.fields, **changed})
 
 
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What is stored of a job beside its hash, byte for byte.
+
+    `logs`: its log lines, oldest first. What its children left with it, by the child's key
+    (`bull:steps:c1`): `processed` the results (JSON) of those that completed, `failed` the reasons
+    of those that failed without failing it, `unsuccessful` when those failed that fail it (ms).
+    """
+
+    logs: tuple[bytes, ...] = ()
+    processed: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    failed: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    unsuccessful: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+
+
 class FinishedJob(JobSnapshot):
     """A job that has ended: `outcome`, and who ended it (`cause`)."""
 

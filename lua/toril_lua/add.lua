@@ -14,8 +14,8 @@
 -- Events:    added, waiting, delayed, waiting-children, duplicated
 -- Seam:      adding, saved
 --
--- A job whose id was given is not added if a plugin says that it is a duplicate, nor is what is below
--- it in a flow: as if it existed, and had ended.
+-- A job whose id was given is not added if a plugin says that it is a duplicate, nor is what is
+-- below it in a flow: as if it existed, and had ended.
 
 --- @include "record"
 --- @include "events"

@@ -1,19 +1,19 @@
 -- Erases a job: what is stored of it, also in its parent; and the events that name it, in slices.
 --
 -- Keys:      [1] the queue; the parent may be in another queue of the slot
--- Arguments: [1] msgpack {phase = 'job', id, now, want_removed, parent_key = of a job that is gone, as
---                         somebody remembers it, or absent}
+-- Arguments: [1] msgpack {phase = 'job', id, now, want_removed, parent_key = that of a job that is
+--                         gone, as somebody remembers it, or absent}
 --                 or {phase = 'events', id, after = entry of the stream, last = entry}
 -- Returns:   job: {code, traces in its parent, kept, effects}
 --            code 1: erased, 0: there was no job, -8: the pending iteration of a scheduler,
---            -21: locked, -24: plugins keep it (`kept` says why), -25: its parent has not ended, and
---            has something of it
+--            -21: locked, -24: plugins keep it (`kept` says why), -25: its parent has not ended,
+--            and has something of it
 --            events: {entries deleted, entry to go on behind, or '' at the end}; up to 250 a call
 -- Events:    removed {jobId, prev}, for who reads now; the other phase deletes it, too
 -- Seam:      removing, removed
 --
--- Nothing becomes different for any other job: a parent that has not ended waits for its children or
--- will read what they left. Whoever means it removes the parent, or lets it end, before.
+-- Nothing becomes different for any other job: a parent that has not ended waits for its children,
+-- or will read what they left. Whoever means it removes the parent, or lets it end, before.
 
 --- @include "take-away"
 --- @include "kept"

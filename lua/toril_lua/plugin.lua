@@ -16,7 +16,7 @@ want_removed = request.want_removed
 seam.queue, seam.plugin, seam.now = Q, PLUGIN, request.now
 
 -- Allowed on a full server; allows the script's own writes there too.
-trim_events(Q)
+cut_events(Q)
 
 local ctx = new_ctx(Q)
 allow_removals(Q, ctx, false)

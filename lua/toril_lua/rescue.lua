@@ -3,15 +3,16 @@
 --
 -- Keys:      [1] the job's queue, [2] the queue in whose `toril:deferred` it was found
 -- Arguments: [1] msgpack {now, record, item = {id, token, 'failed', reason, true, more} (see
---                         `tick`), lock (ms), defa = what was decided, as it was read, want_removed}
+--                         `tick`), lock (ms), defa = what was decided, as read before,
+--                         want_removed}
 -- Returns:   {code, effects}; or -20: late. Codes: 0 done, -1 there is nothing to do any more;
 --            -3 not now: its queue is paused, or it does not wait; looked at again later;
 --            -23 garbled: it waits again, and is not looked at again.
 -- Events:    active, failed, retries-exhausted, drained; waiting (a delayed one); removed
 -- Seam:      finished, finished_batch, removed
 --
--- Whoever takes it out of where it waits first has it: this script or a worker. Concurrency and rate
--- limits do not count, as no handler runs.
+-- Whoever takes it out of where it waits first has it: this script or a worker. Concurrency and
+-- rate limits do not count, as no handler runs.
 
 --- @include "record"
 --- @include "promote"

@@ -18,7 +18,7 @@ from toril.hooks.plugin_set import PluginSet
 from toril.metrics import Metrics, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import Said, Setting
-from toril.snapshots import JobEvent, JobSnapshot
+from toril.snapshots import JobEvent, JobParts, JobSnapshot
 from toril.types import Json, Outcome
 
 Load = Callable[..., PluginSet]
@@ -83,6 +83,9 @@ class StubHost:
     async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
         self.asked.append(("jobs", queue, tuple(ids)))
         return [None for _ in ids]
+
+    async def read_parts(self, queue: str, ids: Sequence[str]) -> Sequence[JobParts]:
+        return [JobParts() for _ in ids]
 
     async def read_finished(
         self,

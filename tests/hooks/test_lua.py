@@ -132,7 +132,7 @@ async def test_a_worker_works_without_it(redis_url: str) -> None:
 
 async def test_without_lua_of_others_no_server_is_needed_to_start() -> None:
     async with App("redis://127.0.0.1:1") as app:
-        assert {info.status for info in infos(app)} == {"active"}
+        assert {info.status for info in infos(app)} <= {"active", "off"}
 
 
 async def test_the_server_is_needed_to_compile(

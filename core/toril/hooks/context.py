@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from toril.hooks.configuration import Configuration
     from toril.hooks.function import HookFunction
     from toril.setting import Said, Setting
-    from toril.snapshots import JobEvent, JobSnapshot
+    from toril.snapshots import JobEvent, JobParts, JobSnapshot
     from toril.types import Json, Outcome
 
 T = TypeVar("T")
@@ -82,6 +82,10 @@ class Host(Protocol):
 
     async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
         """Jobs by their ids."""
+        ...
+
+    async def read_parts(self, queue: str, ids: Sequence[str]) -> Sequence[JobParts]:
+        """What is stored of jobs beside their hashes."""
         ...
 
     async def read_finished(
@@ -190,6 +194,13 @@ class PluginContext:
         """Jobs by their ids, None where there is none. Raises `ServerError`."""
         return await self.host.read_jobs(queue, ids)
 
+    async def parts(self, queue: str, ids: Sequence[str]) -> Sequence[JobParts]:
+        """What is stored of jobs beside their hashes: log lines, and what children left with them.
+
+        Read in pages, of any size. Raises `ServerError`.
+        """
+        return await self.host.read_parts(queue, ids)
+
     async def finished(
         self,
         queue: str,
@@ -255,6 +266,10 @@ class ServiceContext:
     async def jobs(self, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
         """Jobs of this queue by their ids, None where there is none."""
         return await self.plugin.jobs(self.queue, ids)
+
+    async def parts(self, ids: Sequence[str]) -> Sequence[JobParts]:
+        """What is stored of jobs of this queue beside their hashes."""
+        return await self.plugin.parts(self.queue, ids)
 
     async def finished(
         self,

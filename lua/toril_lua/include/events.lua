@@ -29,11 +29,16 @@ local function emit_capped(Q, event, ...)
   redis.call('XADD', Q .. ':events', 'MAXLEN', '~', max_events(Q), '*', 'event', event, ...)
 end
 
--- Cuts the stream. Allowed on a full server also as a script's first write, and with nothing to
--- cut: a script that begins with it can do all its writes there.
-local function trim_events(Q)
+-- Cuts the stream, and returns how many events it keeps, as stored. Allowed on a full server also
+-- as a script's first write, and with nothing to cut: a script that begins with it can do all its
+-- writes there. Makes no queue where there is none.
+local function cut_events(Q)
   local stored = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents')
   local cap = whole(stored)
   redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', cap > 0 and cap or DEFAULT_MAX_EVENTS)
-  max_events(Q, stored)
+  return stored
+end
+
+local function trim_events(Q)
+  max_events(Q, cut_events(Q))
 end

@@ -24,7 +24,8 @@ for _, job in ipairs(args.jobs) do
   local budget, handed = ctx.budget, #due
   local score = redis.call('ZSCORE', finished_key(outcome), id)
   if score and tonumber(score) == finished_on then
-    if redis.call('ZSCORE', ctx.own('own:' .. outcome), id) then forget(id, outcome) end
+    local was_own = redis.call('ZSCORE', ctx.own('own:' .. outcome), id)
+    if was_own then forget(id, outcome) end
     if type(answer) == 'string' then
       park(id, outcome, finished_on, look_again(finished_on), {asked = answer})
     elseif answer then
@@ -34,6 +35,7 @@ for _, job in ipairs(args.jobs) do
       if after ~= seq then set_state('seq', outcome, after) end
     else
       lower_floor(outcome, finished_on)
+      if was_own then strip_again(outcome, finished_on) end
       local rule = live_rule(outcome)
       if rule and is_bucketed(rule) then
         note_if_over(outcome, count_live(id, outcome, finished_on, rule), rule)

@@ -42,6 +42,13 @@ local function has_own_value(id, outcome)
       local value = type(each) == 'table' and each.v
       if type(value) == 'table' and type(value[outcome]) == 'table' then return true end
     end
+    -- Options that nobody said, which are for foreign workers only.
+    local field = ok and type(own) == 'table' and type(own.plugins) == 'table'
+      and own.plugins.persistence
+    local told = type(field) == 'table' and field.told
+    for _, each in ipairs(type(told) == 'table' and told or {}) do
+      if each == outcome then return false end
+    end
   end
   local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
   if fields[2] and string.find(fields[2], option, 1, true) then
@@ -52,8 +59,19 @@ local function has_own_value(id, outcome)
   return false
 end
 
+-- When something happens next to a job with a decision of its own, by time: a tier, or its end. Nil:
+-- nothing does.
+local function next_step(decision, finished_on)
+  local step = decision.age
+  for _, tier in ipairs({decision.logs or math.huge, decision.data or math.huge}) do
+    if tier < (step or math.huge) then step = tier end
+  end
+  return step and finished_on + step
+end
+
 -- A job with a decision of its own goes when `at` has come, and not by its count any more.
 local function wait_until(outcome, job, at)
+  job.decision.over = true
   protect(job.id, outcome, job.finished_on, job.decision)
   redis.call('ZREM', ctx.own('nth:' .. outcome), job.id)
   redis.call('ZADD', ctx.own('at:' .. outcome), at, job.id)
@@ -180,9 +198,8 @@ local function decide(id, outcome, finished_on, decision, seq)
   end
   if is_bucketed(decision) then decision.bucket = own_bucket(id, decision) end
   protect(id, outcome, finished_on, decision)
-  if decision.age and not decision.flow then
-    redis.call('ZADD', ctx.own('at:' .. outcome), finished_on + decision.age, id)
-  end
+  local at = next_step(decision, finished_on)
+  if at then redis.call('ZADD', ctx.own('at:' .. outcome), at, id) end
   if decision.bucket then
     count_own(job, outcome)
   elseif decision.last then

@@ -23,7 +23,7 @@ from toril_plugins.cleanup.deciding import Answers, Combine, Decider
 from toril_plugins.cleanup.reviewing import COPY, REVIEW, Careful
 from toril_plugins.cleanup.sweeper import Sweeper
 from toril_plugins.retention import hookspecs
-from toril_plugins.retention.values import OUTCOMES, Ceiling, Keep, Retention
+from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 HOOK = "toril_plan_retention"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -40,7 +40,7 @@ def _meta() -> tuple[str, ...]:
     """The fields of `meta` that the chunks read."""
     fields = ("retention", "ceiling", "cleanup.own", "cleanup.seq", "cleanup.floor")
     of_outcomes = [f"toril.{field}.{outcome}" for field in fields for outcome in OUTCOMES]
-    return (*of_outcomes, "toril.holds.list", "toril.requires.plugins")
+    return (*of_outcomes, "toril.holds.list", "toril.requires.plugins", "toril.idwindow.ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,17 @@ class Cleanup:
     def toril_register(self, registry: Registry) -> None:
         registry.setting(Retention)
         registry.setting(Ceiling)
+        registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
         meta = _meta()
         finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
         registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
-        for script in ("sweep", "adopt", "decide", "settle", "buckets", "reconcile"):
-            parts = ("holds", "gate", "indexes", "deciding", "holding", "handing", script)
-            registry.script(script, _lua(*parts))
+        beside = ("holds", "gate", "indexes", "deciding", "holding", "handing")
+        for script in ("adopt", "settle", "buckets", "reconcile", "tree_look", "tree_remove"):
+            registry.script(script, _lua(*beside, script))
+        for script in ("sweep", "decide"):
+            registry.script(script, _lua(*beside, "steps", script))
         for script in ("explain", "details", "flow"):
             registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)

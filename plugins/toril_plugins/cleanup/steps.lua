@@ -17,6 +17,7 @@ local function tiers_due(decision, finished_on)
   return due
 end
 
+-- Empties parts of jobs that nobody holds.
 local function strip(outcome, jobs, tiers_of)
   if ctx.meta('toril.holds.list') then jobs = gate.unheld(outcome, jobs) end
   for _, job in ipairs(jobs) do
@@ -30,12 +31,28 @@ end
 local function strip_own(outcome, jobs)
   strip(outcome, jobs, function(job) return tiers_due(job.decision, job.finished_on) end)
   for _, job in ipairs(jobs) do
-    for _, tier in ipairs(tiers_due(job.decision, job.finished_on)) do
-      job.decision[tier[1]] = nil
+    if job.why ~= 'held' then
+      for _, tier in ipairs(tiers_due(job.decision, job.finished_on)) do
+        job.decision[tier[1]] = nil
+      end
+      protect(job.id, outcome, job.finished_on, job.decision)
+      local at = next_step(job.decision, job.finished_on)
+      if at then
+        redis.call('ZADD', ctx.own('at:' .. outcome), at, job.id)
+      else
+        redis.call('ZREM', ctx.own('at:' .. outcome), job.id)
+      end
     end
-    -- Without a next step it was put off before, and is due.
-    wait_until(outcome, job, next_step(job.decision, job.finished_on) or ctx.now)
   end
+end
+
+-- Whether what is due of a job is a tier, and not its end.
+local function is_at_tier(job)
+  local decision = job.decision
+  if decision.over or decision.age and job.finished_on + decision.age <= ctx.now then
+    return false
+  end
+  return #tiers_due(decision, job.finished_on) > 0
 end
 
 -- Whether a job's parent is there.
@@ -50,12 +67,11 @@ end
 local function take_steps(outcome, jobs, flows)
   local stripped, going = {}, {}
   for _, job in ipairs(jobs) do
-    local decision = job.decision
     if not job.finished_on then
       going[#going + 1] = job
-    elseif #tiers_due(decision, job.finished_on) > 0 then
+    elseif is_at_tier(job) then
       stripped[#stripped + 1] = job
-    elseif not decision.flow then
+    elseif not job.decision.flow then
       going[#going + 1] = job
     elseif has_parent(job.id) then
       wait_until(outcome, job, look_again(job.finished_on))
@@ -65,8 +81,22 @@ local function take_steps(outcome, jobs, flows)
       wait_until(outcome, job, ctx.now + MINUTE)
     end
   end
-  if #stripped > 0 then strip_own(outcome, stripped) end
+  if #stripped > 0 and gate.later then
+    for _, job in ipairs(stripped) do
+      redis.call('ZADD', ctx.own('at:' .. outcome), ctx.now + MINUTE, job.id)
+    end
+  elseif #stripped > 0 then
+    strip_own(outcome, stripped)
+  end
   return going
+end
+
+-- A job has come under the live rule that nobody stripped by it.
+local function strip_again(outcome, finished_on)
+  for _, tier in ipairs(TIERS) do
+    local floor = state(tier[1], outcome)
+    if floor and floor >= finished_on then set_state(tier[1], outcome, finished_on - 1) end
+  end
 end
 
 -- Strips jobs under the live rule by one tier, oldest first. All of them up to a floor have been
@@ -110,6 +140,7 @@ end
 -- Strips jobs under the live rule. Returns whether none is left.
 local function strip_live(outcome, rule, place)
   local done = true
+  if gate.later then return true end
   for _, tier in ipairs(TIERS) do
     if rule[tier[1]] then done = strip_live_tier(outcome, rule, tier, place) and done end
   end

@@ -2,14 +2,15 @@
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
--- due, places, rules, missing, took}: whether another slice is needed now; {id, outcome,
+-- due, places, rules, missing, flows}: whether another slice is needed now; {id, outcome,
 -- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
--- outcome {text, key} of the live rule; the plugins without which nothing goes.
+-- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of the
+-- tops of flows whose age has come.
 local MARGIN, BUCKETS = 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 
-local more, ask, places, rules = false, {}, {}, {}
+local more, ask, places, rules, flows = false, {}, {}, {}, {}
 local asked_beyond = 0
 
 -- How many more jobs this slice may remove, or ask about to remove them.
@@ -52,7 +53,7 @@ local function evict_aged(outcome)
   if most <= 0 then return false end
   local ids = redis.call(
     'ZRANGEBYSCORE', ctx.own('at:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, most)
-  let_go_or_put_off(outcome, own_jobs(outcome, ids))
+  let_go_or_put_off(outcome, take_steps(outcome, own_jobs(outcome, ids), flows))
   return #ids < most
 end
 
@@ -128,7 +129,10 @@ for _, outcome in ipairs(OUTCOMES) do
     if seq then done = evict_counted(outcome, seq, room()) and done end
     local finished, at = apply_ceiling(outcome, MARGIN, place.ceiling or 0)
     done, place.ceiling = finished and done, at
-    if rule then done = evict_live(outcome, rule, place) and done end
+    if rule then
+      done = evict_live(outcome, rule, place) and done
+      done = strip_live(outcome, rule, place) and done
+    end
     done = trim_buckets(outcome, rule) and done
   end
   if not done then more = true end
@@ -143,6 +147,12 @@ for _, outcome in ipairs(OUTCOMES) do
   end
   announce(outcome, budget - ctx.budget - (#due - handed))
 end
+if not more and (rules.completed[1] ~= '' or rules.failed[1] ~= '')
+  and ctx.now - (tonumber(ctx.meta('toril.cleanup.swept') or nil) or 0) > MINUTE then
+  ctx.set_meta('toril.cleanup.swept', ctx.now) -- for an audit
+end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
+  holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
+  flows = flows,
 }

@@ -6,7 +6,6 @@ be lost during any pause.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,8 @@ from typing import Any, Final, TypeAlias, cast
 from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, PluginError, ServiceContext
 from toril_plugins.cleanup.deciding import Decider
 from toril_plugins.cleanup.reviewing import Careful, Handed
+from toril_plugins.cleanup.slices import LeaseLost, rest
+from toril_plugins.cleanup.trees import Trees
 from toril_plugins.retention.values import OUTCOMES
 
 log = logging.getLogger("toril.cleanup")
@@ -31,10 +32,6 @@ SLICE: Final = 50
 
 Asked: TypeAlias = Sequence[tuple[str, Outcome, int, bool]]
 """Jobs to decide about: id, outcome, when it finished (ms), whether the live rule lets it go."""
-
-
-class LeaseLost(Exception):
-    """Another process sweeps this queue now."""
 
 
 class NotReviewed(Exception):
@@ -104,6 +101,7 @@ class Sweeper:
         self._decisions = {outcome: _Check() for outcome in OUTCOMES}
         self._buckets = {outcome: _Check() for outcome in OUTCOMES}
         self._rules: dict[Outcome, list[str]] = {}
+        self._trees = Trees(careful, report_only=report_only)
 
     async def run_once(self, context: ServiceContext) -> float:
         """Do everything that is due now, in slices, at most half of the time.
@@ -176,9 +174,10 @@ class Sweeper:
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])
             self._note_missing(context, reply.get("missing") or "")
+            await self._trees.take(context, reply["flows"])
             places, more = reply["places"], reply["more"]
             if more:
-                await _rest(started)
+                await rest(started)
         return known
 
     def _note_missing(self, context: ServiceContext, missing: str) -> None:
@@ -216,7 +215,7 @@ class Sweeper:
             check.cursor = (await self._slice(context, script, args))["cursor"]
             if check.cursor == "0":
                 return True
-            await _rest(started)
+            await rest(started)
         return False
 
     async def _adopt(self, context: ServiceContext, outcome: Outcome) -> bool:
@@ -240,7 +239,7 @@ class Sweeper:
             if not page["more"]:
                 place.end(context.now_ms())
                 return True
-            await _rest(started)
+            await rest(started)
         return False
 
     async def _decide(self, context: ServiceContext, asked: Asked) -> None:
@@ -273,8 +272,3 @@ class Sweeper:
         job = FinishedJob(snapshot.queue, snapshot.id, snapshot.fields, outcome, "foreign")
         decision = self._decider.decide(job)
         return False if decision is None else decision.encode()
-
-
-async def _rest(started: float) -> None:
-    """Leave the server alone for as long as it was kept busy."""
-    await asyncio.sleep(time.perf_counter() - started)

@@ -10,19 +10,16 @@ was removed in some other way is a top itself, with its own age.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, TypeVar, cast
 
-from toril.plugins import Json, Outcome, ServiceContext
+from toril.plugins import Json, Outcome, PluginError, ServiceContext
+from toril_plugins.cleanup.reviewing import Careful, Handed
 from toril_plugins.cleanup.slices import LeaseLost, rest
 
-SLICE: Final = 100
-
-Due: TypeAlias = Sequence[Sequence[Any]]
-"""What a script handed over: `[id, outcome, finished on, rule, decision, own]` each."""
-Approve: TypeAlias = Callable[[ServiceContext, str, Due], Awaitable[str | None]]
-"""Asks those who review and copy about jobs of a queue: why they have to stay, or None."""
+LOOKS: Final = 100
+REMOVALS: Final = 50
 
 
 class _Waits(Exception):
@@ -112,13 +109,13 @@ class Trees:
     """Lets flows go whose age has come.
 
     Args:
-        options: what the plugin's scripts are told about this process.
-        approve: asks those who review and copy; None if nobody does.
+        careful: those who have a say before a job goes. One that stays keeps the whole flow.
+        report_only: nothing goes.
     """
 
-    def __init__(self, options: Mapping[str, Json], approve: Approve | None) -> None:
-        self._options = options
-        self._approve = approve
+    def __init__(self, careful: Careful, *, report_only: bool) -> None:
+        self._careful = careful
+        self._report_only = report_only
 
     async def take(self, context: ServiceContext, tops: Iterable[tuple[str, Outcome]]) -> None:
         """Let the flows with these tops go, or put them off. Raises `LeaseLost`."""
@@ -145,7 +142,7 @@ class Trees:
         Only the queue of the top is led by this process; elsewhere what the scripts check is
         enough. Raises `LeaseLost`.
         """
-        told = {**self._options, **args}
+        told = {"report_only": self._report_only, **args}
         if queue == context.queue:
             reply = cast("dict[str, Any]", await context.run_script(script, told))
         else:
@@ -165,7 +162,7 @@ class Trees:
                 left = questions
                 while left:
                     started = time.perf_counter()
-                    asked: list[Json] = [[q.id, q.place, q.cursor] for q in left[:SLICE]]
+                    asked: list[Json] = [[q.id, q.place, q.cursor] for q in left[:LOOKS]]
                     reply = await self._run(context, queue, "tree_look", {"jobs": asked})
                     left = tree.note(left, reply)
                     await rest(started)
@@ -186,14 +183,14 @@ class Trees:
         while left:
             started = time.perf_counter()
             later: set[str] = set()
-            for job_id, why in await self._remove_slice(context, queue, left[:SLICE]):
+            for job_id, why in await self._remove_slice(context, queue, left[:REMOVALS]):
                 if why == "blocked":
                     blocked.add(job_id)
                 elif why == "budget":
                     later.add(job_id)
                 else:
                     raise _Waits(f"job {job_id} of queue {queue}: {why}")
-            left = [member for member in left[:SLICE] if member.id in later] + left[SLICE:]
+            left = [member for member in left if member.id in later] + left[REMOVALS:]
             await rest(started)
         return [member for member in members if member.id in blocked]
 
@@ -202,11 +199,20 @@ class Trees:
     ) -> Sequence[tuple[str, str]]:
         """Returns which are still there, and why."""
         jobs: list[Json] = [[m.id, m.outcome, m.finished_on] for m in members]
-        careful = self._approve is not None
+        careful = bool(self._careful)
         reply = await self._run(context, queue, "tree_remove", {"jobs": jobs, "careful": careful})
-        if self._approve is not None and reply["due"]:
-            why = await self._approve(context, queue, reply["due"])
-            if why is not None:
-                raise _Waits(why)
+        if reply["due"]:
+            await self._ask(replace(context, queue=queue), reply["due"])
             reply = await self._run(context, queue, "tree_remove", {"jobs": jobs, "careful": False})
         return cast("Sequence[tuple[str, str]]", reply["staying"])
+
+    async def _ask(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
+        """Let the plugins review and copy jobs. Raises `_Waits`."""
+        try:
+            verdicts = await self._careful.settle(context, handed)
+        except PluginError as error:
+            raise _Waits(str(error)) from error
+        for job_id, *_, verdict in cast("list[list[Any]]", verdicts):
+            if verdict != {"go": True}:
+                why = verdict.get("why", "a plugin wants to change it")
+                raise _Waits(f"job {job_id} of queue {context.queue}: {why}")

@@ -1,0 +1,312 @@
+"""What is kept is what the model says, after every sweep: whoever said what at which level, whoever
+finished the jobs, whatever was retried or removed in between, and wherever a sweep was cut off.
+
+`TORIL_MODEL=long pytest tests/model` tries more.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+import redis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tests.model.kept import LIVE_LEVELS, OWN_LEVELS, Ended, Kept, LiveLevel, OwnLevel
+from tests.model.world import World, world
+from tests.support.invariants import check
+
+from toril import Flow
+from toril.errors import IndeterminateError
+from toril.plugins import Outcome
+from toril.protocol.finishing import Finish
+from toril.protocol.settings import set_live
+from toril_plugins import Keep, Retention
+
+# Making a failing program smaller may take minutes: by `TORIL_MODEL=long` only.
+LONG = os.environ.get("TORIL_MODEL") == "long"
+PHASES = (Phase.generate, Phase.shrink) if LONG else (Phase.generate,)
+QUICK = settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    phases=PHASES,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,
+                           HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+PROFILES = {"quick": QUICK, "long": settings(QUICK, max_examples=5000)}
+
+KEEPS: Final = (
+    Keep.nothing(),
+    Keep.forever(),
+    Keep(last=1),
+    Keep(last=3),
+    Keep(age="10s"),
+    Keep(age="1m", last=2),
+    Keep(last=1, key="name"),
+    Keep(last=2, key="data.customer"),
+)
+
+
+@st.composite
+def retentions(draw: st.DrawFn) -> Retention:
+    """What is said about one outcome, or about both."""
+    first, other = draw(st.sampled_from(KEEPS)), draw(st.sampled_from((None, *KEEPS)))
+    if draw(st.booleans()):
+        return Retention(completed=first, failed=other)
+    return Retention(completed=other, failed=first)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A job that is going to end: who ends it, how, and what is said for it."""
+
+    outcome: Outcome
+    name: str
+    customer: str
+    by_toril: bool
+    level: OwnLevel
+    says: Retention | None
+
+
+endings = st.builds(
+    Ending,
+    st.sampled_from(("completed", "completed", "failed")),
+    st.sampled_from("xy"),
+    st.sampled_from("ab"),
+    st.booleans(),
+    st.sampled_from(OWN_LEVELS),
+    st.one_of(st.none(), retentions()),
+)
+
+
+@dataclass(frozen=True)
+class Say:
+    level: LiveLevel
+    value: Retention | None
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Some finished job is run again, and ends again."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Remove:
+    number: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Something happens; then a sweep; then jobs end; then a sweep, which may be cut off before
+    its `cut`-th exchange with the server, or after it."""
+
+    change: Say | Retry | Remove | Wait | None
+    endings: list[Ending]
+    cut: int | None
+    lost: bool
+    fresh: bool
+
+
+changes = st.one_of(
+    st.none(),
+    st.builds(Say, st.sampled_from(LIVE_LEVELS), st.one_of(st.none(), retentions())),
+    st.builds(Say, st.sampled_from(LIVE_LEVELS), retentions()),
+    st.builds(Retry, st.integers(0, 50), st.sampled_from(("completed", "failed"))),
+    st.builds(Remove, st.integers(0, 50)),
+    st.builds(Wait, st.sampled_from((1, 9, 10, 50, 60))),
+)
+rounds = st.lists(
+    st.builds(
+        Round,
+        changes,
+        st.lists(endings, max_size=5),
+        st.one_of(st.none(), st.integers(1, 12)),
+        st.booleans(),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+class Trial:
+    """The server and the model, and the way to do the same in both."""
+
+    def __init__(self, place: World) -> None:
+        place.begin()
+        self.place = place
+        self.model = Kept()
+        self.queue = place.app.queue("q")
+        self._serial = 0
+
+    @property
+    def now(self) -> int:
+        return self.place.clock.now_ms()
+
+    def advance(self, seconds: float) -> None:
+        self.place.clock.advance(timedelta(seconds=seconds))
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def change(self, change: Say | Retry | Remove | Wait | None) -> None:
+        match change:
+            case Say(level, value):
+                self.say(level, value)
+            case Wait(seconds):
+                self.advance(seconds)
+            case Retry(number, outcome) if (job := self.pick(number)) is not None:
+                found: Any = self.place.run(self.queue.get(job.id))
+                self.place.run(found.retry())
+                del self.model.jobs[job.id]
+                self.run_one(outcome)
+                self.model.ended(
+                    Ended(job.id, outcome, job.name, job.customer, self.now, job.own),
+                    by_toril=True,
+                )
+            case Remove(number) if (job := self.pick(number)) is not None:
+                assert self.place.run(self.queue.remove(job.id))
+                del self.model.jobs[job.id]
+            case _:
+                pass
+
+    def pick(self, number: int) -> Ended | None:
+        jobs = [self.model.jobs[key] for key in sorted(self.model.jobs)]
+        return jobs[number % len(jobs)] if jobs else None
+
+    def say(self, level: LiveLevel, value: Retention | None) -> None:
+        saying = set_live(
+            "bull:q", Retention, level, value, how="set", source="the test", now=self.now
+        )
+        self.place.run(self.place.app.perform(saying))
+        self.model.live.pop(level, None)
+        if value is not None:
+            self.model.live[level] = value
+
+    def end(self, ending: Ending) -> None:
+        self._serial += 1
+        job_id = f"j{self._serial:03}"
+        self.advance(0.001)
+        job = Ended(job_id, ending.outcome, ending.name, ending.customer, self.now)
+        if ending.says is not None:
+            job.own[ending.level] = ending.says
+        if ending.by_toril or ending.says is not None:
+            self.add(job)
+        if ending.by_toril:
+            self.run_one(ending.outcome)
+        else:
+            self.foreign_end(job)
+        job.finished_on = self.now
+        self.model.ended(job, by_toril=ending.by_toril)
+
+    def add(self, job: Ended) -> None:
+        flow = Flow("q", job.name, {"customer": job.customer}, *self._own(job, "job"), id=job.id)
+        self.place.run(self.place.app.add_flow(flow, *self._own(job, "flow")))
+
+    @staticmethod
+    def _own(job: Ended, level: OwnLevel) -> tuple[Retention, ...]:
+        value = job.own.get(level)
+        return () if value is None else (value,)
+
+    def run_one(self, outcome: Outcome) -> None:
+        """A worker of Toril picks up the one job that waits, and ends it."""
+        self.advance(0.001)
+        token, taken = self.place.run(self.place.tick("bull:q", "w", [], 1))
+        (job,) = taken.jobs
+        text = "1" if outcome == "completed" else "as asked"
+        finish = Finish(job, token, outcome, text)
+        _, reply = self.place.run(self.place.tick("bull:q", "w", [finish], 0))
+        assert list(reply.codes) == [0]
+
+    def foreign_end(self, job: Ended) -> None:
+        """A worker of another library ends it, and removes nothing."""
+        raw = self.place.client
+        stored: Any = raw.hgetall(f"bull:q:{job.id}") or {
+            "name": job.name,
+            "data": f'{{"customer":"{job.customer}"}}',
+            "opts": "{}",
+            "timestamp": self.now,
+        }
+        raw.lrem("bull:q:wait", 1, job.id)
+        raw.delete("bull:q:marker")
+        result = {"completed": "returnvalue", "failed": "failedReason"}[job.outcome]
+        stored |= {"processedOn": self.now, "finishedOn": self.now, "atm": 1, "ats": 1, result: "1"}
+        raw.hset(f"bull:q:{job.id}", mapping=stored)
+        raw.zadd(f"bull:q:{job.outcome}", {job.id: self.now})
+
+    # -- the sweep ---------------------------------------------------------------------------------
+
+    def sweep(self, *, fresh: bool) -> None:
+        if fresh:
+            self.place.app.runtime.services.clear()
+        assert self.place.run(self.place.app.run_services("q"))
+        verdict = self.model.sweep(self.now, thorough=fresh)
+        raw = self.place.client
+        left = {
+            state: set(raw.zrange(f"bull:q:{state}", 0, -1)) for state in ("completed", "failed")
+        }
+        assert left["completed"] | left["failed"] <= self.model.jobs.keys()
+        gone = {job.id for job in self.model.jobs.values() if job.id not in left[job.outcome]}
+        assert verdict.must <= gone, f"kept: {verdict.must - gone}"
+        assert gone <= verdict.may, f"gone: {gone - verdict.may}"
+        for job_id in gone:
+            del self.model.jobs[job_id]
+
+    def cut_sweep(self, cut: int, *, lost: bool) -> None:
+        """A sweeper dies before, or just after, its `cut`-th exchange; its lease runs out."""
+        executor = self.place.app.runtime.executor
+        run, left = executor.run, cut
+
+        async def cutting(request: Any, *more: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0 or (left == 0 and not lost):
+                raise IndeterminateError("cut off by the test")
+            result = await run(request, *more, **named)
+            if left == 0:
+                raise IndeterminateError("cut off by the test")
+            return result
+
+        executor.run = cutting  # type: ignore[method-assign]
+        try:
+            self.place.run(self.place.app.run_services("q"))
+        except IndeterminateError:
+            pass
+        finally:
+            executor.run = run  # type: ignore[method-assign]
+        self.place.app.runtime.services.clear()
+        for key in self.place.client.scan_iter("bull:q:toril:lease:*"):
+            self.place.client.delete(key)
+
+
+@pytest.mark.timeout(6 * 3600)
+def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -> None:
+    profile = PROFILES[os.environ.get("TORIL_MODEL", "quick")]
+    with world(redis_url, raw) as place:
+
+        @profile
+        @given(rounds)
+        def holds(program: list[Round]) -> None:
+            trial = Trial(place)
+            for each in program:
+                trial.change(each.change)
+                trial.sweep(fresh=each.fresh or isinstance(each.change, Retry))
+                for ending in each.endings:
+                    trial.end(ending)
+                if each.cut is not None:
+                    trial.cut_sweep(each.cut, lost=each.lost)
+                trial.sweep(fresh=each.fresh or each.cut is not None)
+            assert check(raw) == []
+
+        holds()
