@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -162,9 +162,9 @@ async def test_there_is_none(app: App, action: str) -> None:
         (lambda: Cron("0 3 * * *", tz="Australia/Lord_Howe"), "use another zone"),
     ],
 )
-def test_a_pace_that_cannot_be(make: object, message: str) -> None:
+def test_a_pace_that_cannot_be(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
+        make()
 
 
 async def test_what_a_run_cannot_have(app: App) -> None:
@@ -174,7 +174,7 @@ async def test_what_a_run_cannot_have(app: App) -> None:
     with pytest.raises(InvalidJob, match="without a colon"):
         await queue.schedule("a:b", Every("1m"), "tick")
     with pytest.raises(TypeError, match=r"Every\(…\) or by Cron"):
-        await queue.schedule("s", "1m", "tick")  # type: ignore[arg-type]
+        await queue.schedule("s", "1m", "tick")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert await queue.schedules() == []
 
 
@@ -236,4 +236,4 @@ async def test_a_record_that_somebody_garbled(app: App, raw: Any) -> None:
 
 async def test_a_setting_in_the_place_of_the_data(app: App) -> None:
     with pytest.raises(TypeError, match="settings come after the data, which may be None"):
-        await app.queue("q").add("tick", Retention(failed="9d"))  # type: ignore[arg-type]
+        await app.queue("q").add("tick", Retention(failed="9d"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
