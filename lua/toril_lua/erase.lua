@@ -51,7 +51,7 @@ local function has_ended(parent)
 end
 
 -- Why the job cannot be erased, or nil. Writes nothing.
-local function objection(links, parent, places)
+local function obstacle(links, parent, places)
   if redis.call('EXISTS', links.key .. ':lock') == 1 then return LOCKED end
   if is_pending_iteration(Q, id, links) then return PENDING end
 --- @when removing
@@ -66,7 +66,7 @@ local function erase()
   local links = links_of(Q, id)
   local parent = links.parent or parent_of(request.parent_key)
   local places = places_in(parent, links.key)
-  local code = objection(links, parent, places)
+  local code = obstacle(links, parent, places)
   if code then return code, 0 end
   redis.call('SREM', Q .. ':stalled', id)
   redis.call('SREM', Q .. ':toril:stalled:check', id)
