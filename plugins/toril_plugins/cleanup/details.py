@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
 import msgspec
 
-from toril.plugins import Json, ServiceContext
+from toril.plugins import JobParts, Json, ServiceContext
 from toril_plugins.retention.reviewing import Details, JobDetails
 
-PARTS = ("logs", "processed", "failed")
+
+async def read_details(context: ServiceContext, rules: Mapping[str, str]) -> Details:
+    """The details of jobs of one queue. `rules`: by job id, why it goes."""
+    found = await context.parts(tuple(rules))
+    return {
+        job_id: _details(rule, parts)
+        for (job_id, rule), parts in zip(rules.items(), found, strict=True)
+    }
 
 
-async def read_details(context: ServiceContext, ids: Sequence[str]) -> Details:
-    """Log lines and children's values of jobs of one queue, read in pages."""
-    found: dict[str, dict[str, list[str]]] = {job_id: {part: [] for part in PARTS} for job_id in ids}
-    wanted: list[list[str]] = [[job_id, part, "0"] for job_id in ids for part in PARTS]
-    while wanted:
-        request = cast("list[Json]", wanted[:100])
-        answers = cast("list[Any]", await context.run_script("details", {"wanted": request}))
-        rest: list[list[str]] = []
-        for (job_id, part, _), (values, cursor) in zip(wanted, answers, strict=False):
-            found[job_id][part] += values
-            if cursor:
-                rest.append([job_id, part, cursor])
-        wanted = rest + wanted[len(answers) :]
-    return {job_id: _details(parts) for job_id, parts in found.items()}
-
-
-def _details(parts: dict[str, list[str]]) -> JobDetails:
-    processed, failed = parts["processed"], parts["failed"]
+def _details(rule: str, parts: JobParts) -> JobDetails:
     return JobDetails(
-        tuple(parts["logs"]),
-        {key: _value(raw) for key, raw in zip(processed[::2], processed[1::2], strict=True)},
-        dict(zip(failed[::2], failed[1::2], strict=True)),
+        tuple(_text(line) for line in parts.logs),
+        {_text(child): _value(raw) for child, raw in parts.processed.items()},
+        {_text(child): _text(reason) for child, reason in parts.failed.items()},
+        rule,
+        parts,
     )
 
 
-def _value(raw: str) -> Json:
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _value(raw: bytes) -> Json:
     """A child's result. Text that is not JSON is given as it is."""
     try:
         return cast(Json, msgspec.json.decode(raw))
-    except msgspec.DecodeError:
-        return raw
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _text(raw)

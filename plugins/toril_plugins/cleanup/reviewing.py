@@ -60,8 +60,7 @@ class Careful:
             decision = Decision.decode(stored, rule)
             due.append(Due(job, decision.keep, rule, decision.note))
         verdicts |= await self._review(context, due)
-        going = [each.job for each in due if each.job.id not in verdicts]
-        await self._copy(context, going)
+        await self._copy(context, [each for each in due if each.job.id not in verdicts])
         return [[*each[:4], each[5], verdicts.get(each[0], {"go": True})] for each in handed]
 
     async def _review(self, context: ServiceContext, due: Sequence[Due]) -> dict[str, Json]:
@@ -78,19 +77,17 @@ class Careful:
                 kept[job_id] = _encoded(reviewer, verdict, now)
         return kept
 
-    async def _copy(self, context: ServiceContext, jobs: Sequence[FinishedJob]) -> None:
-        if not jobs:
+    async def _copy(self, context: ServiceContext, going: Sequence[Due]) -> None:
+        if not going:
             return
-        details = None
+        jobs, details = tuple(each.job for each in going), None
         if any(copier.names("details") for copier in self.copiers):
-            details = await read_details(context, [job.id for job in jobs])
+            details = await read_details(context, {each.job.id: each.rule for each in going})
         for copier in self.copiers:
-            await copier.ask_async(jobs=tuple(jobs), details=details)
+            await copier.ask_async(jobs=jobs, details=details)
 
 
-def _checked(
-    reviewer: HookFunction, answer: object, shown: Sequence[Due]
-) -> Mapping[str, Verdict]:
+def _checked(reviewer: HookFunction, answer: object, shown: Sequence[Due]) -> Mapping[str, Verdict]:
     """The answer of a reviewer. Raises `PluginError` for what is none."""
     if answer is None:
         return {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import EllipsisType
 from typing import TypeAlias
 
-from toril.plugins import FinishedJob, Json, JobRef, milliseconds
+from toril.plugins import FinishedJob, JobParts, JobRef, Json, milliseconds
 from toril_plugins.retention.keep import Keep
 
 
@@ -98,16 +98,18 @@ Flows: TypeAlias = Callable[[FinishedJob], Awaitable[FlowState]]
 
 @dataclass(frozen=True, slots=True)
 class JobDetails:
-    """What is stored of a job beside its hash.
+    """What is to be known of a job beside its hash.
 
     `logs` are its log lines, oldest first; `processed` the results of its children that completed
     and `ignored` the reasons of those that failed without failing it, by the child's key
-    (`bull:steps:c1`).
+    (`bull:steps:c1`). `rule` says why it goes, as `Due.rule`. `stored` is all of it byte for byte.
     """
 
     logs: tuple[str, ...]
     processed: Mapping[str, Json]
     ignored: Mapping[str, str]
+    rule: str = ""
+    stored: JobParts = field(default_factory=JobParts)
 
 
 Details: TypeAlias = Mapping[str, JobDetails]
