@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
+from toril.auditing import MOST, Auditor
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -12,6 +13,7 @@ from toril.context import Context
 from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
+from toril.hooks.findings import AuditReport
 from toril.job import Job
 from toril.metrics import Sample
 from toril.new_job import QueueDefaults, check_names
@@ -214,6 +216,21 @@ class App:
         """
         return self.runtime.samples()
 
+    async def audit(self, queue: str, *, most: int = MOST) -> AuditReport:
+        """Look whether what is stored of a queue agrees with itself, and with what was said.
+
+        It only reads, in small steps with pauses, while others work. A finding can be repaired with
+        `await finding.repair.run()` if it has a `repair`.
+
+        Args:
+            queue: The queue's name.
+            most: So many jobs, and entries of each index, are looked at.
+
+        Raises `ServerError`.
+        """
+        await self.runtime.start()
+        return await Auditor(self.runtime, queue, most).run()
+
     async def erase(self, job: JobRef, parent: ParentRef | None = None) -> Erasure:
         """Erase a job; see `Job.erase`. `parent`: its, as far as the caller knows."""
         await self.runtime.start()
@@ -232,13 +249,8 @@ class App:
         they have come. Returns False if somebody else runs one of them already: it is left to them.
         Raises whatever a service raises.
         """
-        from toril.worker.services import services_of
-
         await self.runtime.start()
-        services = self.runtime.services
-        if queue not in services:
-            services[queue] = services_of(self.runtime, queue)
-        return all([await service.serve_now() for service in services[queue]])
+        return await self.runtime.run_services(queue)
 
     async def perform(self, procedure: Procedure[T], *queues: str) -> T:
         """Carry out a procedure; for Toril's own nouns, and for tools.

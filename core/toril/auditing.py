@@ -250,7 +250,7 @@ class Auditor:
     # Plugins.
 
     async def _ask_plugins(self) -> list[Finding]:
-        audit = Audit(self._queue, self._now, self._most, dict(self._own))
+        audit = Audit(self._queue, self._key, self._now, self._most, dict(self._own))
         found: list[Finding] = []
         for function in self._runtime.plugins.functions("toril_audit_queue"):
             try:

@@ -97,6 +97,10 @@ class PluginHost:
         """What is said for the queue as a whole, most specific first."""
         return await self._runtime.drive(only(read_live(self._runtime.context.key(queue), kind)))
 
+    async def run_services(self, queue: str) -> bool:
+        """Run the plugins' services of a queue here and now."""
+        return await self._runtime.run_services(queue)
+
     async def publish(self, events: Sequence[JobEvent]) -> None:
         """Tell the plugins of events."""
         await self._runtime.dispatcher.publish(events)

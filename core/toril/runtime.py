@@ -380,6 +380,14 @@ class Runtime:
             return {}
         return self.run(self.dispatcher.erase(job))
 
+    async def run_services(self, queue: str) -> bool:
+        """See `App.run_services`; the plugins have been started."""
+        from toril.worker.services import services_of
+
+        if queue not in self.services:
+            self.services[queue] = services_of(self, queue)
+        return all([await service.serve_now() for service in self.services[queue]])
+
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""
         if self._starter is not None and self._loop is asyncio.get_running_loop():

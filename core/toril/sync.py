@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
+from toril.auditing import MOST, Auditor
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
 from toril.errors import JobNotFound
@@ -14,6 +15,7 @@ from toril.explaining import explain, recalled_facts
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.context import Fact
+from toril.hooks.findings import AuditReport, Finding, Repair
 from toril.job import StoredJob
 from toril.metrics import Sample
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
@@ -72,6 +74,20 @@ class SyncApp:
         """All counters and gauges of this process; see `App.metrics`."""
         return self.runtime.samples()
 
+    def audit(self, queue: str, *, most: int = MOST) -> AuditReport:
+        """Look whether what is stored of a queue agrees with itself; see `App.audit`.
+
+        Repairs run on the App's loop: `app.sync.repair(finding)`.
+        """
+        self.runtime.start_sync()
+        return self.runtime.run(Auditor(self.runtime, queue, most).run())
+
+    def repair(self, finding: Finding) -> bool:
+        """Repair what an audit found; False if it was not so any more, or cannot be repaired."""
+        if finding.repair is None:
+            return False
+        return self.runtime.run(_repaired(finding.repair))
+
     def add_flow(self, flow: Flow, /, *settings: Setting) -> SyncJob:
         """Add a flow; see `App.add_flow`."""
         one_slot = self.runtime.endpoint.kind == "cluster"
@@ -112,6 +128,10 @@ class SyncApp:
         Raises `ConfigurationError` on the App's own loop: `await app.aclose()` there.
         """
         self.runtime.close_sync()
+
+
+async def _repaired(repair: Repair) -> bool:
+    return await repair.run()
 
 
 class SyncQueue:

@@ -102,6 +102,10 @@ class StubHost:
         self.asked.append(("live", queue, kind))
         return ()
 
+    async def run_services(self, queue: str) -> bool:
+        self.asked.append(("services", queue))
+        return True
+
     async def publish(self, events: Sequence[JobEvent]) -> None:
         self.asked.append(("publish", *events))
 

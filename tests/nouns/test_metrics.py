@@ -126,7 +126,7 @@ async def test_a_plugin_counts_and_reads(redis_url: str) -> None:
     async with App(redis_url, plugins=[counting]) as app:
         await app.queue("mail").add("welcome")
         await app.queue("mail").add("welcome")
-        await app.run_services("mail")
+        assert await counting.context.run_services("mail")
         samples = app.metrics()
         assert value(samples, "saved_total", name="welcome") == 2
         assert value(samples, "looks_total", queue="mail") == 1

@@ -103,6 +103,10 @@ class Host(Protocol):
         """What is said for a whole queue, most specific first."""
         ...
 
+    async def run_services(self, queue: str) -> bool:
+        """See `App.run_services`."""
+        ...
+
     async def publish(self, events: Sequence[JobEvent]) -> None:
         """Tell the plugins."""
         ...
@@ -224,6 +228,14 @@ class PluginContext:
     async def publish(self, events: Sequence[JobEvent]) -> None:
         """Report what the plugin did to jobs by other means than its scripts."""
         await self.host.publish(events)
+
+    async def run_services(self, queue: str) -> bool:
+        """Run the plugins' services of a queue here and now, until none has more to do.
+
+        Not from within a service. Returns False if somebody else runs one of them already. Raises
+        whatever a service raises.
+        """
+        return await self.host.run_services(queue)
 
     def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter of this process, for whoever exports counters; from any thread.

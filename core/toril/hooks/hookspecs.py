@@ -23,6 +23,7 @@ from toril.hooks.markers import hookspec
 
 if TYPE_CHECKING:
     from toril.hooks.context import Fact, PluginContext, WorkerInfo
+    from toril.hooks.findings import Audit, Finding
     from toril.hooks.registry import Registry
     from toril.snapshots import (
         Draft,
@@ -306,6 +307,22 @@ def toril_recall_job(job: JobRef) -> Awaitable[Recalled | None] | Recalled | Non
         async def toril_recall_job(self, job: JobRef) -> Recalled | None:
             row = await self.pool.fetchrow("select ended, result from job where id = $1", job.id)
             return row and Recalled("completed", finished=row["ended"], result=row["result"])
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def toril_audit_queue(audit: Audit) -> Awaitable[Sequence[Finding]] | Sequence[Finding]:
+    """What is not as it must be in what your plugin keeps of a queue, for an audit.
+
+    When: somebody audits the queue: `App.audit`, the command `toril audit`. Where: their process.
+    `def` or `async def`, at most 10 minutes. It only reads, in small steps, at most `audit.most`
+    things; a finding carries what repairs it. An error is logged, and becomes a finding.
+
+        @hookimpl
+        async def toril_audit_queue(self, audit: Audit) -> Sequence[Finding]:
+            lost = [key for key in audit.keys.get("vault", ()) if key not in self.vault]
+            return [Finding("lost", audit.queue, key, "is not in the vault") for key in lost]
     """
     raise NotImplementedError
 
