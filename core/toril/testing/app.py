@@ -55,10 +55,11 @@ class DrivenApp(App):
     async def sweep(self, *queues: str | Queue) -> None:
         """Run the plugins' services of these queues (default: of all), and nothing else.
 
-        If a worker that runs meanwhile leads a service, it is taken from it.
+        Twice, as a service may carry out in one run what it decided in the one before. If a worker
+        that runs meanwhile leads a service, it is taken from it.
         """
         names = [each if isinstance(each, str) else each.name for each in queues]
-        for name in names or await self.queues():
+        for name in 2 * (names or await self.queues()):
             while not await self.run_services(name):
                 self._end_leases(name)
 

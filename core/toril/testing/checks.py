@@ -86,18 +86,21 @@ class LeakCheck:
     Args:
         server: Where to look.
         hooks: Whose removed jobs are looked for, unless others are named.
+        prefix: What the names of all keys begin with.
     """
 
-    def __init__(self, server: EmbeddedServer, hooks: HookRecorder) -> None:
+    def __init__(self, server: EmbeddedServer, hooks: HookRecorder, prefix: str = "bull") -> None:
         self._server = server
         self._hooks = hooks
+        self._app = App(server.url, prefix=prefix, plugins=[])
 
     def __call__(self, *ids: str) -> None:
         """Assert that of these jobs (default: of all that were removed) nothing is left.
 
-        Nothing is: a key of theirs, or an entry of theirs in any list, set, sorted set or hash.
-        Keys that expire count as nothing, as they go by themselves (advance the clock); so do
-        streams, which are capped; and so does what a living parent knows of its children.
+        Nothing is: a key of theirs, or an entry of theirs in any list, set, sorted set or hash of
+        Toril or of a plugin. Keys that expire count as nothing, as they go by themselves (advance
+        the clock); so do streams, which are capped; and so does what a living parent knows of its
+        children. What is left must agree with itself: an audit of every queue finds no problem.
 
         Raises:
             AssertionError: Something is left; it names the keys.
@@ -105,9 +108,18 @@ class LeakCheck:
         wanted = set(ids) or {event.job.id for event in self._hooks.removed}
         left = sorted(_traces(self._server.client, wanted))
         if left:
-            raise AssertionError(
-                "of removed jobs there is left:" + "".join(f"\n  {e}" for e in left)
-            )
+            lines = "".join(f"\n  {each}" for each in left)
+            raise AssertionError(f"of removed jobs there is left:{lines}")
+        face = self._app.sync
+        for queue in face.queues():
+            found = face.audit(queue).findings
+            wrong = [f"\n  {each.key}: {each.what}" for each in found if each.severity == "problem"]
+            if wrong:
+                raise AssertionError(f"an audit of queue {queue!r} finds:{''.join(wrong)}")
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._app.sync.close()
 
 
 def _traces(client: Any, ids: Iterable[str]) -> Iterator[str]:

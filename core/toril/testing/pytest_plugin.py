@@ -94,8 +94,10 @@ def assert_no_leaks(
     toril_url: str,  # noqa: ARG001 - what is looked at has been emptied before
     toril_server: EmbeddedServer,
     record_hooks: HookRecorder,
-) -> LeakCheck:
+) -> Iterator[LeakCheck]:
     """Asserts that nothing is left of the jobs that were removed: `assert_no_leaks()`."""
     from toril.testing.checks import LeakCheck
 
-    return LeakCheck(toril_server, record_hooks)
+    check = LeakCheck(toril_server, record_hooks)
+    yield check
+    check.close()

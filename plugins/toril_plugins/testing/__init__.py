@@ -4,6 +4,8 @@ An author inherits them in a class of tests; see `docs/plugins/testing.md`. What
 fixtures and the contract of every plugin, is `toril.testing`.
 """
 
+from toril_plugins.testing.archive import ArchiveContract, Copy
+from toril_plugins.testing.review import ReviewContract
 from toril_plugins.testing.strategy import StrategyContract
 
-__all__ = ["StrategyContract"]
+__all__ = ["ArchiveContract", "Copy", "ReviewContract", "StrategyContract"]

@@ -8,17 +8,10 @@ from typing import TypeAlias
 
 import pytest
 
-from toril import ActiveJob, App, Unrecoverable
-from toril.plugins import FinishedJob, JobSnapshot, Json
-from toril.testing import (
-    AppOptions,
-    DrivenApp,
-    HookRecorder,
-    PluginContract,
-    ServerClock,
-    ask_purely,
-)
+from toril.plugins import FinishedJob
+from toril.testing import DrivenApp, HookRecorder, ServerClock, ask_purely
 from toril_plugins.retention.keep import Keep
+from toril_plugins.testing.base import RetentionContract, finish
 
 HOOK = "toril_plan_retention"
 TEN_YEARS = timedelta(days=3650)
@@ -26,14 +19,6 @@ A_SECOND = timedelta(seconds=1)
 
 Example: TypeAlias = tuple[FinishedJob, Keep | None]
 """A finished job, and what the strategy is to answer for it."""
-
-
-class RetentionContract(PluginContract):
-    """A plugin beside our own two, whatever else is installed."""
-
-    @pytest.fixture
-    def toril_options(self) -> AppOptions:
-        return {"plugins": [self.plugin, "persistence", "cleanup"], "config": self.config}
 
 
 class StrategyContract(RetentionContract):
@@ -136,24 +121,3 @@ class StrategyContract(RetentionContract):
             clock.advance(2 * A_SECOND)
             await app.sweep(queue)
             assert not await queue.get(job.id), f"{job!r} did not go in time: {keep}"
-
-
-async def finish(app: App, example: FinishedJob, hooks: HookRecorder) -> FinishedJob:
-    """Finish a job like this one by a worker of an App whose hooks are recorded.
-
-    Returns the job as it had ended.
-    """
-
-    def handle(job: ActiveJob) -> Json:
-        del job
-        if example.outcome == "failed":
-            raise Unrecoverable(example.reason or "")
-        return example.result
-
-    job = await app.queue(example.queue).add(example.name, example.data)
-    await app.worker(example.queue, handle).run(burst=True)
-    ended: list[JobSnapshot] = [event.job for event in hooks.completed]
-    ended += [event.job for event in hooks.failed]
-    found = next((each for each in ended if each.id == job.id), None)
-    assert isinstance(found, FinishedJob), f"{job!r} has not run"
-    return found
