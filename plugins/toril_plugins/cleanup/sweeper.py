@@ -57,9 +57,14 @@ class _Adoption:
             self._recent_at = now
 
     def end(self, now: int) -> None:
-        """The end of the set was reached. Somebody's clock may be ahead: new jobs come before."""
+        """The end of the set was reached. Somebody's clock may be ahead: new jobs come before.
+
+        Those that were skipped may be gone when the next sweep comes, and must not take others'
+        places: the last moment is read once more.
+        """
+        self.skip = 0
         if float(self.after) > now:
-            self.after, self.skip = str(now), 0
+            self.after = str(now)
 
 
 class _Check:
