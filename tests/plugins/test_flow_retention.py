@@ -11,9 +11,11 @@ import pytest
 import redis
 from tests.support.place import Place, entries, place, work
 
-from toril import App, Flow, hookimpl
+from toril import Flow, hookimpl
 from toril.plugins import FinishedJob, JobRemoved
+from toril.types import ChildFailurePolicy
 from toril_plugins import Keep, Retention
+from toril_plugins.cleanup.trees import Trees
 
 QUEUES = ("p", "q", "r")
 WHOLE = Retention(completed=Keep("1d", flow=True), failed=Keep("1d", flow=True))
@@ -212,25 +214,18 @@ class Stops(Exception):
     pass
 
 
-class StopsAfter:
-    """Ends the process in the middle of a flow, as far as the sweeper can tell."""
+def stop_after(removals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the process in the middle of a flow, as far as the sweeper can tell."""
+    run, left = Trees._run, [Stops] * removals
 
-    def __init__(self, removals: int) -> None:
-        self.left = removals
+    async def counted(trees: Any, *args: Any) -> Any:
+        if args[2] == "tree_remove":
+            if not left:
+                raise Stops
+            left.pop()
+        return await run(trees, *args)
 
-    def watch(self, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-        from toril_plugins.cleanup.trees import Trees
-
-        run = Trees._run  # pyright: ignore[reportPrivateUsage]
-
-        async def counted(trees: Any, *args: Any) -> Any:
-            if args[2] == "tree_remove":
-                if self.left == 0:
-                    raise Stops
-                self.left -= 1
-            return await run(trees, *args)
-
-        monkeypatch.setattr(Trees, "_run", counted)
+    monkeypatch.setattr(Trees, "_run", counted)
 
 
 @pytest.mark.parametrize("after", range(3))
@@ -239,7 +234,7 @@ async def test_a_crash_between_slices_goes_on(
 ) -> None:
     await finished_family(here)
     with monkeypatch.context() as patch:
-        StopsAfter(after).watch(here.app, patch)
+        stop_after(after, patch)
         here.clock.advance("1d")
         with pytest.raises(Stops):
             await here.app.run_services("p")
@@ -283,7 +278,8 @@ async def test_a_strategy_can_ask_for_it(redis_url: str, raw: redis.Redis) -> No
 
 def random_tree(rng: random.Random, names: list[str], depth: int = 0) -> Flow:
     name = "fail" if depth and rng.random() < 0.25 else "do"
-    policy = rng.choice(["fail", "ignore", "continue", "remove"])
+    policies: list[ChildFailurePolicy] = ["fail", "ignore", "continue", "remove"]
+    policy = rng.choice(policies)
     settings = [Retention(completed="5d")] if depth and rng.random() < 0.15 else []
     id = names.pop()
     count = rng.randint(0, 3) if depth < 4 else 0
@@ -294,7 +290,7 @@ def random_tree(rng: random.Random, names: list[str], depth: int = 0) -> Flow:
 
 
 def name_of(flow: Flow) -> str:
-    return str(flow.options["id"])
+    return str(flow.options.get("id"))
 
 
 def walk(flow: Flow) -> list[Flow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -24,7 +24,7 @@ async def here(redis_url: str) -> AsyncIterator[Place]:
 
 
 def tomb(raw: redis.Redis, id: str) -> dict[str, str]:
-    found: Any = raw.hgetall(TOMB + id)
+    found: dict[str, str] = cast(Any, raw.hgetall(TOMB + id))
     return found
 
 

@@ -23,8 +23,10 @@ COUNTED_BY = ("key", "group")
 @st.composite
 def any_keep(draw: st.DrawFn) -> Keep:
     """Any value that can be said."""
-    given = draw(st.fixed_dictionaries({}, optional={"first": counts, "last": counts}))
-    if given and draw(st.booleans()):
+    given: dict[str, Any] = {}
+    given |= draw(st.fixed_dictionaries({}, optional={"first": counts, "last": counts}))
+    counted: bool = draw(st.booleans())
+    if given and counted:
         by = draw(st.sampled_from(COUNTED_BY))
         keys = st.just("name") | st.from_regex(r"data(\.[^\s.,\ud800-\udfff]+)+", fullmatch=True)
         given[by] = draw(keys if by == "key" else st.text(min_size=1))

@@ -59,8 +59,8 @@ local function has_own_value(id, outcome)
   return false
 end
 
--- When something happens next to a job with a decision of its own, by time: a tier, or its end. Nil:
--- nothing does.
+-- When something happens next to a job with a decision of its own, by time: a tier, or its end.
+-- Nil: nothing does.
 local function next_step(decision, finished_on)
   local step = decision.age
   for _, tier in ipairs({decision.logs or math.huge, decision.data or math.huge}) do

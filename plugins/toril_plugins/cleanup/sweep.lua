@@ -4,8 +4,8 @@
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
 -- due, places, rules, missing, flows}: whether another slice is needed now; {id, outcome,
 -- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
--- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of the
--- tops of flows whose age has come.
+-- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
+-- the tops of flows whose age has come.
 local MARGIN, BUCKETS = 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end

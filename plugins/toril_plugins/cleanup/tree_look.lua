@@ -13,7 +13,8 @@ local WHOLE = 1000 -- so many are read at once
 
 local PLACES = {
   {'processed', 'HLEN', 'HKEYS', 'HSCAN', 2}, {'failed', 'HLEN', 'HKEYS', 'HSCAN', 2},
-  {'unsuccessful', 'ZCARD', 'ZRANGE', 'ZSCAN', 2}, {'dependencies', 'SCARD', 'SMEMBERS', 'SSCAN', 1},
+  {'unsuccessful', 'ZCARD', 'ZRANGE', 'ZSCAN', 2},
+  {'dependencies', 'SCARD', 'SMEMBERS', 'SSCAN', 1},
 }
 local looks = LOOKS
 
@@ -22,7 +23,8 @@ local function read_place(key, place, cursor, children)
   local at = key .. ':' .. place[1]
   local size = redis.pcall(place[2], at)
   if type(size) ~= 'number' or size == 0 then return '0' end -- not what it should be: nobody's
-  local found, step = nil, 1
+  local found
+  local step = 1
   if size <= WHOLE then
     found = place[3] == 'ZRANGE' and redis.call('ZRANGE', at, 0, -1) or redis.call(place[3], at)
     cursor = '0'
