@@ -32,6 +32,7 @@ want_removed = request.want_removed
 seam.now = request.now
 --- @end
 
+local LAST_TIME = 8640000000000000 -- ms; the last moment that JavaScript has
 local TIMES = {
   delayed = {'processedOn', 'timestamp'}, prioritized = {'timestamp'},
   other = {'finishedOn', 'processedOn', 'timestamp'},
@@ -39,7 +40,9 @@ local TIMES = {
 
 local function since(name, id, key)
   if name == 'completed' or name == 'failed' then
-    return tonumber(redis.call('ZSCORE', q .. ':' .. name, id))
+    local score = tonumber(redis.call('ZSCORE', q .. ':' .. name, id))
+    -- A later score is no time: a plugin keeps the job out of the reach of others.
+    if not score or score <= LAST_TIME then return score end
   end
   local times = redis.pcall('HMGET', key, unpack(TIMES[name] or TIMES.other))
   for i = 1, 3 do

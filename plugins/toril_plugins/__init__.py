@@ -1,5 +1,8 @@
 """Toril's default plugins: option persistence and cleanup (retention)."""
 
+from toril_plugins.retention.foreign import Foreign
+from toril_plugins.retention.holds import Hold, Holds, hold, release
+from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.reviewing import (
     Details,
     Due,
@@ -18,11 +21,17 @@ __all__ = [
     "Due",
     "FlowState",
     "Flows",
+    "Foreign",
+    "Hold",
+    "Holds",
     "IdWindow",
     "JobDetails",
     "Keep",
     "Postpone",
+    "Requires",
     "Retention",
     "Rewrite",
     "Verdicts",
+    "hold",
+    "release",
 ]

@@ -43,7 +43,7 @@ async def handle(job: ActiveJob) -> Any:
     return value
 
 
-async def until(what: str, holds: Callable[[], bool]) -> None:
+async def until(what: str, holds: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not holds():
         assert time.monotonic() < deadline, f"not within {DEADLINE} s: {what}"

@@ -108,9 +108,11 @@ def keys_of(raw: redis.Redis, id: str) -> list[str]:
 
 
 def entries(raw: redis.Redis) -> dict[str, list[str]]:
-    """What cleanup has written down below its keys, by key."""
+    """What cleanup has written down about jobs below its keys, by key."""
     found: dict[str, list[str]] = {}
     for key in raw.scan_iter("bull:q:toril:cleanup:*"):
+        if raw.type(key) == "stream":  # the journal
+            continue
         members: Any = raw.hkeys(key) if raw.type(key) == "hash" else raw.zrange(key, 0, -1)
         found[key.removeprefix("bull:q:toril:cleanup:")] = sorted(members)
     return found

@@ -8,27 +8,30 @@ local PAGE = 200
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome, ask = args.outcome, {}
 local page = redis.call(
-  'ZRANGEBYSCORE', finished_key(outcome), args.after, '+inf',
+  'ZRANGEBYSCORE', finished_key(outcome), args.after, '(' .. HELD,
   'WITHSCORES', 'LIMIT', args.skip, PAGE)
 if #page == 0 then return {ask = ask, more = false, after = args.after, skip = args.skip} end
 local ids = {}
 for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
 local known = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
-local rule = live_rule(outcome)
+local rule, last = live_rule(outcome), page[#page]
 for n, id in ipairs(ids) do
   local score = page[2 * n]
   if known[n] ~= score then
     local finished_on = tonumber(score)
     if known[n] then forget(id, outcome) end
     lower_floor(outcome, finished_on)
-    if args.all or has_own_value(id, outcome) then
+    if held_by(id) then
+      hold_finished(id, outcome)
+      page[2 * n] = false -- it is not there any more
+    elseif args.all or has_own_value(id, outcome) then
       ask[#ask + 1] = {id, finished_on}
     elseif rule and is_bucketed(rule) then
       note_if_over(outcome, count_live(id, outcome, finished_on, rule), rule)
     end
   end
 end
-local last, ties = page[#page], 0
+local ties = 0
 for i = 2, #page, 2 do if page[i] == last then ties = ties + 1 end end
 if last == args.after then ties = ties + args.skip end
 return {ask = ask, more = #ids == PAGE, after = last, skip = ties}

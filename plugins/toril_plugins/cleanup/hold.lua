@@ -1,18 +1,18 @@
--- Hold finished jobs that match the holds of the queue and are not held yet. args = {ids}, or
--- {outcome, after, skip}: a page of up to 200, `skip` behind the first with the score `after`; the
--- last page with `query`, the print of the holds by name and data that the pages were looked
--- through for. Returns {held, more, after, skip, list, query, ends}: how many are held now; whether
--- another page follows, and where it begins; prints of all holds, and of those by name and data;
--- when the next of them ends.
+-- Hold finished jobs that match the holds of the queue and are not held yet. args = {ids}; or
+-- {outcome, after, skip}: a page of up to 200, `skip` behind the first with the score `after`; or
+-- {sought}: all were looked through for the holds by name and data of that print. Returns {changed,
+-- more, after, skip, query, sought, ends}: how many are held now; whether another page follows, and
+-- where it begins; the print of the holds by name and data that there are, and of those that all
+-- were looked through for; when the next hold ends.
 local PAGE = 200
 
-local list, query = ctx.meta('toril.holds.list') or '', ctx.meta('toril.holds.query') or ''
-local reply = {held = 0, more = false, list = redis.sha1hex(list), query = query}
+local query = ctx.meta('toril.holds.query') or ''
+local reply = {changed = 0, more = false, query = query}
 
 local function take(id, outcome)
   if held_by(id) then
     hold_finished(id, outcome)
-    reply.held = reply.held + 1
+    reply.changed = reply.changed + 1
     return true
   end
   return false
@@ -34,7 +34,7 @@ elseif args.outcome then
     if not take(page[i], args.outcome) and page[i + 1] == last then ties = ties + 1 end
   end
   reply.more, reply.after, reply.skip = #page == 2 * PAGE, last, ties
-elseif args.query == query then
+elseif args.sought == query then
   ctx.set_meta('toril.cleanup.held', query ~= '' and query or nil)
 end
 reply.sought = ctx.meta('toril.cleanup.held') or ''

@@ -20,9 +20,15 @@ from toril.plugins import (
     milliseconds,
 )
 from toril_plugins.cleanup.deciding import Answers, Combine, Decider
+from toril_plugins.cleanup.holding import HoldKeeping
+from toril_plugins.cleanup.journal import QueueJournal
 from toril_plugins.cleanup.reviewing import COPY, REVIEW, Careful
 from toril_plugins.cleanup.sweeper import Sweeper
 from toril_plugins.retention import hookspecs
+from toril_plugins.retention.foreign import Foreign
+from toril_plugins.retention.holds import Holds
+from toril_plugins.retention.journal import SCRIPT as JOURNAL
+from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 HOOK = "toril_plan_retention"
@@ -70,12 +76,24 @@ class Cleanup:
     def toril_register(self, registry: Registry) -> None:
         registry.setting(Retention)
         registry.setting(Ceiling)
+        registry.setting(Holds)
+        registry.setting(Requires)
+        registry.setting(Foreign)
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
         meta = _meta()
         finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
         registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
+        guards = ("toril.holds.list", "toril.requires.plugins")
+        registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
+        for script in ("hold", "release"):
+            parts = ("holds", "gate", "indexes", "deciding", "holding", script)
+            registry.script(script, _lua(*parts))
+        registry.script("missing", _lua("gate", "missing"))
+        registry.script(JOURNAL, _lua("journal"))
+        registry.name("retention", "holds", HoldKeeping(lambda: self._context))
+        registry.name("retention", "journal", QueueJournal(lambda: self._context))
         beside = ("holds", "gate", "indexes", "deciding", "holding", "handing")
         for script in ("adopt", "settle", "buckets", "reconcile", "tree_look", "tree_remove"):
             registry.script(script, _lua(*beside, script))

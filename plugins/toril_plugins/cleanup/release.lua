@@ -1,8 +1,8 @@
 -- Release held jobs of an outcome that no hold keeps any more. args = {outcome, skip}: looks at up
--- to 200 of those that are held, behind the first `skip`. Returns {released, more, skip}.
+-- to 200 of those that are held, behind the first `skip`. Returns {changed, more, skip}.
 local PAGE = 200
 
-local outcome, skip, released = args.outcome, args.skip, 0
+local outcome, skip, changed = args.outcome, args.skip, 0
 local own, finished = ctx.own('own:' .. outcome), finished_key(outcome)
 local ids = redis.call('ZRANGEBYSCORE', own, HELD, HELD, 'LIMIT', skip, PAGE)
 for _, id in ipairs(ids) do
@@ -18,7 +18,7 @@ for _, id in ipairs(ids) do
     redis.call('ZADD', finished, finished_on, id)
     lower_floor(outcome, finished_on)
     park(id, outcome, finished_on, ctx.now)
-    released = released + 1
+    changed = changed + 1
   end
 end
-return {released = released, more = #ids == PAGE, skip = skip}
+return {changed = changed, more = #ids == PAGE, skip = skip}

@@ -154,5 +154,6 @@ end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
   holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
+  holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
   flows = flows,
 }

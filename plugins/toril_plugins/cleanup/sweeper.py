@@ -11,8 +11,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
-from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, PluginError, ServiceContext
+from toril.plugins import (
+    FinishedJob,
+    GiveWay,
+    JobSnapshot,
+    Json,
+    Outcome,
+    PluginError,
+    ServiceContext,
+)
 from toril_plugins.cleanup.deciding import Decider
+from toril_plugins.cleanup.holding import QueueHolds
 from toril_plugins.cleanup.reviewing import Careful, Handed
 from toril_plugins.cleanup.slices import LeaseLost, rest
 from toril_plugins.cleanup.trees import Trees
@@ -27,6 +36,9 @@ PAGES_A_SWEEP: Final = 50
 SHORTEST_PAUSE_MS: Final = 60_000
 LONGEST_PAUSE_MS: Final = 3_600_000
 DECISIONS_A_CALL: Final = 100
+GIVE_WAY: Final = 20.0
+"""Seconds for which a process without a required plugin leaves the queue to others. They look for
+the lease every 15."""
 SLICE: Final = 50
 """The most jobs that a slice removes or hands over: under 5 ms of the server at any size."""
 
@@ -102,6 +114,7 @@ class Sweeper:
         self._report_only = report_only
         self._most = SLICE
         self._missing = ""
+        self._holds = QueueHolds()
         self._adoption = {outcome: _Adoption() for outcome in OUTCOMES}
         self._decisions = {outcome: _Check() for outcome in OUTCOMES}
         self._buckets = {outcome: _Check() for outcome in OUTCOMES}
@@ -112,7 +125,7 @@ class Sweeper:
         """Do everything that is due now, in slices, at most half of the time.
 
         Returns 0 if jobs are left that nobody has looked at since they finished, or since a live
-        rule changed.
+        rule changed. Raises `GiveWay` if the queue requires plugins that are missing here.
         """
         whole = True
         try:
@@ -124,6 +137,13 @@ class Sweeper:
             whole &= await self._sweep(context)
         except (LeaseLost, NotReviewed):
             return self._period
+        if self._missing:
+            context.count("toril_sweeps_without_required_plugins_total")
+            raise GiveWay(
+                GIVE_WAY,
+                f"queue {context.queue!r} requires the plugin {self._missing}, which this process "
+                "does not run: it removes no finished job of the queue",
+            )
         return self._period if whole else 0
 
     async def _slice(
@@ -179,6 +199,7 @@ class Sweeper:
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])
             self._note_missing(context, reply.get("missing") or "")
+            known &= await self._holds.follow(context, reply["holds"])
             await self._trees.take(context, reply["flows"])
             places, more = reply["places"], reply["more"]
             if more:

@@ -7,13 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import ClassVar, Final, Protocol, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TypeAlias, cast
 
 import msgspec
 
-from toril import ConfigurationError, Queue, Said, Setting
+from toril import Said, Setting
 from toril.plugins import Json, JsonObject, Level, as_datetime, by_this_user
 from toril_plugins.retention import journal
+from toril_plugins.retention.keep import LARGEST
+
+if TYPE_CHECKING:
+    from toril import Queue
 
 MOST: Final = 1_000
 """Holds of one queue."""
@@ -40,7 +44,7 @@ class Hold:
 
     Raises:
         ValueError: no condition is given, or one cannot be a condition.
-        TypeError: `until` is no `datetime`.
+        TypeError: `until` is no `datetime`, or a value is no text, number or truth value.
     """
 
     id: str | None = None
@@ -55,7 +59,7 @@ class Hold:
             raise ValueError("Hold() would hold everything: give id=…, name=… or data={…}")
         for what in ("id", "name", "why", "who"):
             value = getattr(self, what)
-            if not isinstance(value, str | None) or what in {"id", "name"} and value == "":
+            if not isinstance(value, str | None) or (what in {"id", "name"} and value == ""):
                 raise ValueError(f"Hold({what}={value!r}): give a text")
         for text in (self.why, self.who or ""):
             if len(text) > _LONGEST:
@@ -90,7 +94,9 @@ class Hold:
         return hashlib.sha1(text, usedforsecurity=False).hexdigest()[:8]
 
     def __str__(self) -> str:
-        parts = [f"{what} {value}" for what, value in (("id", self.id), ("name", self.name)) if value]
+        parts = [
+            f"{what} {value}" for what, value in (("id", self.id), ("name", self.name)) if value
+        ]
         parts += [f"data.{path} = {_json(value)}" for path, value in (self.data or {}).items()]
         return ", ".join(parts)
 
@@ -129,10 +135,11 @@ def _check_condition(path: str, value: object) -> None:
         raise ValueError(
             f"Hold(data={{{path!r}: …}}): name a field of the data, for example 'customer.id'"
         )
+    said = f"Hold(data={{{path!r}: {value!r}}})"
     if not isinstance(value, Scalar):
-        raise ValueError(f"Hold(data={{{path!r}: {value!r}}}): a value is a text, a number or a truth value")
-    if isinstance(value, float) and value != value or isinstance(value, int) and abs(value) > 2**53:
-        raise ValueError(f"Hold(data={{{path!r}: {value!r}}}): no such number can be in the data")
+        raise TypeError(f"{said}: a value is a text, a number, True, False or None")
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ValueError(f"{said}: no such number can be compared exactly")
 
 
 def _json(value: Scalar) -> str:
@@ -167,20 +174,24 @@ class Holds(Setting):
     @classmethod
     def decode(cls, value: Json) -> Self:
         """Read what `encode` wrote; `ValueError` for anything else."""
-        if not isinstance(value, list):
-            raise ValueError(f"not stored Holds: {value!r}")
-        return cls(*map(Hold.decode, value))
+        if isinstance(value, list):
+            return cls(*map(Hold.decode, value))
+        raise ValueError(f"not stored Holds: {value!r}")
 
     @classmethod
     def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
-        """`list`: the holds as JSON; `query`: a print of those that are not for one id."""
+        """`list`: the holds as JSON; `query`: a print of those that are not for one id.
+
+        Jobs that had finished before are looked through for the latter whenever the print changes.
+        """
         holds = [one for said in live for one in said.value.holds]
         if not holds:
             return {}
-        fields = {"list": msgspec.json.encode([one.encode() for one in holds]).decode()}
-        handles = sorted(one.handle for one in holds if one.id is None)
-        if handles:
-            text = ",".join(handles).encode()
+        stored = [{**one.encode(), "handle": one.handle} for one in holds]
+        fields = {"list": msgspec.json.encode(stored).decode()}
+        queries = sorted(f"{one.handle}:{one.ends()}" for one in holds if one.id is None)
+        if queries:
+            text = ",".join(queries).encode()
             fields["query"] = hashlib.sha1(text, usedforsecurity=False).hexdigest()
         return fields
 
@@ -215,9 +226,8 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
     def with_it(before: Holds | None) -> Holds:
         return Holds(*(before.holds if before else ()), new)
 
-    keeper = await _keeper(queue)
     await queue.change(Holds, with_it, source=new.who or "")
-    await keeper.apply(queue.name, ids=() if new.id is None else (new.id,))
+    await _keeper(queue).apply(queue.name, ids=() if new.id is None else (new.id,))
     await journal.note(queue, "hold", new.who or "", hold=str(new), why=new.why)
     return new
 
@@ -247,17 +257,14 @@ async def release(queue: Queue, hold: Hold | str, *, who: str | None = None) -> 
         found[:] = [one for one in before.holds if one.handle == handle] if before else []
         return Holds(*left) if left else None
 
-    keeper = await _keeper(queue)
     await queue.change(Holds, without_it, source=who)
     if not found:
         return None
-    await keeper.apply(queue.name)
+    await _keeper(queue).apply(queue.name)
     await journal.note(queue, "release", who, hold=str(found[0]), why=found[0].why)
     return found[0]
 
 
-async def _keeper(queue: Queue) -> HoldKeeper:
-    async with queue.app:  # its plugins run from now on
-        pass
+def _keeper(queue: Queue) -> HoldKeeper:
     keeper: HoldKeeper = queue.app.named("retention", "holds")
     return keeper

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from toril import Queue
 from toril.plugins import Json, JsonObject
+
+if TYPE_CHECKING:
+    from toril import Queue
 
 SCRIPT: Final = "journal"
 """The script of the cleanup plugin that writes and reads it."""

@@ -45,9 +45,9 @@ class Requires(Setting):
     @classmethod
     def decode(cls, value: Json) -> Self:
         """Read what `encode` wrote; `ValueError` for anything else."""
-        if not isinstance(value, list):
-            raise ValueError(f"not a stored Requires: {value!r}")
-        return cls(*map(str, value))
+        if isinstance(value, list):
+            return cls(*map(str, value))
+        raise ValueError(f"not a stored Requires: {value!r}")
 
     @classmethod
     def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Outcome, Said
 from toril_plugins.retention.bullmq import OPTION, from_option
 from toril_plugins.retention.values import Keep, Retention
+
+
+PERSISTENCE: Final = "persistence"
+"""The plugin that stores what was said with a job."""
+TOLD: Final = "told"
+"""In its own field of a job: outcomes whose options are for foreign workers only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,20 @@ def own_values(job: JobSnapshot, outcome: Outcome) -> tuple[Said[Retention], ...
     stored = tuple(
         said for said in job.settings.said(Retention) if said.value.of(outcome) is not None
     )
-    if stored:
+    if stored or outcome in told_only(job):
         return stored
     keep = from_option(job.opts.get(OPTION[outcome]))
     if keep is None:
         return ()
     value = Retention(completed=keep) if outcome == "completed" else Retention(failed=keep)
     return (Said(value, "job", f"option {OPTION[outcome]}", job.created),)
+
+
+def told_only(job: JobSnapshot) -> tuple[str, ...]:
+    """The outcomes of which the job's options tell foreign workers something that nobody said."""
+    stored = job.plugin_field(PERSISTENCE)
+    told = stored.get(TOLD) if isinstance(stored, dict) else None
+    return tuple(map(str, told)) if isinstance(told, list) else ()
 
 
 def may_have_own_value(job: FinishedJob) -> bool:

@@ -323,6 +323,11 @@ const methods = {
   async obliterate({ queue: name, force }) {
     await (await queue(name)).obliterate({ force: force || false });
   },
+  async remove_orphaned({ queue: name }) {
+    const on = await queue(name);
+    if (!on.removeOrphanedJobs) throw new Unsupported("removal of orphaned jobs");
+    return await on.removeOrphanedJobs();
+  },
   async retry_all({ queue: name, state }) {
     await (await queue(name)).retryJobs({ state });
   },
