@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -22,8 +22,7 @@ from toril.plugins import (
 )
 from toril_plugins.retention.resolve import resolve
 from toril_plugins.retention.values import OUTCOMES, Keep, Retention
-
-T = TypeVar("T")
+from toril_plugins.running import with_app
 
 
 class _KeepText(click.ParamType[Keep]):
@@ -46,14 +45,6 @@ class _KeepText(click.ParamType[Keep]):
 KEEP = _KeepText()
 
 
-def _with_app(url: str | None, prefix: str, work: Callable[[App], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with App(url, prefix=prefix) as app:
-            return await work(app)
-
-    return asyncio.run(run())
-
-
 @click.group()
 def retention() -> None:
     """Say how long a queue's finished jobs are kept, and see what is said."""
@@ -69,7 +60,7 @@ def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
     async def read(app: App) -> Sequence[Said[Retention]]:
         return await app.queue(queue).said_by_level(Retention)
 
-    rows = _rows(_with_app(url, prefix, read))
+    rows = _rows(with_app(url, prefix, read))
     if not rows and output.format == "table":
         talk(f"nothing is said for queue {queue!r}: its finished jobs are kept for ever")
     else:
@@ -122,7 +113,7 @@ def set_(
                 given[outcome] = given[outcome] or before[0].value.of(outcome)
         await target.set(Retention(**given), source=by_this_user("toril retention set"))
 
-    _with_app(url, prefix, write)
+    with_app(url, prefix, write)
 
 
 @retention.command("unset")
@@ -144,7 +135,7 @@ def unset(url: str | None, prefix: str, queue: str, level: Level) -> None:
             Retention, level=level, source=by_this_user("toril retention unset")
         )
 
-    _with_app(url, prefix, write)
+    with_app(url, prefix, write)
 
 
 def _seconds(option: str, value: str) -> float:
@@ -179,4 +170,4 @@ def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None
             await asyncio.sleep(pause)
 
     with suppress(KeyboardInterrupt):
-        _with_app(url, prefix, run)
+        with_app(url, prefix, run)
