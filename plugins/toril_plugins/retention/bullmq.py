@@ -59,4 +59,5 @@ def _whole(value: Json, times: int = 1) -> int | None:
     """A limit as a whole number, rounded up; None, no limit, for what cannot be one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return math.ceil(value * times) if 0 <= value * times <= LARGEST else None
+    number = round(value * times, 3)  # 4.049 seconds are not quite 4049 milliseconds
+    return math.ceil(number) if 0 <= number <= LARGEST else None
