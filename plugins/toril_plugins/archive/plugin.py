@@ -18,6 +18,7 @@ from toril.plugins import (
     PluginContext,
     Recalled,
     Registry,
+    duration_text,
     lua_bytes,
     milliseconds,
 )
@@ -151,7 +152,7 @@ class Archive:
             "fields": _flat(job.fields),
             "logs": [lua_bytes(line) for line in job.logs],
             "children": {kind: _flat(values) for kind, values in job.children.items()},
-            "stay": kept,
+            "plans": {"cleanup": {"stay": kept, "text": duration_text(kept)}},
         }
         if not await self._context.run_script(job.queue, "restore", args):
             raise _exists(job.queue, job.id)

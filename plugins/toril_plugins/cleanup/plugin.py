@@ -85,6 +85,7 @@ class Cleanup:
         finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
         registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
+        registry.lua("restored", _lua("restored"), meta=meta)
         guards = ("toril.holds.list", "toril.requires.plugins")
         registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
         for script in ("hold", "release"):
