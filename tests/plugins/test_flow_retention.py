@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from tests.support.place import Place, entries, place, work
 from toril import Flow, hookimpl
 from toril.plugins import FinishedJob, JobRemoved
 from toril.types import ChildFailurePolicy
-from toril_plugins import Keep, Retention
+from toril_plugins import Due, Hold, Holds, Keep, Postpone, Retention, Verdicts
 from toril_plugins.cleanup.trees import Trees
 
 QUEUES = ("p", "q", "r")
@@ -274,6 +274,91 @@ async def test_a_strategy_can_ask_for_it(redis_url: str, raw: redis.Redis) -> No
         assert jobs(raw) == ALL
         await sweep(here, "1h")
         assert jobs(raw) == set()
+
+
+class Says:
+    """Reviews and copies, and notes what it was shown."""
+
+    def __init__(self) -> None:
+        self.stays: set[str] = set()
+        self.copied: list[str] = []
+        self.broken = False
+
+    @hookimpl
+    def toril_review_removal(self, due: Sequence[Due]) -> Verdicts:
+        return {d.job.id: Postpone("1h", "not yet") for d in due if d.job.id in self.stays}
+
+    @hookimpl
+    def toril_before_removal(self, jobs: Sequence[FinishedJob]) -> None:
+        if self.broken:
+            raise RuntimeError("the disk is full")
+        self.copied += [job.id for job in jobs]
+
+
+async def test_each_is_reviewed_and_copied_and_one_that_stays_keeps_the_rest(
+    redis_url: str, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    says = Says()
+    says.stays.add("b1")
+    async with place(redis_url, plugins=[says]) as here:
+        await finished_family(here)
+        await sweep(here, "1d")
+        assert {"a0", "b1"} <= jobs(raw)
+        assert "not yet" in reason(raw)
+        says.stays.clear()
+        says.broken = True
+        await sweep(here, "1h")
+        assert {"a0", "b1"} <= jobs(raw)
+        assert "the disk is full" in caplog.text
+        says.broken = False
+        await sweep(here, "1h")
+        assert jobs(raw) == set()
+        assert set(says.copied) == ALL
+
+
+async def test_not_while_one_of_it_is_held(here: Place, raw: redis.Redis) -> None:
+    await here.app.queue("r").set(Holds(Hold(id="c0", why="lawsuit")))
+    await finished_family(here)
+    await sweep(here, "1d")
+    assert jobs(raw) == ALL
+    assert reason(raw) == "job c0 of queue r: held"
+    await here.app.queue("r").unset(Holds)
+    for later in ("0s", "1m", "1h", "1h"):
+        await sweep(here, later)
+    assert jobs(raw) == set()
+
+
+async def test_what_is_retried_in_between_keeps_what_is_above_it(
+    here: Place, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Flow(
+        "p", "do", 1, id="a0", children=[Flow("q", "fail", 1, id="b0", on_failure="ignore")]
+    )
+    await here.app.add_flow(flow, WHOLE)
+    await run(here, "q", "p")
+    assert await here.app.queue("p").state("a0") == "completed"
+    look = Trees._look
+
+    async def look_and_retry(trees: Any, *args: Any) -> Any:
+        levels = await look(trees, *args)
+        await here.app.queue("q").retry_all("failed")
+        return levels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trees, "_look", look_and_retry)
+        await sweep(here, "1d", "p")
+    assert await here.app.queue("q").state("b0") == "waiting"
+    assert {"a0", "b0"} <= jobs(raw)
+    await run(here, "q")
+    for later in ("1d", "1h", "1h"):
+        await sweep(here, later)
+    assert jobs(raw) == set()
+
+
+async def test_it_is_not_said_for_a_queue(here: Place) -> None:
+    with pytest.raises(ValueError, match="said for a flow"):
+        await here.queue.set(WHOLE)
+    assert await here.queue.said(Retention) is None
 
 
 def random_tree(rng: random.Random, names: list[str], depth: int = 0) -> Flow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ import redis
 from tests.interop.conftest import Library
 from tests.support.place import Place, entries, foreign_finish, place
 
-from toril import ActiveJob, Flow, Unrecoverable
-from toril_plugins import Keep, Retention
+from toril import ActiveJob, App, Flow, Unrecoverable, hookimpl
+from toril.plugins import ManualClock
+from toril_plugins import Due, Hold, Holds, Keep, Postpone, Retention, Verdicts
 
 TIERS = Keep("30d", logs="1d", data="7d")
 
@@ -149,6 +150,64 @@ async def test_a_tier_said_later_reaches_the_jobs_that_are_there(
     foreign_finish(raw, "late", at=here.clock.now_ms(), data={"x": 1})
     await here.sweep("1h")
     assert parts(raw, "late") == set()
+
+
+async def test_what_is_held_loses_nothing(here: Place, raw: redis.Redis) -> None:
+    await here.queue.set(Retention(completed=TIERS))
+    await here.queue.set(Holds(Hold(id="a", why="lawsuit"), Hold(id="b", why="lawsuit")))
+    await finish(here, "a")
+    await finish(here, "b", settings=[Retention(completed=TIERS)])
+    await finish(here, "c")
+    await here.sweep("10d")
+    assert (parts(raw, "a"), parts(raw, "b"), parts(raw, "c")) == (WHOLE, WHOLE, set())
+    await here.queue.unset(Holds)
+    await here.sweep()
+    await here.sweep("1m")
+    assert (parts(raw, "a"), parts(raw, "b")) == (set(), set())
+    await here.sweep("20d")
+    await here.sweep("1h")
+    assert await here.kept() == set()
+
+
+class Objects:
+    """A reviewer that lets nothing go for a day."""
+
+    @hookimpl
+    def toril_review_removal(self, due: Sequence[Due]) -> Verdicts:
+        return {each.job.id: Postpone("1d", "not today") for each in due}
+
+
+async def test_review_is_about_the_job_and_not_about_its_parts(
+    redis_url: str, raw: redis.Redis
+) -> None:
+    async with place(redis_url, plugins=[Objects()]) as here:
+        await finish(here, "a", settings=[Retention(completed=TIERS)])
+        await here.sweep("10d")
+        assert parts(raw, "a") == set()
+        await here.sweep("20d")
+        await here.sweep("2d")
+        assert await here.kept() == {"a"}
+
+
+async def test_where_only_a_report_is_wanted_nothing_is_stripped(
+    redis_url: str, raw: redis.Redis
+) -> None:
+    clock = ManualClock()
+    for report_only in (True, False):
+        config = {"cleanup": {"report_only": report_only}}
+        async with App(redis_url, clock=clock, config=config) as app:
+            queue = app.queue("q")
+            if report_only:
+                await queue.set(Retention(completed=TIERS))
+                await queue.add("do", {"x": 1}, id="a")
+                await queue.add("do", {"x": 1}, Retention(completed=TIERS), id="b")
+                await app.worker("q", log_and_end).run(burst=True)
+                clock.advance("10d")
+            await app.run_services("q")
+            clock.advance("2m")
+            await app.run_services("q")
+            whole = WHOLE if report_only else set[str]()
+            assert (parts(raw, "a"), parts(raw, "b")) == (whole, whole)
 
 
 async def test_idle_sweeps_write_nothing(here: Place, raw: redis.Redis) -> None:

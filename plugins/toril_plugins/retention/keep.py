@@ -35,7 +35,7 @@ class Keep:
         key: counts per job name (`"name"`) or per value of a field of the data
             (`"data.customer.id"`), not over all jobs.
         group: counts among the jobs for which the same text was said, such as the fingerprint of
-            a failure.
+            a failure. Said for all jobs of a queue it makes no difference.
         logs: after that long its log lines and stack traces go.
         data: after that long its data becomes `{}`, and its result, its progress and what its
             children returned go.
@@ -48,7 +48,7 @@ class Keep:
 
     Raises:
         ValueError: a number is negative or beyond 2^53; `logs`, `data`, `age` and `tombstone` do
-            not ascend; `key` or `group` without a count, or together; `key` is not of that form (a
+            not ascend; `data` with a `key` in the data; `key` or `group` without a count, or together; `key` is not of that form (a
             field with a space, a dot or a comma in its name cannot be named); `tombstone` for a
             job that never goes; `flow` with anything but an age and a tombstone.
         TypeError: for an age that is a bare number, and for an argument that there is not.
@@ -118,6 +118,11 @@ class Keep:
                 )
         if self.is_nothing and (self.logs is not None or self.data is not None):
             raise ValueError("Keep(logs=…) and Keep(data=…) need a job that is kept for a while")
+        if self.data is not None and self.key is not None and self.key != "name":
+            raise ValueError(
+                f"Keep(key={self.key!r}, data=…): once the data is gone nobody can tell by what the "
+                "job is counted; count by 'name' or in a group"
+            )
         if self.tombstone is not None and self.is_forever:
             raise ValueError("Keep(tombstone=…) is what is left when the job goes: say age or last")
 
