@@ -174,6 +174,16 @@ local function count_live(id, outcome, finished_on, rule)
   return bucket
 end
 
+-- Let go jobs with a decision of their own that no index names yet, or no more. Where jobs are
+-- handed over they are noted first: whoever takes them may die, and they are settled by what is
+-- stored.
+local function let_go_own(outcome, jobs)
+  if not gate.hand_over then return let_go_or_put_off(outcome, jobs) end
+  for _, job in ipairs(jobs) do
+    if job.finished_on then wait_until(outcome, job, ctx.now) else forget(job.id, outcome) end
+  end
+end
+
 -- Count a job in the bucket of its own decision, and let go what is too much in it.
 local function count_own(job, outcome)
   local bucket = job.decision.bucket
@@ -183,7 +193,7 @@ local function count_own(job, outcome)
     redis.call('ZREM', bucket_key(outcome, bucket), old.id)
     ids[n] = old.id
   end
-  let_go_or_put_off(outcome, own_jobs(outcome, ids))
+  let_go_own(outcome, own_jobs(outcome, ids))
 end
 
 -- Store a decision about one job, about which nothing is stored. `seq` is the job's finish number,
@@ -193,7 +203,7 @@ local function decide(id, outcome, finished_on, decision, seq)
     id = id, finished_on = finished_on, rule = decision.rule, decision = decision, own = true,
   }
   if is_nothing(decision) then
-    let_go_or_put_off(outcome, {job})
+    let_go_own(outcome, {job})
     return seq
   end
   if is_bucketed(decision) then decision.bucket = own_bucket(id, decision) end
