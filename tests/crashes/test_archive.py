@@ -1,0 +1,87 @@
+"""A sweep that archives is cut off at every boundary: whatever is gone is in the archive, and it is
+not there twice or under another identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.crashes.scene import kept, noted, sound, sweep, time_passes
+from tests.crashes.test_sweep import LATER, prepare
+from tests.support.crashes import HOWS, How, Stored, at_each_boundary
+
+Identity = tuple[str, str, int]
+"""Queue, id, and when it finished."""
+
+
+def present(raw: redis.Redis) -> set[Identity]:
+    """The finished jobs that are there."""
+    return {
+        (queue, job_id, int(score))
+        for queue in ("q", "p")
+        for state in ("completed", "failed")
+        for job_id, score in raw.zrange(f"bull:{queue}:{state}", 0, -1, withscores=True)
+    }
+
+
+def in_sqlite(folder: Path) -> list[Identity]:
+    if not (folder / "jobs.db").exists():
+        return []
+    with closing(sqlite3.connect(folder / "jobs.db")) as database:
+        return database.execute("select queue, id, finished_on from job").fetchall()
+
+
+def in_files(folder: Path) -> list[Identity]:
+    found: list[Identity] = []
+    for path in sorted((folder / "lines").glob("*.jsonl*")):
+        read = gzip.open if path.suffix == ".gz" else open
+        with read(path, "rt") as lines:
+            records = [json.loads(line) for line in lines if line.endswith("\n")]
+        found += [(each["queue"], each["id"], each["finished_on"]) for each in records]
+    return found
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_sweep_that_archives(redis_url: str, raw: redis.Redis, tmp_path: Path, how: How) -> None:
+    folder = tmp_path / "archive"
+    config: Any = {"archive": {"sqlite": str(folder / "jobs.db"), "jsonl": str(folder / "lines")}}
+    asyncio.run(prepare(redis_url, raw, many=60))
+    beginning, before = Stored(raw), present(raw)
+    folder.mkdir()
+    asyncio.run(sweep(redis_url, config=config))
+    for now in LATER:
+        asyncio.run(sweep(redis_url, config=config, now=now))
+    expected, left, gone = kept(raw), noted(raw), before - present(raw)
+    assert len(gone) == 63
+    assert sorted(in_sqlite(folder)) == sorted(in_files(folder)) == sorted(gone)
+
+    beginning.put_back()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    crashes = 0
+    for _ in at_each_boundary(raw, lambda: sweep(redis_url, config=config), how):
+        crashes += 1
+        gone = before - present(raw)
+        assert gone <= set(in_sqlite(folder))
+        assert gone <= set(in_files(folder))
+        sound(raw)
+        time_passes(raw)
+        for now in LATER:
+            asyncio.run(sweep(redis_url, config=config, now=now))
+        assert (kept(raw), noted(raw)) == (expected, left)
+        gone = before - present(raw)
+        assert sorted(in_sqlite(folder)) == sorted(in_files(folder)) == sorted(gone)
+        sound(raw)
+        shutil.rmtree(folder)
+        folder.mkdir()
+    assert crashes > 10
