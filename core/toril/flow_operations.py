@@ -13,6 +13,7 @@ from toril.flow import Flow, FlowTree, flow_drafts
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added
 from toril.protocol.keys import queue_name, slot
+from toril.protocol.large_flows import add_large_flow
 from toril.setting import Setting
 from toril.settings import say
 from toril.snapshots import JobRef, JobSnapshot, Recalled
@@ -45,14 +46,15 @@ class FlowOperations:
     def _add(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
         context = self._context
         nodes = yield from context.planned(drafted)
-        now, wants = context.clock.now_ms(), context.wants()
+        wants = context.wants()
         added: tuple[Added, ...]
         if len(nodes) <= adding.LARGEST_FLOW:
             with context.lanes.call() as record:
+                now = context.clock.now_ms()
                 added = yield adding.add_flow(nodes, now=now, record=record, wants=wants)
         else:
-            added = yield from adding.add_large_flow(
-                nodes, now=now, calls=context.lanes.call, wants=wants
+            added = yield from add_large_flow(
+                nodes, clock=context.clock.now_ms, calls=context.lanes.call, wants=wants
             )
         return (yield from saved_job(nodes[0], added[0]))
 

@@ -7,9 +7,10 @@
 --            parent is in the same flow. counter: the id is the next of the queue's counter.
 --            given: the caller gave the id. Parents stand before their children.
 --            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
---            children that come in later steps. flow = {root, lease (ms), nodes}: the step belongs
---            to a large flow; without nodes = it is done.
--- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late.
+--            children that come in later steps. flow = {root, lease (ms), nodes, first}: the
+--            step belongs to a large flow; first: is its first one; without nodes = it is done.
+-- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late;
+--            or -26: the large flow is being taken back, or has been.
 --            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
 -- Events:    added, waiting, delayed, waiting-children, duplicated
 -- Seam:      adding, saved
@@ -28,7 +29,7 @@
 --- @end
 --- @include "saved"
 
-local OK, NO_PARENT, OTHER_PARENT, CORRUPT = 0, -5, -7, -23
+local OK, NO_PARENT, OTHER_PARENT, CORRUPT, TAKEN_BACK = 0, -5, -7, -23, -26
 
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
@@ -83,6 +84,35 @@ local function place(queue, node, key)
     pushed[queue] = true
   end
   if node.parent_key then link_to_parent(node.parent_key, key) end
+end
+
+-- A large flow under way is listed until its last step, with what it has made (`+key`) and the
+-- parents that it found (`=key`), so that one that is never finished can be taken back.
+local function note_flow(results)
+  local flow, flows = request.flow, Q .. ':toril:flows'
+  local listed = flows .. ':' .. flow.root
+  if not flow.nodes then
+    redis.call('DEL', listed)
+    redis.call('ZREM', flows, flow.root)
+    return
+  end
+  local fields = {'nodes', flow.nodes, 'lease', int(flow.lease)}
+  for i, node in ipairs(nodes) do
+    local made = results[i][3] == OK and results[i][2] == 0
+    if made or results[i][3] == OK and node.is_parent then
+      fields[#fields + 1] = (made and '+' or '=') .. KEYS[node.q] .. ':' .. node.id
+      fields[#fields + 1] = ''
+    end
+  end
+  redis.call('HSET', listed, unpack(fields))
+  redis.call('ZADD', flows, flow.lease, flow.root)
+end
+
+-- Whether a large flow is being taken back, or has been, as its last step is too long ago.
+local function is_taken_back(flow)
+  if not flow then return false end
+  local stored = redis.call('HMGET', Q .. ':toril:flows:' .. flow.root, 'nodes', 'back')
+  return stored[2] ~= false or (not flow.first and not stored[1])
 end
 
 local function next_counter_id(queue)
@@ -156,6 +186,7 @@ local function check_all()
   return good, codes
 end
 
+if is_taken_back(request.flow) then return TAKEN_BACK end
 if request.whole or request.check then
   local good, codes = check_all()
   if request.check or not good then return {0, codes, effects()} end
@@ -191,17 +222,7 @@ for queue in pairs(pushed) do
   if not blocked(queue) then mark(queue) end
 end
 
--- A large flow under way is listed until its last step, so that a broken one can be found.
-if request.flow then
-  local flow, flows = request.flow, Q .. ':toril:flows'
-  if flow.nodes then
-    redis.call('HSET', flows .. ':' .. flow.root, 'nodes', flow.nodes, 'lease', int(flow.lease))
-    redis.call('ZADD', flows, flow.lease, flow.root)
-  else
-    redis.call('DEL', flows .. ':' .. flow.root)
-    redis.call('ZREM', flows, flow.root)
-  end
-end
+if request.flow then note_flow(results) end
 --- @when saved
 
 for i, node in ipairs(nodes) do

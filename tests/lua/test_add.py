@@ -13,7 +13,8 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import InvalidJob, ParentError
-from toril.protocol.adding import Added, add_flow, add_jobs, add_large_flow
+from toril.protocol.adding import Added, add_flow, add_jobs
+from toril.protocol.large_flows import add_large_flow
 from toril.snapshots import JobSaved
 
 META = {"opts.maxLenEvents": "10000"}
@@ -263,7 +264,7 @@ class TestLargeFlow:
     def test_all_is_there_in_the_end(self, run: Runner, raw: redis.Redis) -> None:
         nodes = self.nodes(5000)
         wants = frozenset({"toril_jobs_saved"})
-        added = run(add_large_flow(nodes, now=NOW, calls=Numbers().call, wants=wants))
+        added = run(add_large_flow(nodes, clock=lambda: NOW, calls=Numbers().call, wants=wants))
         assert [one.id for one in added] == [one.id for one in nodes]
         assert len(run.events) == len(nodes)
         assert raw.llen(f"{Q}:wait") == 5000
@@ -273,7 +274,7 @@ class TestLargeFlow:
     def test_no_parent_is_released_although_children_end_meanwhile(
         self, run: Runner, raw: redis.Redis
     ) -> None:
-        procedure = add_large_flow(self.nodes(600), now=NOW, calls=Numbers().call)
+        procedure = add_large_flow(self.nodes(600), clock=lambda: NOW, calls=Numbers().call)
         answer: Any = None
         listed = 0
         try:
@@ -300,14 +301,14 @@ class TestLargeFlow:
         seed.job("c599", parent=seed.job("p", "waiting-children", queue=OTHER))
         before = contents(raw)
         with pytest.raises(ParentError, match="c599"):
-            run(add_large_flow(self.nodes(600), now=NOW, calls=Numbers().call))
+            run(add_large_flow(self.nodes(600), clock=lambda: NOW, calls=Numbers().call))
         assert contents(raw) == before
 
     def test_a_completed_leaf_counts_as_done(
         self, run: Runner, raw: redis.Redis, seed: Seed
     ) -> None:
         seed.job("c0", "completed", returnvalue="7")
-        run(add_large_flow(self.nodes(600), now=NOW, calls=Numbers().call))
+        run(add_large_flow(self.nodes(600), clock=lambda: NOW, calls=Numbers().call))
         assert raw.hgetall(f"{OTHER}:m0:processed") == {f"{Q}:c0": "7"}
         assert raw.scard(f"{OTHER}:m0:dependencies") == 199
 

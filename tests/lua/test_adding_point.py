@@ -11,8 +11,9 @@ from tests.lua.making import Numbers, event_names, node
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
-from toril.protocol.adding import Added, NewNode, add_flow, add_jobs, add_large_flow
+from toril.protocol.adding import Added, NewNode, add_flow, add_jobs
 from toril.protocol.effects import ChunkError
+from toril.protocol.large_flows import add_large_flow
 from toril.snapshots import JobSaved
 from toril_lua import Chunk
 
@@ -155,7 +156,7 @@ class TestFlows:
         ]
         numbers = Numbers()
         added: tuple[Added, ...] = run(
-            add_large_flow([root, *parents, *leaves], now=NOW, calls=numbers.call)
+            add_large_flow([root, *parents, *leaves], clock=lambda: NOW, calls=numbers.call)
         )
         assert [one.duplicate for one in added[:3]] == [False, True, False]
         assert sum(one.duplicate for one in added) == 301

@@ -15,8 +15,9 @@ from tests.lua.making import Numbers, end, fetch, finish, node, take
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
-from toril.protocol.adding import add_flow, add_jobs, add_large_flow
+from toril.protocol.adding import add_flow, add_jobs
 from toril.protocol.finishing import tick
+from toril.protocol.large_flows import add_large_flow
 from toril.protocol.locking import renew, stalled_check, wait_children
 from toril.protocol.plugin_call import plugin_call
 from toril.protocol.record import CallRecord
@@ -118,7 +119,7 @@ def test_adding_is_refused_whole(client: redis.Redis, meta: bool) -> None:
         add_jobs(nodes, now=NOW, record=record),
         add_jobs([node("", counter=True)], now=NOW),
         add_flow(flow, now=NOW, record=record),
-        add_large_flow(flow, now=NOW, calls=Numbers().call),
+        add_large_flow(flow, clock=lambda: NOW, calls=Numbers().call),
     ):
         with pytest.raises(OutOfMemoryError):
             run(operation)

@@ -1,17 +1,16 @@
-"""Adding jobs: some of one queue, a flow, a flow that is too large for one call."""
+"""Adding jobs: some of one queue, or a flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 
-from toril.connection.call import Call, Procedure, Resend
-from toril.errors import InvalidJob, JobError
+from toril.connection.call import Call, Resend
+from toril.errors import InvalidJob, JobError, ServerError
 from toril.options import POLICY_OPTION
 from toril.protocol.codec import encode_json, encode_opts
 from toril.protocol.effects import SAVED, Effects, Wants, with_effects
@@ -26,9 +25,8 @@ MOST_ADDED: Final = 200
 """Jobs of one queue in one call."""
 LARGEST_FLOW: Final = 500
 """Nodes of a flow that is added in one step."""
-_MOST_LINKS: Final = 2000
-_FLOW_LEASE_MS: Final = 60_000
 _GARBLED: Final = -23
+_TAKEN_BACK: Final = -26
 _POLICY_FLAGS: Final = {
     "failParentOnFailure": "fpof",
     "continueParentOnFailure": "cpof",
@@ -149,7 +147,7 @@ def add_jobs(
         raise ValueError(f"between 1 and {MOST_ADDED} jobs can be added in one call")
     if len({node.queue for node in nodes}) > 1:
         raise ValueError("jobs of several queues are added by calls of their own")
-    return _call(nodes, nodes[0].queue, now, record, wants)
+    return add_nodes(nodes, nodes[0].queue, now=now, record=record, wants=wants)
 
 
 def add_flow(
@@ -170,68 +168,10 @@ def add_flow(
     """
     if not 0 < len(nodes) <= LARGEST_FLOW:
         raise ValueError(f"between 1 and {LARGEST_FLOW} nodes can be added in one call")
-    return _call(nodes, nodes[0].queue, now, record, wants, flow_root=nodes[0], whole=True)
-
-
-def add_large_flow(
-    nodes: Sequence[NewNode],
-    *,
-    now: int,
-    calls: Callable[[], AbstractContextManager[CallRecord]],
-    wants: Wants = frozenset(),
-) -> Procedure[tuple[Added, ...]]:
-    """Add a flow of any size in steps; parents stand before their children.
-
-    First all parents are written, with the keys of all their children, so that none can be
-    released early; then the leaves. Until the last step `Q:toril:flows` of the root's queue lists
-    the flow with a lease: a flow whose lease has run out was left unfinished. Other programs may
-    see children that do not exist yet.
-
-    `calls` gives the record of one call, as `LanePool.call` does.
-
-    Raises:
-        ParentError: The root's parent does not exist, or a node exists already and has another
-            living parent; nothing was written.
-    """
     root = nodes[0]
-    results: dict[str, Added] = {}
-    for part in _parts(nodes, LARGEST_FLOW):
-        yield _check_call(part, root, now)
-    for step, extra in _steps(nodes, root, now):
-        with calls() as record:
-            added: tuple[Added, ...] = yield _call(
-                step, root.queue, now, record, wants, flow_root=root, **extra
-            )
-        results |= {node.key: one for node, one in zip(step, added, strict=True)}
-    return tuple(results[node.key] for node in nodes)
-
-
-def _steps(
-    nodes: Sequence[NewNode], root: NewNode, now: int
-) -> Iterator[tuple[Sequence[NewNode], dict[str, Any]]]:
-    flow = {"root": root.id, "lease": now + _FLOW_LEASE_MS, "nodes": len(nodes)}
-    parents = [node for node in nodes if node.is_parent]
-    for part in _parts(parents, MOST_ADDED):
-        yield part, {"flow": flow}
-    links = [
-        (f"{node.parent.queue_key}:{node.parent.id}", node.key)
-        for node in nodes
-        if node.parent is not None and not node.is_parent
-    ]
-    for linked in _parts(links, _MOST_LINKS):
-        children: dict[str, list[str]] = {}
-        for parent, child in linked:
-            children.setdefault(parent, []).append(child)
-        yield (), {"flow": flow, "links": list(children.items())}
-    leaves = [node for node in nodes if not node.is_parent]
-    for part in _parts(leaves, MOST_ADDED):
-        yield part, {"flow": flow}
-    yield (), {"flow": {"root": root.id}}
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    return add_nodes(
+        nodes, root.queue, now=now, record=record, wants=wants, flow_root=root, whole=True
+    )
 
 
 def _request(
@@ -247,16 +187,17 @@ def _request(
     return tuple(numbers), {"now": now, "nodes": packed}
 
 
-def _call(
+def add_nodes(
     nodes: Sequence[NewNode],
     queue: str,
+    *,
     now: int,
     record: CallRecord | None,
     wants: Wants,
-    *,
     flow_root: NewNode | None = None,
     **extra: Any,
 ) -> Call[Effects[tuple[Added, ...]]]:
+    """Add nodes in one call. `extra`: what else the script is told, see there."""
     keys, request = _request(nodes, queue, now, flow_root)
     request.update(extra)
     if record is not None:
@@ -264,6 +205,10 @@ def _call(
 
     def parse(reply: Any) -> Effects[tuple[Added, ...]]:
         refuse_late(reply)
+        if reply == _TAKEN_BACK:
+            raise ServerError(
+                "the flow was taken back, as its last step was more than a minute ago; add it again"
+            )
         written, results, told = reply
         added = tuple(_added(node, *result) for node, result in zip(nodes, results, strict=True))
         if not written:
@@ -287,7 +232,7 @@ def _call(
     )
 
 
-def _check_call(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]:
+def check_nodes(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]:
     """Raises what stands against these nodes of a flow; writes nothing."""
     keys, request = _request(nodes, root.queue, now, flow_root=root)
     request["check"] = True

@@ -228,23 +228,17 @@ class _Tree:
         look: bool = False,
     ) -> Procedure[list[int]]:
         """The codes of targets: 1, 0 or `_TOO_LARGE`; for any other the error is raised."""
-        request = {
-            "targets": targets,
-            "children": children,
-            "open": open,
-            "cause": cause,
-            "want_removed": self._want_removed,
-            "now": self._now,
-            "doomed": self._doomed,
-            "look": look,
-        }
         codes: list[int]
-        codes, kept = yield Call(
-            "remove",
-            (self._queue,),
-            (msgspec.msgpack.encode(request),),
-            lambda reply: with_effects((list(reply[0]), reply[1]), reply[2]),
-            job_ids=tuple(target[1] for target in targets),
+        codes, kept = yield removal(
+            self._queue,
+            targets,
+            cause,
+            children=children,
+            open=open,
+            look=look,
+            doomed=self._doomed,
+            now=self._now,
+            want_removed=self._want_removed,
         )
         for code, (queue, id) in zip(codes, targets, strict=False):
             if code == _KEPT:
@@ -307,6 +301,41 @@ class _Tree:
                     yield from self._look(targets, "parent", open=still_open)
                     parents += [(*target, still_open) for target in targets]
                     cursor = page.cursor
+
+
+def removal(
+    queue: str,
+    targets: Sequence[tuple[str, str]],
+    cause: RemovalCause,
+    *,
+    children: bool,
+    doomed: Mapping[str, bool],
+    now: int,
+    want_removed: bool,
+    open: bool = True,
+    look: bool = False,
+) -> Call[Effects[tuple[list[int], Sequence[Any]]]]:
+    """Remove at most 100 jobs, given by queue and id: a code for each, and what plugins keep.
+
+    The arguments, and the codes, are the script's.
+    """
+    request = {
+        "targets": targets,
+        "children": children,
+        "open": open,
+        "cause": cause,
+        "want_removed": want_removed,
+        "now": now,
+        "doomed": doomed,
+        "look": look,
+    }
+    return Call(
+        "remove",
+        (queue,),
+        (msgspec.msgpack.encode(request),),
+        lambda reply: with_effects((list(reply[0]), reply[1]), reply[2]),
+        job_ids=tuple(target[1] for target in targets),
+    )
 
 
 def kept_jobs(entries: Sequence[Sequence[bytes]]) -> list[KeptJob]:

@@ -1,4 +1,7 @@
-"""The rescue: fails parents whose failure is decided, and whom no worker of their queue takes.
+"""The rescue: carries through what somebody has left half done on a queue.
+
+It takes back large flows whose adding broke off. And it fails parents whose failure is decided, and
+whom no worker of their queue takes.
 
 A child that fails for good can decide that its parent fails; then the next worker of the parent's
 queue carries that out. If there is none, the parent waits for ever, and with it its own parent. So
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from toril.operations import only
 from toril.protocol import rescuing
 from toril.protocol.keys import queue_name
+from toril.protocol.large_flows import broken_flows, take_back
 from toril.protocol.rescuing import Deferred, Place
 from toril.snapshots import JobSnapshot
 from toril.worker.deferred import deferred_finish
@@ -35,7 +39,7 @@ _BACK_MS: Final = 10 * 60_000
 
 
 class Rescue:
-    """The rescue of one queue. `run_once` does what is due.
+    """The rescue of one queue. `run_once` does all that is due.
 
     Args:
         runtime: The App's. Its option `rescue_after` is the grace time.
@@ -49,7 +53,11 @@ class Rescue:
         self._went_back = runtime.clock.now_ms()
 
     async def run_once(self) -> float:
-        """Look for parents to fail, and fail them. Returns the seconds until the next look."""
+        """Look for parents to fail, and fail them. Returns the seconds until the next look.
+
+        Before that, take back flows that were left unfinished.
+        """
+        await self._take_back_flows()
         more = True
         while more:
             started = time.perf_counter()
@@ -61,6 +69,23 @@ class Rescue:
             if more:
                 await asyncio.sleep(time.perf_counter() - started)  # at most half of the time
         return PERIOD
+
+    async def _take_back_flows(self) -> None:
+        runtime, now = self._runtime, self._runtime.clock.now_ms()
+        roots: tuple[str, ...] = await runtime.drive(only(broken_flows(self._key, now)))
+        for root in roots:
+            taking_back = take_back(
+                self._key,
+                root,
+                runtime.context.prefix,
+                now=now,
+                wants=runtime.dispatcher.wants,
+            )
+            if await runtime.drive(taking_back):
+                log.warning(
+                    "the flow of job %s/%s was taken back, as its adding broke off",
+                    queue_name(self._key), root,
+                )  # fmt: skip
 
     async def _look(self) -> Deferred:
         now = self._runtime.clock.now_ms()
