@@ -87,7 +87,8 @@ class Registry:
         """Add a chunk of Lua to core's scripts: the body of `function(ctx)`.
 
         Args:
-            point: `saved`, `finished` (per job), `finished_batch` (once per call), `removing` (per
+            point: `adding` (per new job whose id the caller gave, before it is written), `saved`,
+                `finished` (per job), `finished_batch` (once per call), `removing` (per
                 job that an operator removes), `removed` (per job, before its keys go), `restored`
                 (per job that a plugin puts back).
             source: its text.
