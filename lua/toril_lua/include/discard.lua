@@ -26,6 +26,6 @@ end
 local function discard(Q, id, state, links, cause)
   if links.window then pcall(drop_window, Q, links.window, id) end
   redis.pcall('ZREM', Q .. ':toril:deferred', links.key)
-  tell_removal(Q, id, state, cause, '', '')
+  tell_removal(Q, id, links.key, state, cause, '', '')
   return unlink_jobs(Q, {id}) > 0
 end

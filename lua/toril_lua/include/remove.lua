@@ -18,15 +18,15 @@ local gone -- what the chunks get; one table for all jobs of a call
 
 -- Before the keys of a job go: tells the chunks, and notes what it was like. `state` is where it
 -- was, in BullMQ's words; `rule` and `plugin` are '' if no rule did it.
-local function tell_removal(Q, id, state, cause, rule, plugin)
+local function tell_removal(Q, id, key, state, cause, rule, plugin)
 --- @when removed
   gone = gone or new_ctx(Q)
-  gone.q, gone.id, gone.key = Q, id, Q .. ':' .. id
+  gone.q, gone.id, gone.key = Q, id, key
   gone.state, gone.cause, gone.rule = state, cause, rule
   run_chunks('removed', Q, gone)
 --- @end
   if want_removed then
-    local fields = redis.pcall('HGETALL', Q .. ':' .. id)
+    local fields = redis.pcall('HGETALL', key)
     if not fields.err and #fields > 0 then
       note_removed(Q, id, state, cause, rule, plugin, fields)
       for _, part in ipairs(fields) do noted = noted + #part end
@@ -40,13 +40,13 @@ local function keeps_waiting(parent_key, key)
     and redis.pcall('SISMEMBER', parent_key .. ':dependencies', key) ~= 0
 end
 
--- Why a rule must not touch a finished job, or nil.
-local function objection(Q, job, score, any_locked)
-  local key, parent_key = Q .. ':' .. job.id, job.parent_key
+-- Why a rule must not touch a finished job, or nil. A completed one keeps nobody waiting.
+local function objection(outcome, job, key, score, any_locked)
   if not score then return 'gone' end
   if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
   if any_locked and redis.call('EXISTS', key .. ':lock') == 1 then return 'locked' end
-  -- A table, if the job is garbled.
+  if outcome == 'completed' then return nil end
+  local parent_key = job.parent_key -- a table, if the job is garbled
   if parent_key == nil then parent_key = redis.pcall('HGET', key, 'parentKey') end
   if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return 'blocked' end
   return nil
@@ -57,15 +57,16 @@ end
 -- others, each with `why`. Never changes what becomes of another job: a failed child that keeps its
 -- parent waiting stays.
 local function check_finished(Q, outcome, jobs)
-  local ids, locks, going, staying, met = {}, {}, {}, {}, {}
+  local ids, keys, locks, going, staying, met = {}, {}, {}, {}, {}, {}
   for n, job in ipairs(jobs) do
-    ids[n], locks[n] = job.id, Q .. ':' .. job.id .. ':lock'
+    local key = Q .. ':' .. job.id
+    ids[n], keys[n], locks[n] = job.id, key, key .. ':lock'
   end
   if #ids == 0 then return going, staying end
   local scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(ids))
   local any_locked = redis.call('EXISTS', unpack(locks)) > 0
   for n, job in ipairs(jobs) do
-    job.why = met[job.id] and 'gone' or objection(Q, job, scores[n], any_locked)
+    job.why = met[job.id] and 'gone' or objection(outcome, job, keys[n], scores[n], any_locked)
     met[job.id] = true
     if job.why then
       staying[#staying + 1] = job
@@ -86,7 +87,7 @@ local function remove_finished(Q, outcome, jobs, plugin, announce)
       job.why = 'budget'
       staying[#staying + 1] = job
     else
-      tell_removal(Q, job.id, outcome, 'rule', job.rule or '', plugin)
+      tell_removal(Q, job.id, Q .. ':' .. job.id, outcome, 'rule', job.rule or '', plugin)
       ids[#ids + 1] = job.id
     end
   end

@@ -6,6 +6,7 @@
 -- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`.
 
 local MAX_CHUNK_ERRORS = 20
+local NOBODY = {}
 
 local seam = {queue = nil, plugin = '', now = 0, meta = {}, seen = {}}
 local ctx_functions = {}
@@ -76,18 +77,18 @@ end
 -- Returns the plugins whose chunk broke.
 local function run_chunks(point, Q, ctx, plans)
   local outer_queue, outer_plugin = seam.queue, seam.plugin
-  local broken = {}
-  for _, chunk in ipairs(CHUNKS[point] or {}) do
+  local broken = NOBODY
+  for _, chunk in ipairs(CHUNKS[point] or NOBODY) do
     local plugin = chunk[1]
     seam.queue, seam.plugin = Q, plugin
     seam.seen[plugin] = seam.seen[plugin] or {}
     ctx.seen = seam.seen[plugin]
     ctx.plan = plans and plans[plugin]
-    for _, job in ipairs(ctx.jobs or {}) do job.plan = job.plans and job.plans[plugin] end
+    for _, job in ipairs(ctx.jobs or NOBODY) do job.plan = job.plans and job.plans[plugin] end
     local ok, message = pcall(chunk[2], ctx)
     if not ok then
       note_chunk_error(plugin, point, message)
-      broken[#broken + 1] = plugin
+      broken = {plugin, unpack(broken)}
     end
   end
   seam.queue, seam.plugin = outer_queue, outer_plugin

@@ -35,9 +35,12 @@ local function evict(outcome, rule)
   for i = 1, #oldest, 2 do
     if #jobs + #said == excess then break end
     if not known[(i + 1) / 2] then
-      local job = {id = oldest[i], finished_on = tonumber(oldest[i + 1])}
-      local read = redis.pcall('HMGET', ctx.q .. ':' .. job.id, 'toril', 'opts', 'parentKey')
-      job.rule, job.decision, job.parent_key = rule.rule, rule, read[3] or false
+      local id = oldest[i]
+      local read = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts')
+      local job = {
+        id = id, finished_on = tonumber(oldest[i + 1]), rule = rule.rule, decision = rule,
+        why = nil,
+      }
       if read[1] or read[2] and string.find(read[2], option, 1, true) then
         job.why = 'said'
         said[#said + 1] = job
