@@ -13,6 +13,7 @@ __all__ = [
     "Backoff",
     "ConfigurationError",
     "Cron",
+    "EventValues",
     "Every",
     "Flow",
     "FlowTree",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         Unrecoverable,
         WaitForChildren,
     )
+    from toril.event_values import EventValues
     from toril.events import QueueEvents
     from toril.flow import Flow, FlowTree
     from toril.hooks.markers import hookimpl
@@ -75,6 +77,7 @@ else:
     _HOMES = {
         "App": "app",
         "Backoff": "backoff",
+        "EventValues": "event_values",
         "Cron": "schedule",
         "Every": "schedule",
         "Flow": "flow",

@@ -29,6 +29,7 @@ ASK_AGAIN: Final = 5.0
 _CLOCKS_DIFFER: Final = 60_000
 """Milliseconds by which a producer's clock may be ahead of the server's."""
 _PAGE: Final = 500
+_ENDS: Final = frozenset({"completed", "failed", "removed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +94,23 @@ def streamed(queue_key: str, job: JobSnapshot) -> Procedure[Ended]:
 
 
 def ending(event: QueueEvent, job_id: str) -> Ended | None:
-    """What an event tells of the job's end, if anything."""
+    """What an event tells of the job's end, if anything.
+
+    In a queue whose events tell no values the result is lost.
+    """
     if event.job_id != job_id:
         return None
+    untold = event.fields.get("values") == "off"
     if event.kind == "completed":
-        return Ended("completed", event.fields.get("returnvalue"))
+        return Ended("completed", event.fields.get("returnvalue"), lost=untold)
     if event.kind == "failed":
-        return Ended("failed", reason=str(event.fields.get("failedReason") or ""))
+        return Ended("failed", reason=str(event.fields.get("failedReason") or ""), lost=untold)
     return None
 
 
 def concerns(events: Sequence[QueueEvent], job_id: str) -> bool:
-    """Whether the job should be asked for again: it went, or nothing has happened for a while."""
-    return not events or any(event.job_id == job_id and event.kind == "removed" for event in events)
+    """Whether to ask for the job: it ended, or went, or nothing has happened for a while."""
+    return not events or any(event.job_id == job_id and event.kind in _ENDS for event in events)
 
 
 class Deadline:
@@ -163,7 +168,7 @@ class Results:
                             f"the App was closed while job {job.id!r} was waited for"
                         )
                     end = ending(event, job.id)
-                    if end is not None:
+                    if end is not None and not end.lost:
                         return end.result(job)
 
     async def _end(self, key: str, job: JobSnapshot) -> Ended | None:
@@ -228,7 +233,7 @@ class _Reader:
     async def _read(self) -> None:
         try:
             async for event in self._events:
-                if event.kind in ("completed", "failed", "removed"):
+                if event.kind in _ENDS:
                     for listener in self.listeners.get(event.job_id or "", ()):
                         listener.put_nowait(event)
         except TorilError as error:

@@ -349,7 +349,9 @@ class SyncJob(StoredJob):
                 events = parse(reader.read(command, block)).get(key, ())
                 for event in events:
                     after = event.id
-                    end = end or ending(event, self.id)
+                    told = ending(event, self.id)
+                    if told is not None and not told.lost:
+                        end = told
                 if end is None and concerns(events, self.id):
                     end = self._end(key)
         finally:

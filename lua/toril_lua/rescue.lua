@@ -59,7 +59,8 @@ local function rescue()
     forget()
     return OVER
   end
-  if redis.call('HEXISTS', Q .. ':meta', 'paused') == 1 or decided ~= request.defa
+  local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'toril.events.values')
+  if meta[1] or decided ~= request.defa
     or redis.call('EXISTS', key .. ':lock') == 1 or not take_out() then
     redis.call('ZADD', finder .. ':toril:deferred', 'XX', now, key)
     return NOT_NOW
@@ -71,7 +72,7 @@ local function rescue()
   end
   redis.call('LPUSH', Q .. ':active', id)
   pick_up(Q, id, hash, started, {token = item[2], lock = request.lock}, now)
-  finishing.noted_in = {finder}
+  finishing.noted_in, finishing.values = {finder}, not meta[2]
   local code = end_attempts(Q, {item}, now, fetched.dropped)[1]
   forget()
   if code >= 0 then return DONE end

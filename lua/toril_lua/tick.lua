@@ -47,7 +47,7 @@ local kept = recorded(Q, record)
 if kept then return type(kept) == 'table' and replay(kept) or kept end
 
 local meta = redis.call('HMGET', Q .. ':meta',
-  'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents'
+  'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'toril.events.values'
 --- @when finished, finished_batch
   , unpack(CHUNK_META)
 --- @end
@@ -56,6 +56,7 @@ local meta = redis.call('HMGET', Q .. ':meta',
 local max_len = whole(meta[5])
 redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', max_len > 0 and max_len or DEFAULT_MAX_EVENTS)
 max_events(Q, meta[5])
+finishing.values = not meta[6]
 
 local codes = {}
 if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
@@ -90,7 +91,7 @@ if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 seam.meta[Q] = {}
-for i, field in ipairs(CHUNK_META) do seam.meta[Q][field] = meta[5 + i] end
+for i, field in ipairs(CHUNK_META) do seam.meta[Q][field] = meta[6 + i] end
 tell_chunks(Q, now, request.want_removed)
 --- @end
 

@@ -29,7 +29,11 @@ if request.action == 'data' then
   redis.call('HSET', key, 'data', ARGV[2])
 elseif request.action == 'progress' then
   redis.call('HSET', key, 'progress', ARGV[2])
-  emit_capped(q, 'progress', 'jobId', request.id, 'data', ARGV[2])
+  if redis.call('HEXISTS', q .. ':meta', 'toril.events.values') == 0 then
+    emit_capped(q, 'progress', 'jobId', request.id, 'data', ARGV[2])
+  else
+    emit_capped(q, 'progress', 'jobId', request.id, 'data', UNTOLD.data, 'values', 'off')
+  end
 elseif request.action == 'log' then
   local lines = redis.call('RPUSH', logs, ARGV[2])
   if request.keep and request.keep > 0 and lines > request.keep then

@@ -198,3 +198,22 @@ class TestGone:
         (fact,) = json.loads(done.stdout)["facts"]
         assert fact["text"] == "gone; it completed, as 'memory' tells"
         assert self.ask(mail, "explain", "older").exit_code == 4
+
+
+class TestErase:
+    def test_several(self, mail: str, raw: redis.Redis) -> None:
+        done = jobs(mail, "erase", "mail", "job0", "gone", "-", "-o", "json", stdin="late\n")
+        assert done.exit_code == 0, done.stderr
+        rows = json.loads(done.stdout)["erased"]
+        assert [(row["id"], row["job"], row["events"]) for row in rows] == [
+            ("job0", True, 3), ("gone", False, 0), ("late", True, 3),
+        ]  # fmt: skip
+        assert raw.keys("*job0*") == []
+
+    def test_what_is_refused_does_not_stop_the_others(self, mail: str, raw: redis.Redis) -> None:
+        raw.set(f"{Q}:job0:lock", "somebody")
+        done = jobs(mail, "erase", "mail", "job0", "job1", "-o", "ids")
+        assert done.exit_code == 5
+        assert done.stdout.split() == ["job1"]
+        assert "1 of 2 jobs were refused" in done.stderr
+        assert jobs(mail, "erase", "mail").exit_code == 2

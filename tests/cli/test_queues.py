@@ -116,3 +116,13 @@ def test_no_server() -> None:
     done = queues("", "ls")
     assert done.exit_code == 2
     assert "no server is named" in done.stderr
+
+
+def test_event_values(mail: str, raw: redis.Redis) -> None:
+    assert queues(mail, "event-values", "mail", "off").exit_code == 0
+    assert raw.hget(f"{Q}:meta", "toril.events.values") == "off"
+    assert "EventValues(told=False)" in queues(mail, "show", "mail").stdout
+    assert queues(mail, "event-values", "mail", "on").exit_code == 0
+    assert not raw.hexists(f"{Q}:meta", "toril.events.values")
+    assert queues(mail, "event-values", "mial", "off").exit_code == 4
+    assert queues(mail, "event-values", "mail", "maybe").exit_code == 2

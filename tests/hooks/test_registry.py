@@ -9,6 +9,7 @@ import pytest
 from tests.hooks.conftest import Load
 
 from toril.errors import ConfigurationError
+from toril.event_values import EventValues
 from toril.hooks.context import ServiceContext
 from toril.plugins import Registry, Setting, hookimpl
 from toril_lua import Chunk
@@ -51,7 +52,7 @@ def test_everything_a_plugin_can_bring(load: Load) -> None:
         registry.name("strategy", "hourly", strategy)
 
     plugins = load([plugin("a", register)])
-    assert plugins.settings == {"quota": Quota}
+    assert plugins.settings == {"events": EventValues, "quota": Quota}
     assert plugins.chunks == (
         Chunk("a", "finished", "return", ("toril.quota.n",)),
         Chunk("a", "removed", "return"),
@@ -102,7 +103,7 @@ def test_two_plugins_may_bring_the_same_thing(load: Load) -> None:
     plugins = load([plugin(name, lambda r: r.setting(Quota)) for name in "ab"])
     assert plugins.active == {"a", "b"}
     plugins.withdraw("a", "gone")
-    assert plugins.settings == {"quota": Quota}
+    assert plugins.settings == {"events": EventValues, "quota": Quota}
 
 
 def test_scripts_are_each_plugins_own(load: Load) -> None:

@@ -11,8 +11,10 @@ from toril.app import App
 from toril.cli.exits import not_found, refused
 from toril.cli.output import Output, connection_options, output_option, talk
 from toril.clock import as_datetime
+from toril.event_values import EventValues
 from toril.operations import only
 from toril.protocol.reading import QueueMeta, meta
+from toril.settings import by_this_user
 from toril.sync import SyncApp, SyncQueue
 from toril.types import STATES
 
@@ -74,6 +76,17 @@ def resume(url: str | None, prefix: str, queue: str) -> None:
     """Let workers take jobs of QUEUE again."""
     with App(url, prefix=prefix).sync as app:
         existing(app, queue).resume()
+
+
+@queues.command("event-values")
+@click.argument("queue")
+@click.argument("told", type=click.Choice(("on", "off")))
+@connection_options
+def event_values(url: str | None, prefix: str, queue: str, told: str) -> None:
+    """Say whether the event stream of QUEUE tells results, reasons and progress."""
+    with App(url, prefix=prefix).sync as app:
+        source = by_this_user("toril queues event-values")
+        existing(app, queue).set(EventValues(told == "on"), source=source)
 
 
 @queues.command("drain")

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast
 import pluggy
 
 from toril.errors import ConfigurationError
+from toril.event_values import EventValues
 from toril.hooks.configuration import Configuration, did_you_mean
 from toril.hooks.function import Counts, HookFunction
 from toril.hooks.registry import Contribution, ServiceFactory
@@ -160,8 +161,9 @@ class PluginSet:
 
     @property
     def settings(self) -> Mapping[str, type[Setting]]:
-        """The settings that plugins in use have declared, by name."""
-        return MappingProxyType(cast("dict[str, type[Setting]]", self._of_kind("setting")))
+        """Toril's own setting and those that plugins in use have declared, by name."""
+        declared = cast("dict[str, type[Setting]]", self._of_kind("setting"))
+        return MappingProxyType({EventValues.name: EventValues, **declared})
 
     @property
     def settings_at_save(self) -> tuple[type[Setting], ...]:

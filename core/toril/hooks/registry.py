@@ -18,7 +18,18 @@ NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """Names of plugins, settings, scripts and services: they become part of Redis keys and fields."""
 
 RESERVED: Final = frozenset(
-    {"call", "deferred", "flows", "lease", "required", "rescue", "said", "stalled", "toril"}
+    {
+        "call",
+        "deferred",
+        "events",
+        "flows",
+        "lease",
+        "required",
+        "rescue",
+        "said",
+        "stalled",
+        "toril",
+    }
 )
 """Names that Toril's own keys, fields and configuration use."""
 

@@ -25,6 +25,18 @@ local function emit(Q, event, ...)
   redis.call('XADD', Q .. ':events', '*', 'event', event, ...)
 end
 
+-- What stands in place of a value in a queue whose stream shall tell none.
+local UNTOLD = {returnvalue = 'null', data = 'null', failedReason = '(not told in the events)'}
+
+-- An event with a value. `told`: whether the stream tells values (no `toril.events.values` in meta).
+local function emit_value(Q, told, event, id, field, value, ...)
+  if told then
+    emit(Q, event, 'jobId', id, field, value, ...)
+  else
+    emit(Q, event, 'jobId', id, field, UNTOLD[field], 'values', 'off', ...)
+  end
+end
+
 local function emit_capped(Q, event, ...)
   redis.call('XADD', Q .. ':events', 'MAXLEN', '~', max_events(Q), '*', 'event', event, ...)
 end

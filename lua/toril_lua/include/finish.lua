@@ -10,9 +10,11 @@ local PUT_BACK_LOCK = 30000 -- ms
 -- What one call has in common. `open`: some job of the call may have open or failed children.
 -- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
--- `noted_in`: the queues whose rescue shall know of parents that have to fail now.
+-- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`: whether
+-- the events tell results and reasons.
 local finishing = {
   now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil, noted_in = {},
+  values = true,
 }
 --- @when finished, finished_batch
 local finished_jobs = {}
@@ -53,12 +55,12 @@ local function settle(Q, id, key, kind, text, stored, more)
   redis.call('ZADD', Q .. ':' .. kind, now, id)
   if kind == 'completed' then
     redis.call('HSET', key, 'returnvalue', text, 'finishedOn', now, 'atm', made)
-    emit(Q, 'completed', 'jobId', id, 'returnvalue', text, 'prev', 'active')
+    emit_value(Q, finishing.values, 'completed', id, 'returnvalue', text, 'prev', 'active')
   else
     redis.call('HSET', key, 'failedReason', text, 'finishedOn', now, 'atm', made)
     if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
     if stored[8] then redis.call('HDEL', key, 'defa') end
-    emit(Q, 'failed', 'jobId', id, 'failedReason', text, 'prev', 'active')
+    emit_value(Q, finishing.values, 'failed', id, 'failedReason', text, 'prev', 'active')
     if made >= (more.attempts or 0) then
       emit(Q, 'retries-exhausted', 'jobId', id, 'attemptsMade', made)
     end
