@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Final, cast
 
 import redis
@@ -36,11 +37,16 @@ async def process(
         yield app
 
 
-async def sweep(url: str, *queues: str, **options: Any) -> None:
-    """A process that sweeps and ends."""
-    async with process(url, **options) as app:
-        for queue in queues or ("q",):
-            assert await app.run_services(queue)
+async def sweep(
+    url: str, *queues: str, times: Sequence[int] = (NOW,), config: Mapping[str, Any] | None = None
+) -> None:
+    """A process that runs the services of each queue at these times, and ends."""
+    async with process(url, config=config, now=times[0]) as app:
+        clock = cast(ManualClock, app.runtime.clock)
+        for time in times:
+            clock.advance(timedelta(milliseconds=time - clock.now_ms()))
+            for queue in queues or ("q",):
+                assert await app.run_services(queue)
 
 
 async def run(url: str, *queues: str, concurrency: int = 10, **options: Any) -> None:

@@ -10,13 +10,14 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests.crashes.scene import kept, noted, sound, sweep, time_passes
+from tests.crashes.scene import NOW, kept, noted, sound, sweep, time_passes
 from tests.crashes.test_sweep import LATER, prepare
 from tests.support.crashes import HOWS, How, Stored, at_each_boundary
 
@@ -26,12 +27,11 @@ Identity = tuple[str, str, int]
 
 def present(raw: redis.Redis) -> set[Identity]:
     """The finished jobs that are there."""
-    return {
-        (queue, job_id, int(score))
-        for queue in ("q", "p")
-        for state in ("completed", "failed")
-        for job_id, score in raw.zrange(f"bull:{queue}:{state}", 0, -1, withscores=True)
-    }
+    found: set[Identity] = set()
+    for queue, state in product(("q", "p"), ("completed", "failed")):
+        ended: Any = raw.zrange(f"bull:{queue}:{state}", 0, -1, withscores=True)
+        found |= {(queue, job_id, int(score)) for job_id, score in ended}
+    return found
 
 
 def in_sqlite(folder: Path) -> list[Identity]:
@@ -58,9 +58,7 @@ def test_a_sweep_that_archives(redis_url: str, raw: redis.Redis, tmp_path: Path,
     asyncio.run(prepare(redis_url, raw, many=60))
     beginning, before = Stored(raw), present(raw)
     folder.mkdir()
-    asyncio.run(sweep(redis_url, config=config))
-    for now in LATER:
-        asyncio.run(sweep(redis_url, config=config, now=now))
+    asyncio.run(sweep(redis_url, config=config, times=(NOW, *LATER)))
     expected, left, gone = kept(raw), noted(raw), before - present(raw)
     assert len(gone) == 63
     assert sorted(in_sqlite(folder)) == sorted(in_files(folder)) == sorted(gone)
@@ -76,8 +74,7 @@ def test_a_sweep_that_archives(redis_url: str, raw: redis.Redis, tmp_path: Path,
         assert gone <= set(in_files(folder))
         sound(raw)
         time_passes(raw)
-        for now in LATER:
-            asyncio.run(sweep(redis_url, config=config, now=now))
+        asyncio.run(sweep(redis_url, config=config, times=LATER))
         assert (kept(raw), noted(raw)) == (expected, left)
         gone = before - present(raw)
         assert sorted(in_sqlite(folder)) == sorted(in_files(folder)) == sorted(gone)

@@ -74,9 +74,7 @@ async def prepare(url: str, raw: redis.Redis, many: int = MANY) -> None:
 def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> None:
     asyncio.run(prepare(redis_url, raw))
     beginning = Stored(raw)
-    asyncio.run(sweep(redis_url))
-    for now in LATER:
-        asyncio.run(sweep(redis_url, now=now))
+    asyncio.run(sweep(redis_url, times=(NOW, *LATER)))
     expected, left = kept(raw), noted(raw)
     assert len(expected["bull:q"]["completed"]) == 7 + 2  # two of a name of their own
     assert expected["bull:q"]["failed"] == ["awaited"]
@@ -89,8 +87,7 @@ def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> 
         crashes += 1
         sound(raw)
         time_passes(raw)
-        for now in LATER:
-            asyncio.run(sweep(redis_url, now=now))
+        asyncio.run(sweep(redis_url, times=LATER))
         assert kept(raw) == expected
         assert noted(raw) == left
         assert evicted(raw) == told
