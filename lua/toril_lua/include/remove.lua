@@ -41,33 +41,34 @@ local function keeps_waiting(parent_key, key)
 end
 
 -- Why a rule must not touch a finished job, or nil. A completed one keeps nobody waiting.
-local function objection(outcome, job, key, score, any_locked)
+local function objection(Q, outcome, job, score, any_locked)
   if not score then return 'gone' end
   if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
-  if any_locked and redis.call('EXISTS', key .. ':lock') == 1 then return 'locked' end
+  if any_locked and redis.call('EXISTS', Q .. ':' .. job.id .. ':lock') == 1 then
+    return 'locked'
+  end
   if outcome == 'completed' then return nil end
-  local parent_key = job.parent_key -- a table, if the job is garbled
+  local key, parent_key = Q .. ':' .. job.id, job.parent_key
+  -- A table, if the job is garbled.
   if parent_key == nil then parent_key = redis.pcall('HGET', key, 'parentKey') end
   if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return 'blocked' end
   return nil
 end
 
--- Which of up to 100 finished jobs, {{id, finished_on, parent_key}, ...}, a rule may remove now.
--- parent_key: false if there is none, nil if the caller has not read it. Returns them, and the
--- others, each with `why`. Never changes what becomes of another job: a failed child that keeps its
--- parent waiting stays.
+-- Which of up to 100 finished jobs, {{id, finished_on, parent_key}, ...}, none twice, a rule may
+-- remove now. parent_key: false if there is none, nil if the caller has not read it. Returns them,
+-- and the others, each with `why`. Never changes what becomes of another job: a failed child that
+-- keeps its parent waiting stays.
 local function check_finished(Q, outcome, jobs)
-  local ids, keys, locks, going, staying, met = {}, {}, {}, {}, {}, {}
+  local ids, locks, going, staying = {}, {}, {}, {}
+  if #jobs == 0 then return going, staying end
   for n, job in ipairs(jobs) do
-    local key = Q .. ':' .. job.id
-    ids[n], keys[n], locks[n] = job.id, key, key .. ':lock'
+    ids[n], locks[n] = job.id, Q .. ':' .. job.id .. ':lock'
   end
-  if #ids == 0 then return going, staying end
   local scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(ids))
   local any_locked = redis.call('EXISTS', unpack(locks)) > 0
   for n, job in ipairs(jobs) do
-    job.why = met[job.id] and 'gone' or objection(outcome, job, keys[n], scores[n], any_locked)
-    met[job.id] = true
+    job.why = objection(Q, outcome, job, scores[n], any_locked)
     if job.why then
       staying[#staying + 1] = job
     else

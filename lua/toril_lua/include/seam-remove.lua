@@ -47,18 +47,21 @@ local function allow_removals(Q, ctx, announce)
   -- with `why`.
   function ctx.remove_all(outcome, jobs)
     check_outcome(outcome)
-    local now, later = {}, {}
-    for n, job in ipairs(jobs) do
-      if n <= ctx.budget then
-        now[n] = job
-      else
-        job.why = 'budget'
-        later[#later + 1] = job
+    local now, later = jobs, nil
+    if #jobs > ctx.budget then
+      now, later = {}, {}
+      for n, job in ipairs(jobs) do
+        if n <= ctx.budget then
+          now[n] = job
+        else
+          job.why = 'budget'
+          later[#later + 1] = job
+        end
       end
     end
     local count, staying = remove_finished(Q, outcome, now, seam.plugin, ctx.announce)
     ctx.budget = noted > MAX_NOTED and 0 or ctx.budget - count
-    for _, job in ipairs(later) do staying[#staying + 1] = job end
+    for _, job in ipairs(later or {}) do staying[#staying + 1] = job end
     return staying
   end
 

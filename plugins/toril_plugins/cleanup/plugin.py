@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from toril import PluginError, hookimpl
 from toril.plugins import (
+    Audit,
     Fact,
+    Finding,
     FinishedJob,
     JobRef,
     Json,
@@ -19,9 +21,12 @@ from toril.plugins import (
     duration_text,
     milliseconds,
 )
+from toril_plugins.cleanup.audit import QueueAudit
 from toril_plugins.cleanup.deciding import Answers, Combine, Decider
 from toril_plugins.cleanup.holding import HoldKeeping
 from toril_plugins.cleanup.journal import QueueJournal
+from toril_plugins.cleanup.planning import Means, QueuePlanner
+from toril_plugins.cleanup.recall import Recalling
 from toril_plugins.cleanup.reviewing import COPY, REVIEW, Careful
 from toril_plugins.cleanup.sweeper import Sweeper
 from toril_plugins.retention import hookspecs
@@ -37,9 +42,11 @@ SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 def _lua(*names: str) -> str:
     """Lua parts of this plugin in one, below the part that all of them share."""
-    folder = files("toril_plugins.cleanup")
-    parts = ("base", *names)
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in parts)
+    return "\n".join(map(_text, ("base", *names)))
+
+
+def _text(name: str) -> str:
+    return files("toril_plugins.cleanup").joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def _meta() -> tuple[str, ...]:
@@ -69,7 +76,7 @@ class CleanupConfig:
             raise ValueError(f"period {self.period!r} is below 100ms: sweeping would never pause")
 
 
-class Cleanup:
+class Cleanup(Recalling):
     """Removes finished jobs when what was said about them falls due."""
 
     @hookimpl
@@ -84,7 +91,8 @@ class Cleanup:
         meta = _meta()
         finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
-        registry.lua("removed", _lua("removed", "indexes", "removed_rest"), meta=meta)
+        removed = _text("removed") + "\n" + _lua("indexes", "removed_rest")
+        registry.lua("removed", removed, meta=meta)
         registry.lua("restored", _lua("restored"), meta=meta)
         guards = ("toril.holds.list", "toril.requires.plugins")
         registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
@@ -100,7 +108,13 @@ class Cleanup:
             registry.script(script, _lua(*beside, script))
         for script in ("sweep", "decide"):
             registry.script(script, _lua(*beside, "steps", script))
-        for script in ("explain", "details", "flow"):
+        registry.lua("adding", _text("adding"), meta=("toril.idwindow.ms",))
+        registry.script("recall", _text("recall"))
+        registry.name("retention", "planner", QueuePlanner(self._means))
+        registry.script("sample", _lua("holds", "gate", "indexes", "deciding", "holding", "sample"))
+        registry.script("figures", _lua("gate", "indexes", "figures"))
+        registry.script("drift", _lua("indexes", "drift"))
+        for script in ("explain", "flow", "erase"):
             registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)
 
@@ -138,6 +152,17 @@ class Cleanup:
             plan["careful"] = True
         return plan
 
+    def _means(self) -> Means:
+        """What a plan is made with, and what it rests on."""
+        hooks = (HOOK, REVIEW, COPY)
+        used = {hook: self._context.implementations(hook) for hook in hooks}
+        world = {
+            f"plugins with {hook}": ", ".join(f"{each.plugin} ({each.version})" for each in functions)
+            for hook, functions in used.items()
+        }
+        world["options of cleanup"] = f"combine {self._decider.combine}"
+        return Means(self._context, self._decider, world)
+
     def _sweeper(self) -> Sweeper:
         return Sweeper(
             self._decider, self._careful, self._period, report_only=self._report_only
@@ -149,6 +174,10 @@ class Cleanup:
         if decision is None:
             return dict(self._plan) or None
         return {**self._plan, "decision": decision.encode()}
+
+    @hookimpl(trylast=True)
+    async def toril_audit_queue(self, audit: Audit) -> Sequence[Finding]:
+        return await QueueAudit(self._context, audit, round(self._period * 1000)).run()
 
     @hookimpl(trylast=True)
     async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:
