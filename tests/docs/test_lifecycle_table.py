@@ -15,7 +15,7 @@ from tests.docs.blocks import DOCS
 from tests.docs.stage import DEADLINE, Stage
 from tests.support.server import Server
 from toril import ActiveJob, Backoff, Cron, Flow, Job, RetryIn, Unrecoverable, WaitForChildren
-from toril_plugins import Keep, Retention
+from toril_plugins import IdWindow, Keep, Retention
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,14 @@ async def _(stage: Stage) -> Job:
     return await stage.add(id="same")
 
 
+@scenario("new → nothing, taken")
+async def _(stage: Stage) -> Job:
+    await stage.producer.queue("stage").set(IdWindow("1h"))
+    await stage.raw.set("bull:stage:toril:cleanup:taken:@same", 1)
+    await stage.mark()
+    return await stage.add(id="same")
+
+
 @scenario("delayed → waiting")
 async def _(stage: Stage) -> Job:
     job = await stage.add(delay="200ms")
@@ -317,6 +325,18 @@ async def _(stage: Stage) -> Job:
     return job
 
 
+@scenario("waiting → failed, rescued")
+async def _(stage: Stage) -> Job:
+    flow = Flow("stage", "parent", on_child_failure="fail", children=[Flow("elsewhere", "child")])
+    job = await stage.producer.add_flow(flow)
+    async with stage.worker.worker("elsewhere", badly):
+        await stage.until(lambda: stage.state(job), "waiting")
+    await stage.raw.zadd("bull:elsewhere:toril:deferred", {f"bull:stage:{job.id}": 0})
+    await stage.mark()
+    await stage.worker.run_services("elsewhere")
+    return job
+
+
 async def vanish(stage: Stage, job: Job) -> None:
     """Leave the job as a worker leaves it that was killed long ago."""
     await stage.raw.lrem("bull:stage:wait", 1, job.id)
@@ -381,6 +401,26 @@ async def _(stage: Stage) -> Job:
     await stage.mark()
     await (await stage.find(parent)).remove()
     return child
+
+
+@scenario("any → removed, erased")
+async def _(stage: Stage) -> Job:
+    job = await stage.add()
+    await stage.finish(job, well)
+    await stage.mark()
+    await (await stage.find(job)).erase()
+    return job
+
+
+@scenario("any → removed, its flow taken back")
+async def _(stage: Stage) -> Job:
+    job = await stage.add()
+    listed = {"nodes": 501, "lease": 0, f"+bull:stage:{job.id}": ""}
+    await stage.raw.hset(f"bull:stage:toril:flows:{job.id}", mapping=listed)
+    await stage.raw.zadd("bull:stage:toril:flows", {job.id: 0})
+    await stage.mark()
+    await stage.worker.run_services("stage")
+    return job
 
 
 @scenario("any → removed, cleaned")
