@@ -105,7 +105,7 @@ class QueueAudit:
             "to be asked about": found["parked"],
         }
         if not swept:  # a number is seen to with the next sweep
-            late["by their number"] = found["excess"] + found["nth"]
+            late["by their number"] = found["excess"] + found["nth"] + found.get("crowded", 0)
             late["in groups of which too many are kept"] = found["over"]
         yield from ((why, count) for why, count in late.items() if count)
 
