@@ -48,17 +48,17 @@ local function take_out()
     or redis.call('ZREM', Q .. ':prioritized', id) == 1
 end
 
-local function forget()
-  redis.call('ZREM', finder .. ':toril:deferred', key)
-  redis.call('ZREM', Q .. ':toril:deferred', key)
+local taken = false -- it is out of the place in which it waited
+
+local function let_wait_again()
+  redis.pcall('DEL', key .. ':lock')
+  redis.pcall('LREM', Q .. ':active', 1, id)
+  pcall(push_front, Q, id, whole(redis.call('HGET', key, 'priority')))
 end
 
 local function rescue()
   local decided = redis.call('HGET', key, 'defa')
-  if not decided or redis.call('ZSCORE', Q .. ':failed', id) then
-    forget()
-    return OVER
-  end
+  if not decided or redis.call('ZSCORE', Q .. ':failed', id) then return OVER end
   local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'toril.events.values')
   if meta[1] or decided ~= request.defa
     or redis.call('EXISTS', key .. ':lock') == 1 or not take_out() then
@@ -66,23 +66,21 @@ local function rescue()
     return NOT_NOW
   end
   local hash, _, started = read_job(key)
-  if not hash then
-    forget()
-    return OVER
-  end
+  if not hash then return OVER end
+  taken = true
   redis.call('LPUSH', Q .. ':active', id)
   pick_up(Q, id, hash, started, {token = item[2], lock = request.lock}, now)
   finishing.noted_in, finishing.values = {finder}, not meta[2]
-  local code = end_attempts(Q, {item}, now, fetched.dropped)[1]
-  forget()
-  if code >= 0 then return DONE end
-  redis.call('DEL', key .. ':lock')
-  redis.call('LREM', Q .. ':active', 1, id)
-  redis.call('RPUSH', Q .. ':wait', id)
-  return CORRUPT
+  return end_attempts(Q, {item}, now, fetched.dropped)[1] >= 0 and DONE or CORRUPT
 end
 
-local code = rescue()
+local ok, code = pcall(rescue)
+if not ok then code = CORRUPT end
+if code == CORRUPT and taken then let_wait_again() end
+if code ~= NOT_NOW then
+  redis.pcall('ZREM', finder .. ':toril:deferred', key)
+  redis.pcall('ZREM', Q .. ':toril:deferred', key)
+end
 if code == DONE then
   if anything_waits(Q) then
     if finishing.pushed then wake(Q) end

@@ -45,6 +45,14 @@ class Broken:
         raise RuntimeError("the disk is on fire")
 
 
+class Careless:
+    toril_name = "careless"
+
+    @hookimpl
+    def toril_recall_job(self, job: JobRef) -> Recalled | None:
+        return {"outcome": "completed"}  # type: ignore[return-value] # a plugin without a checker
+
+
 class Empty:
     """Asked first, and knows nothing."""
 
@@ -62,7 +70,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 async def app(redis_url: str, memory: Memory) -> AsyncIterator[App]:
-    async with App(redis_url, plugins=[Broken(), Empty(), memory]) as made:
+    async with App(redis_url, plugins=[Broken(), Empty(), Careless(), memory]) as made:
         yield made
 
 
@@ -86,6 +94,7 @@ async def test_a_result(
     assert await job.result() == 8
     assert memory.asked == [job.ref]
     assert "the disk is on fire" in caplog.text
+    assert "which is no Recalled" in caplog.text
     assert await asyncio.to_thread(lambda: app.sync.queue("mail").recall(job.id)) == Recalled(
         "completed", memory.known[job.ref].finished, "double", 8, told_by="memory"
     )

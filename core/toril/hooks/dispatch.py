@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from toril.snapshots import (
     Recalled,
 )
 from toril.types import Json
+
+T = TypeVar("T")
 
 HOOK_OF: Final[Mapping[type[JobEvent], str]] = {
     JobSaved: "toril_jobs_saved",
@@ -162,7 +164,7 @@ class Dispatcher:
         """What plugins still know of a job that is gone: the first answer."""
         for function in self._plugins.functions("toril_recall_job"):
             with contextlib.suppress(PluginError):
-                told: Recalled | None = await function.ask_async(job=job)
+                told = await _asked(function, job, Recalled)
                 if told is not None:
                     return replace(told, told_by=function.plugin)
         return None
@@ -177,7 +179,7 @@ class Dispatcher:
         broken: list[PluginError] = []
         for function in self._plugins.functions("toril_erase_job"):
             try:
-                told: str | None = await function.ask_async(job=job)
+                told = await _asked(function, job, str)
                 if told is not None:
                     erased[function.plugin] = told
             except PluginError as error:
@@ -201,6 +203,15 @@ class _Named:
         first = ", ".join(f"{event.job.queue}/{event.job.id}" for event in self.events[:3])
         more = len(self.events) - 3
         return f"{first} and {more} more" if more > 0 else first
+
+
+async def _asked(function: HookFunction, job: JobRef, kind: type[T]) -> T | None:
+    """The answer about a job. Raises `PluginError` if it is of another kind."""
+    told: object = await function.ask_async(job=job)
+    if told is None or isinstance(told, kind):
+        return told
+    wrong = TypeError(f"it returned {told!r:.80}, which is no {kind.__name__}")
+    raise function.failed(wrong, lambda: f"{job.queue}/{job.id}")
 
 
 def _batches(events: Iterable[JobEvent]) -> Iterator[tuple[JobEvent, ...]]:

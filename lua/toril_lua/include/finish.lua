@@ -10,8 +10,8 @@ local PUT_BACK_LOCK = 30000 -- ms
 -- What one call has in common. `open`: some job of the call may have open or failed children.
 -- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
--- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`: whether
--- the events tell results and reasons.
+-- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
+-- whether the events tell results and reasons.
 local finishing = {
   now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil, noted_in = {},
   values = true,
