@@ -40,15 +40,16 @@ local function keeps_waiting(parent_key, key)
     and redis.pcall('SISMEMBER', parent_key .. ':dependencies', key) ~= 0
 end
 
--- Why a rule must not touch a finished job, or nil. A completed one keeps nobody waiting.
-local function objection(Q, outcome, job, score, any_locked)
+-- Why a rule must not touch a finished job, or nil.
+local function objection(Q, job, score, any_locked)
   if not score then return 'gone' end
   if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
   if any_locked and redis.call('EXISTS', Q .. ':' .. job.id .. ':lock') == 1 then
     return 'locked'
   end
-  if outcome == 'completed' then return nil end
-  local key, parent_key = Q .. ':' .. job.id, job.parent_key
+  local parent_key = job.parent_key
+  if parent_key == false then return nil end
+  local key = Q .. ':' .. job.id
   -- A table, if the job is garbled.
   if parent_key == nil then parent_key = redis.pcall('HGET', key, 'parentKey') end
   if type(parent_key) == 'string' and keeps_waiting(parent_key, key) then return 'blocked' end
@@ -68,7 +69,7 @@ local function check_finished(Q, outcome, jobs)
   local scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(ids))
   local any_locked = redis.call('EXISTS', unpack(locks)) > 0
   for n, job in ipairs(jobs) do
-    job.why = objection(Q, outcome, job, scores[n], any_locked)
+    job.why = objection(Q, job, scores[n], any_locked)
     if job.why then
       staying[#staying + 1] = job
     else

@@ -87,8 +87,10 @@ local function put_off(outcome, job)
   elseif why == 'later' or why == 'budget' then
     if job.own then wait_until(outcome, job, ctx.now) end
   elseif job.own then
+    ctx.report({ctx.q, 'parked', outcome, why, 1})
     wait_until(outcome, job, look_again(job.finished_on))
   else
+    ctx.report({ctx.q, 'parked', outcome, why, 1})
     park(job.id, outcome, job.finished_on, look_again(job.finished_on),
       {rule = job.rule, why = why})
   end

@@ -36,10 +36,10 @@ local function evict(outcome, rule)
     if #jobs + #said == excess then break end
     if not known[(i + 1) / 2] then
       local id = oldest[i]
-      local read = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts')
+      local read = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts', 'parentKey')
       local job = {
         id = id, finished_on = tonumber(oldest[i + 1]), rule = rule.rule, decision = rule,
-        why = nil,
+        parent_key = read[3] or false,
       }
       if read[1] or read[2] and string.find(read[2], option, 1, true) then
         job.why = 'said'

@@ -85,7 +85,7 @@ local function store(jobs, outcome)
     if seq then seq = seq + 1 end
     local plan = job.plan
     if job.undecided then
-      park(job.id, outcome, job.finished_on, ctx.now, {asked = job.undecided})
+      park(job.id, outcome, job.finished_on, ctx.now)
     elseif plan and plan.decision then
       seq = decide(job.id, outcome, job.finished_on, plan.decision, seq)
     else

@@ -17,6 +17,18 @@ local function missing_plugins()
   return #missing > 0 and table.concat(missing, ', ') or nil
 end
 
+-- Tells this plugin's Python, for its counters, how many jobs have gone, by whose word.
+local function tell_gone(outcome, jobs)
+  local counts = {}
+  for _, job in ipairs(jobs) do
+    if not job.why then
+      local who = string.match(job.rule, '^[^:]*')
+      counts[who] = (counts[who] or 0) + 1
+    end
+  end
+  for who, count in pairs(counts) do ctx.report({ctx.q, 'removed', outcome, who, count}) end
+end
+
 -- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
 -- go by, in words; `decision` a decision of their own if `own`, else the live rule; `set` the live
 -- bucket that they are in; `unsure`: they may be in one. Returns those that stay, each with `why`:
@@ -36,6 +48,7 @@ local function let_go(outcome, jobs)
     for _, job in ipairs(jobs) do ctx.seen.going[job.id] = job end
     refused = ctx.remove_all(outcome, jobs)
     ctx.seen.going = nil
+    tell_gone(outcome, jobs)
   end
   for _, job in ipairs(refused) do staying[#staying + 1] = job end
   return staying

@@ -117,6 +117,17 @@ class Cleanup(Recalling):
         for script in ("explain", "flow", "erase"):
             registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)
+        registry.reports(self._note_gone)
+
+    def _note_gone(self, told: Sequence[Any]) -> None:
+        """Count what the scripts report: jobs that have gone, or that may not go yet."""
+        key, what, outcome, why, count = told
+        queue = str(key).rpartition(":")[2]
+        name = f"toril_{what}_total"
+        if what == "removed":
+            self._context.count(name, count, queue=queue, outcome=outcome, by=why)
+        else:
+            self._context.count(name, count, queue=queue, outcome=outcome, why=why)
 
     @hookimpl(trylast=True)
     def toril_start(self, context: PluginContext) -> None:
@@ -193,7 +204,8 @@ def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
         return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
     at, left = told.get("at"), told.get("left")
     if not told["rule"]:
-        text = f"undecided: the sweeper asks again {_when(int(at or now), now)}"
+        could_not = f", as plugin {told['asked']} could not answer" if told.get("asked") else ""
+        text = f"undecided{could_not}: the sweeper asks again {_when(int(at or now), now)}"
         return [Fact("removal", text, at=at)]
     level, _, keep = str(told["rule"]).partition(": ")
     facts = [Fact("rule", keep, level=level)]

@@ -2,16 +2,17 @@
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
--- due, places, rules, missing, flows}: whether another slice is needed now; {id, outcome,
+-- due, places, rules, missing, flows, lag}: whether another slice is needed now; {id, outcome,
 -- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
 -- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
--- the tops of flows whose age has come.
+-- the tops of flows whose age has come; for how long, in ms, the oldest of what was found has been
+-- due.
 local MARGIN, BUCKETS = 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 
 local more, ask, places, rules, flows = false, {}, {}, {}, {}
-local asked_beyond = 0
+local asked_beyond, lag = 0, 0
 
 -- How many more jobs this slice may remove, or ask about to remove them.
 local function room()
@@ -53,6 +54,9 @@ local function evict_aged(outcome)
   if most <= 0 then return false end
   local ids = redis.call(
     'ZRANGEBYSCORE', ctx.own('at:' .. outcome), '-inf', ctx.now, 'LIMIT', 0, most)
+  if ids[1] then
+    lag = math.max(lag, ctx.now - redis.call('ZSCORE', ctx.own('at:' .. outcome), ids[1]))
+  end
   let_go_or_put_off(outcome, take_steps(outcome, own_jobs(outcome, ids), flows))
   return #ids < most
 end
@@ -88,6 +92,7 @@ local function evict_live(outcome, rule, place)
     elseif #beyond < excess or cutoff and finished_on <= cutoff then
       beyond[#beyond + 1] =
         {id = id, finished_on = finished_on, rule = rule.rule, decision = rule}
+      if cutoff then lag = math.max(lag, cutoff - finished_on) end
       if is_bucketed(rule) then beyond[#beyond].unsure = true end
     else
       done = true
@@ -124,7 +129,7 @@ for _, outcome in ipairs(OUTCOMES) do
   local budget, handed, place = ctx.budget, #due, args.places[outcome] or {}
   local rule, seq = live_rule(outcome), state('seq', outcome)
   local done = ask_parked(outcome)
-  if not missing then
+  if not missing and not args.report_only then
     done = evict_aged(outcome) and done
     if seq then done = evict_counted(outcome, seq, room()) and done end
     local finished, at = apply_ceiling(outcome, MARGIN, place.ceiling or 0)
@@ -153,7 +158,7 @@ if not more and (rules.completed[1] ~= '' or rules.failed[1] ~= '')
 end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
-  holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
+  lag = lag,
   holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
   flows = flows,
 }

@@ -42,6 +42,13 @@ the lease every 15."""
 SLICE: Final = 50
 """The most jobs that a slice removes or hands over: under 5 ms of the server at any size."""
 
+WOULD_GO: Final[Mapping[str, Sequence[str]]] = {
+    "the queue's rule": ("aged", "excess"),
+    "rules of their own": ("at", "nth"),
+    "the ceiling": ("capped", "crowded"),
+}
+"""What figures of a queue count the jobs that would go. A job may be counted under two."""
+
 Asked: TypeAlias = Sequence[tuple[str, Outcome, int, bool]]
 """Jobs to decide about: id, outcome, when it finished (ms), whether the live rule lets it go."""
 
@@ -114,6 +121,8 @@ class Sweeper:
         self._report_only = report_only
         self._most = SLICE
         self._missing = ""
+        self._longest = 0.0
+        self._reported: dict[str, int] | None = None
         self._holds = QueueHolds()
         self._adoption = {outcome: _Adoption() for outcome in OUTCOMES}
         self._decisions = {outcome: _Check() for outcome in OUTCOMES}
@@ -155,7 +164,9 @@ class Sweeper:
             "report_only": self._report_only,
             "most": self._most,
         }
+        started = time.perf_counter()
         reply = cast("dict[str, Any]", await context.run_script(script, {**manner, **args}))
+        self._note_duration(context, (time.perf_counter() - started) * 1000)
         if reply.get("lost"):
             raise LeaseLost
         if reply.get("due"):
@@ -171,6 +182,7 @@ class Sweeper:
         try:
             jobs = await self._careful.settle(context, handed)
         except PluginError as error:
+            context.count("toril_retention_errors_total", plugin=error.plugin, hook=error.hook)
             if len(handed) > 1:
                 self._most = max(1, len(handed) // 2)
             else:
@@ -192,6 +204,7 @@ class Sweeper:
         """Do what has fallen due. Returns whether that was by the rules known before."""
         places: Json = {}
         more = known = True
+        lag = 0
         while more:
             started = time.perf_counter()
             args: dict[str, Json] = {"places": places, "all": self._decider.ask is not None}
@@ -199,12 +212,37 @@ class Sweeper:
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])
             self._note_missing(context, reply.get("missing") or "")
-            known &= await self._holds.follow(context, reply["holds"])
+            lag = max(lag, reply["lag"])
             await self._trees.take(context, reply["flows"])
+            known &= await self._holds.follow(context, reply["holds"])
             places, more = reply["places"], reply["more"]
             if more:
                 await rest(started)
+        context.gauge("toril_sweep_lag_seconds", lag / 1000)
+        if self._report_only:
+            await self._report(context)
         return known
+
+    async def _report(self, context: ServiceContext) -> None:
+        """Count and log what would go now if it were not for `report_only`."""
+        figures = cast("dict[str, Any]", await context.run_script("figures", {"slack": 0}))
+        due: dict[str, int] = {}
+        for outcome in OUTCOMES:
+            for what, fields in WOULD_GO.items():
+                count = sum(figures[outcome].get(field) or 0 for field in fields)
+                context.gauge("toril_would_remove", count, outcome=outcome, by=what)
+                if count:
+                    due[f"{outcome} by {what}"] = count
+        if due != self._reported:
+            told = ", ".join(f"{count} {what}" for what, count in due.items()) or "nothing"
+            log.info("queue %s, report_only: would remove now: %s", context.queue, told)
+        self._reported = due
+
+    def _note_duration(self, context: ServiceContext, ms: float) -> None:
+        """The longest call of a script so far, as this process saw it."""
+        if ms > self._longest:
+            self._longest = ms
+            context.gauge("toril_longest_script_ms", ms)
 
     def _note_missing(self, context: ServiceContext, missing: str) -> None:
         """Say so when nothing goes here because a plugin is missing that the queue requires."""
@@ -285,6 +323,7 @@ class Sweeper:
                     plan = error.plugin if isinstance(error, PluginError) else "cleanup"
                 jobs.append([job_id, outcome, finished_on, plan, beyond])
             if failures:
+                context.count("toril_retention_errors_total", len(failures), hook="decision")
                 log.error(
                     "no decision about %d jobs of queue %s; the first error:",
                     len(failures), context.queue, exc_info=failures[0],
