@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -69,11 +69,15 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    url: str, *settings: Setting, plugins: Sequence[object] = ()
+    url: str,
+    *settings: Setting,
+    plugins: Sequence[object] = (),
+    config: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> AsyncGenerator[Place]:
     """A place whose application says `settings`."""
     clock, removed = ManualClock(), Removed()
-    async with App(url, *settings, plugins=[removed, *plugins, "*"], clock=clock) as app:
+    every = [removed, *plugins, "*"]
+    async with App(url, *settings, plugins=every, clock=clock, config=config) as app:
         yield Place(app, clock, removed)
 
 

@@ -91,7 +91,7 @@ class Cleanup(Recalling):
         meta = _meta()
         finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
         registry.lua("finished_batch", finished, meta=meta)
-        removed = _text("removed") + "\n" + _lua("indexes", "removed_rest")
+        removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
         registry.lua("removed", removed, meta=meta)
         registry.lua("restored", _lua("restored"), meta=meta)
         guards = ("toril.holds.list", "toril.requires.plugins")

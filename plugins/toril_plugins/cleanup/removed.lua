@@ -1,43 +1,8 @@
--- Before the keys of a job go, whoever removes it: forget what was decided about it. Most jobs
--- follow a live rule without a key; about them nothing is written down.
+-- Before the keys of a job go, whoever removes it: leave its tombstone, and forget what was decided
+-- about it. Most jobs follow a live rule without a key or a tombstone; nothing is written for them.
 local outcome, job = ctx.state, nil
 if outcome ~= 'completed' and outcome ~= 'failed' then return end
 if ctx.seen.going then job = ctx.seen.going[ctx.id] end
--- What is left of a job that a rule removes: a tombstone, and its id stays taken.
-local decision = job and job.decision
-local tombstone = decision and decision.tombstone
-if job and job.unsure and not job.own then
-  local rule = live_rule(outcome)
-  tombstone = rule and rule.tombstone
-end
-local left = tombstone and job.finished_on + tombstone - ctx.now or 0
-if left > 0 then
-  local fields = redis.pcall(
-    'HMGET', ctx.key, 'name', 'returnvalue', 'failedReason', 'parentKey', 'timestamp')
-  if not fields.err and (fields[1] or fields[4] or fields[5]) then
-    local tomb = {
-      'name', fields[1] or '', 'outcome', outcome, 'finishedOn', job.finished_on,
-      'rule', ctx.rule, 'gone', ctx.now,
-    }
-    local function note(name, text)
-      tomb[#tomb + 1], tomb[#tomb + 2] = name, text
-    end
-    local text = outcome == 'completed' and fields[2] or outcome == 'failed' and fields[3]
-    local size = text and #text or 0
-    if size > 1024 then
-      note('cut', size)
-      -- A part of a result would not be JSON. A reason is cut between two characters.
-      local last = outcome == 'failed' and 1024 or 0
-      while last > 0 and string.find(text, '^[\128-\191]', last + 1) do last = last - 1 end
-      text = last > 0 and string.sub(text, 1, last)
-    end
-    if text then note(outcome == 'completed' and 'result' or 'reason', text) end
-    if fields[4] then note('parent', fields[4]) end
-    redis.call('HSET', ctx.own('tomb:@' .. ctx.id), unpack(tomb))
-    redis.call('PEXPIRE', ctx.own('tomb:@' .. ctx.id), left)
-  end
-end
-local window = job and tonumber(ctx.meta('toril.idwindow.ms') or nil)
-if window then redis.call('SET', ctx.own('taken:@' .. ctx.id), 1, 'PX', window) end
 local written = not job or job.own or job.set or job.unsure
-if not written then return end
+local leaves = job and (ctx.meta('toril.idwindow.ms') or job.decision and job.decision.tombstone)
+if not written and not leaves then return end
