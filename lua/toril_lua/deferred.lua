@@ -35,7 +35,8 @@ local function waiting_parent(id)
   local parent = parent_of(stored[1], stored[2])
   if not parent or parent.policy ~= 'fpof' then return nil end
   if type(redis.pcall('HGET', parent.key, 'defa')) ~= 'string' then return nil end
-  return not redis.call('ZSCORE', parent.queue .. ':failed', parent.id) and parent.key or nil
+  -- Where that is garbled nobody can say, so nothing is done.
+  return redis.pcall('ZSCORE', parent.queue .. ':failed', parent.id) == false and parent.key or nil
 end
 
 -- Notes the parents of one page of failed children. Returns where to go on, and whether to.

@@ -16,8 +16,9 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.protocol.adding import add_flow, add_jobs
+from toril.protocol.erasing import erase
 from toril.protocol.finishing import tick
-from toril.protocol.large_flows import add_large_flow
+from toril.protocol.large_flows import add_large_flow, take_back
 from toril.protocol.locking import renew, stalled_check, wait_children
 from toril.protocol.plugin_call import plugin_call
 from toril.protocol.record import CallRecord
@@ -124,3 +125,25 @@ def test_adding_is_refused_whole(client: redis.Redis, meta: bool) -> None:
         with pytest.raises(OutOfMemoryError):
             run(operation)
     assert contents(client) == before
+
+
+def test_erasing(client: redis.Redis, running: Runner) -> None:
+    end(running, finish("j0"))
+    client.zadd(f"{OTHER}:completed", {"p": NOW})
+    client.delete(f"{OTHER}:waiting-children")
+    fill(client)
+    traces = running(erase(Q, "j0", now=NOW))
+    assert (traces.job, traces.in_parent) == (True, 1)
+    assert not client.keys("*j0*")
+    assert "j0" not in str(client.xrange(f"{Q}:events"))
+
+
+def test_taking_back_a_flow(client: redis.Redis, running: Runner) -> None:
+    listed = {"nodes": 501, "lease": NOW, f"+{Q}:j1": "", f"+{Q}:j2": "", f"={OTHER}:p": ""}
+    client.hset(f"{Q}:toril:flows:j1", mapping=listed)
+    client.zadd(f"{Q}:toril:flows", {"j1": NOW})
+    client.sadd(f"{OTHER}:p:dependencies", f"{Q}:never")
+    fill(client)
+    assert running(take_back(Q, "j1", "bull", now=NOW))
+    assert not client.exists(f"{Q}:j1", f"{Q}:j2", f"{Q}:toril:flows", f"{Q}:toril:flows:j1")
+    assert client.smembers(f"{OTHER}:p:dependencies") == {f"{Q}:j0"}

@@ -232,3 +232,42 @@ async def test_children_that_other_libraries_fail(
     with pytest.raises(JobFailed, match=r"child bull:steps:.* failed"):
         await parent.result()
     assert check(raw) == []
+
+
+async def test_a_worker_of_the_children_does_it_by_itself(
+    redis_url: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toril.worker.rescue.PERIOD", 0.02)
+    async with App(redis_url, plugins=[], rescue_after="0s") as app:
+        root = await app.add_flow(chain("top", "upper", "steps"))
+        async with app.worker("steps", fail):
+            with pytest.raises(JobFailed, match="child bull:upper:"):
+                await root.result(timeout="10s")
+    assert check(raw, at_rest=True) == []
+
+
+async def test_a_garbled_parent_is_not_in_the_way_of_others(
+    app: App, raw: redis.Redis, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    garbled = await app.add_flow(chain("broken", "steps"))
+    good = await app.add_flow(chain("reports", "steps"))
+    await app.worker("steps", fail).run(burst=True)
+    raw.set("bull:broken:failed", "no set")
+    await rescue(app, "steps", clock)
+    assert await good.state() == "failed"
+    assert f"job broken/{garbled.id} has to fail, and cannot: it is garbled" in caplog.text
+
+
+async def test_no_plugin_can_take_the_name_of_the_service(redis_url: str) -> None:
+    class Other:
+        toril_name = "other"
+
+        @hookimpl
+        def toril_register(self, registry: Registry) -> None:
+            registry.service("rescue", lambda: self)  # type: ignore[arg-type, return-value]
+
+    async with App(redis_url, plugins=[Other()]) as app:
+        info = app.runtime.plugins.info("other")
+        assert info is not None
+        assert info.status == "broken"
+        assert "Toril uses that name" in (info.error or "")
