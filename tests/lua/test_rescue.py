@@ -31,6 +31,41 @@ PARENT = f"{OTHER}:p"
 WANTS = frozenset({"toril_jobs_failed", "toril_jobs_removed"})
 
 
+Change = Callable[[redis.Redis], Any]
+"""What happens to the database before."""
+
+
+NOT_TO_BE_NOTED: list[Change] = [
+    lambda raw: raw.hdel(PARENT, "defa"),
+    lambda raw: raw.zadd(f"{OTHER}:failed", {"p": NOW}),
+    lambda raw: raw.delete(PARENT),
+    lambda raw: raw.hset(f"{Q}:c", "parent", '{"id":"p","idof":true,"x":"fpof"}'),
+    lambda raw: raw.hset(f"{Q}:c", "parent", "fpof"),
+    lambda raw: raw.hdel(f"{Q}:c", "parentKey"),
+    lambda raw: (raw.delete(f"{Q}:c"), raw.set(f"{Q}:c", "no job")),
+    lambda raw: (raw.delete(PARENT), raw.set(PARENT, "no job")),
+]
+
+HINDRANCES: list[Change] = [
+    lambda raw: raw.hset(f"{OTHER}:meta", "paused", 1),
+    lambda raw: raw.set(f"{PARENT}:lock", "t", px=LOCK_MS),
+    lambda raw: raw.hset(PARENT, "defa", "another reason"),
+    lambda raw: (raw.delete(f"{OTHER}:wait"), raw.lpush(f"{OTHER}:active", "p")),
+    lambda raw: (
+        raw.delete(f"{OTHER}:wait"),
+        raw.zadd(f"{OTHER}:delayed", {"p": (LATER + 1) * 4096}),
+    ),
+]
+
+NOTHING_LEFT: list[Change] = [
+    lambda raw: raw.delete(PARENT, f"{OTHER}:wait"),
+    lambda raw: raw.hdel(PARENT, "defa"),
+    lambda raw: raw.zadd(f"{OTHER}:failed", {"p": NOW}),
+]
+
+SCORES: list[Callable[[int], int]] = [lambda n: NOW, lambda n: NOW + n, lambda n: NOW + n // 7]
+
+
 @pytest.fixture
 def parent(raw: redis.Redis, seed: Seed) -> str:
     """A parent that waits in the queue `other` to fail, noted in both queues."""
@@ -101,19 +136,10 @@ class TestFinding:
 
     @pytest.mark.parametrize(
         "change",
-        [
-            lambda raw: raw.hdel(PARENT, "defa"),
-            lambda raw: raw.zadd(f"{OTHER}:failed", {"p": NOW}),
-            lambda raw: raw.delete(PARENT),
-            lambda raw: raw.hset(f"{Q}:c", "parent", '{"id":"p","idof":true,"x":"fpof"}'),
-            lambda raw: raw.hset(f"{Q}:c", "parent", "fpof"),
-            lambda raw: raw.hdel(f"{Q}:c", "parentKey"),
-            lambda raw: (raw.delete(f"{Q}:c"), raw.set(f"{Q}:c", "no job")),
-            lambda raw: (raw.delete(PARENT), raw.set(PARENT, "no job")),
-        ],
+        NOT_TO_BE_NOTED,
     )
     def test_others_are_not_noted(
-        self, run: Runner, raw: redis.Redis, seed: Seed, change: Callable[[redis.Redis], Any]
+        self, run: Runner, raw: redis.Redis, seed: Seed, change: Change
     ) -> None:
         parent = seed.job("p", "wait", queue=OTHER, defa=REASON)
         seed.job("c", "failed", parent=parent, policy="fpof")
@@ -121,7 +147,7 @@ class TestFinding:
         look(run)
         assert not raw.exists(f"{Q}:toril:deferred")
 
-    @pytest.mark.parametrize("scores", [lambda n: NOW, lambda n: NOW + n, lambda n: NOW + n // 7])
+    @pytest.mark.parametrize("scores", SCORES)
     def test_all_failed_children_are_looked_at_page_by_page(
         self, run: Runner, raw: redis.Redis, seed: Seed, scores: Callable[[int], int]
     ) -> None:
@@ -180,20 +206,9 @@ class TestFailing:
 
     @pytest.mark.parametrize(
         "hinder",
-        [
-            lambda raw: raw.hset(f"{OTHER}:meta", "paused", 1),
-            lambda raw: raw.set(f"{PARENT}:lock", "t", px=LOCK_MS),
-            lambda raw: raw.hset(PARENT, "defa", "another reason"),
-            lambda raw: (raw.delete(f"{OTHER}:wait"), raw.lpush(f"{OTHER}:active", "p")),
-            lambda raw: (
-                raw.delete(f"{OTHER}:wait"),
-                raw.zadd(f"{OTHER}:delayed", {"p": (LATER + 1) * 4096}),
-            ),
-        ],
+        HINDRANCES,
     )
-    def test_not_now(
-        self, run: Runner, raw: redis.Redis, parent: str, hinder: Callable[[redis.Redis], Any]
-    ) -> None:
+    def test_not_now(self, run: Runner, raw: redis.Redis, parent: str, hinder: Change) -> None:
         hinder(raw)
         before = contents(raw)
         assert rescue(run) == NOT_ACTIVE
@@ -206,15 +221,9 @@ class TestFailing:
 
     @pytest.mark.parametrize(
         "done",
-        [
-            lambda raw: raw.delete(PARENT, f"{OTHER}:wait"),
-            lambda raw: raw.hdel(PARENT, "defa"),
-            lambda raw: raw.zadd(f"{OTHER}:failed", {"p": NOW}),
-        ],
+        NOTHING_LEFT,
     )
-    def test_nothing_to_do(
-        self, run: Runner, raw: redis.Redis, parent: str, done: Callable[[redis.Redis], Any]
-    ) -> None:
+    def test_nothing_to_do(self, run: Runner, raw: redis.Redis, parent: str, done: Change) -> None:
         done(raw)
         assert rescue(run) == NOT_FOUND
         assert not raw.exists(f"{Q}:toril:deferred", f"{OTHER}:toril:deferred")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -114,7 +114,7 @@ def traces(raw: redis.Redis, *words: str) -> set[str]:
     for key in cast("list[str]", raw.keys("*")):
         if ":toril:call:" in key:
             continue
-        readers: dict[str, Any] = {
+        readers: dict[str, Callable[[str], Any]] = {
             "hash": raw.hgetall,
             "list": lambda key: raw.lrange(key, 0, -1),
             "set": raw.smembers,

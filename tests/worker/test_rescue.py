@@ -16,6 +16,7 @@ from toril.app import App
 from toril.clock import ManualClock
 from toril.errors import JobFailed, Unrecoverable
 from toril.flow import Flow
+from toril.hooks.context import ServiceContext
 from toril.hooks.markers import hookimpl
 from toril.hooks.registry import Registry
 from toril.job import Job
@@ -264,7 +265,9 @@ async def test_no_plugin_can_take_the_name_of_the_service(redis_url: str) -> Non
 
         @hookimpl
         def toril_register(self, registry: Registry) -> None:
-            registry.service("rescue", lambda: self)  # type: ignore[arg-type, return-value]
+            registry.service("rescue", lambda: self)
+
+        async def run_once(self, context: ServiceContext) -> None: ...
 
     async with App(redis_url, plugins=[Other()]) as app:
         info = app.runtime.plugins.info("other")

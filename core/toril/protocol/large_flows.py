@@ -22,7 +22,7 @@ from toril.protocol.effects import REMOVED, Wants
 from toril.protocol.keys import split_job_key
 from toril.protocol.record import CallRecord
 from toril.protocol.removing import REMOVED_PER_CALL, removal
-from toril.protocol.replies import text
+from toril.protocol.replies import hash_fields, text
 
 LEASE_MS: Final = 60_000
 """How long after its last step a large flow counts as left unfinished."""
@@ -164,9 +164,7 @@ def _listed(queue: str, root: str) -> Procedure[tuple[dict[str, None], list[str]
 def _listed_page(queue: str, root: str, cursor: str) -> Read[tuple[str, list[str]]]:
     def parse(replies: list[Any]) -> tuple[str, list[str]]:
         position, fields = replies[0]
-        # A map where the connection speaks RESP3, else names and values in turn.
-        names = fields if isinstance(fields, dict) else fields[::2]
-        return text(position), [text(name) for name in names]
+        return text(position), [text(name) for name in hash_fields(fields)]
 
     command = ("HSCAN", f"{queue}:toril:flows:{root}", cursor, "COUNT", _PAGE)
     return Read((command,), parse)
