@@ -2,6 +2,7 @@
 
 local MINUTE, HOUR = 60000, 3600000
 local FEW = 200 -- jobs: so large a bucket is looked through before some of them go
+local CEILING = 'ceiling of the ' -- so begins the rule of a job that goes by a ceiling
 
 -- A job does not follow the live rule any more. `decision`: what it follows, if that is known.
 local function protect(id, outcome, finished_on, decision)
@@ -77,11 +78,23 @@ local function wait_until(outcome, job, at)
   redis.call('ZADD', ctx.own('at:' .. outcome), at, job.id)
 end
 
+-- By a ceiling goes what has another decision: that one stays as it is, or, if the job may not go
+-- now, is made anew when it is asked about again.
+local function put_off_ceiling(outcome, job)
+  if job.why == 'later' or job.why == 'budget' then return end
+  forget(job.id, outcome)
+  if job.why == 'blocked' or job.why == 'locked' then
+    park(job.id, outcome, job.finished_on, look_again(job.finished_on),
+      {rule = job.rule, why = job.why})
+  end
+end
+
 -- A job has not gone, for the reason `job.why`. One that follows the live rule and may not go now
 -- is taken out of the head of the index: a slice full of such jobs would stop eviction for ever.
 local function put_off(outcome, job)
   local why = job.why
   if why == 'held' then return end -- whoever holds it has seen to it
+  if job.ceiling then return put_off_ceiling(outcome, job) end
   if why == 'gone' or why == 'changed' then
     if job.own then forget(job.id, outcome) end
   elseif why == 'later' or why == 'budget' then
@@ -243,7 +256,7 @@ end
 local function apply_ceiling(outcome, margin, skip)
   local rule = parse_rule(ctx.meta('toril.ceiling.' .. outcome))
   if not rule then return true, 0 end
-  rule.rule = 'ceiling of the ' .. rule.rule
+  rule.rule = CEILING .. rule.rule
   local set, parked_set, own_set = finished_key(outcome), ctx.own('due:' .. outcome),
     ctx.own('own:' .. outcome)
   local cutoff, excess = rule.age and ctx.now - rule.age or nil, 0
@@ -272,7 +285,7 @@ local function apply_ceiling(outcome, margin, skip)
     elseif #jobs < excess or cutoff and finished_on <= cutoff then
       jobs[#jobs + 1] = {
         id = id, finished_on = finished_on, rule = rule.rule, own = own[n] and true,
-        decision = own[n] and stored_decision(id, outcome) or rule, unsure = true,
+        decision = own[n] and stored_decision(id, outcome) or rule, ceiling = true, unsure = true,
       }
     else
       done = true

@@ -31,8 +31,9 @@ end
 
 -- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
 -- go by, in words; `decision` a decision of their own if `own`, else the live rule; `set` the live
--- bucket that they are in; `unsure`: they may be in one. Returns those that stay, each with `why`:
--- what ctx.refused says, 'budget', 'held', or 'later'.
+-- bucket that they are in; `ceiling`: they go by a ceiling; `unsure`: they may be in a bucket, or
+-- have a decision. Returns those that stay, each with `why`: what ctx.refused says, 'budget',
+-- 'held', or 'later'.
 local function let_go(outcome, jobs)
   local staying, refused = {}, nil
   if #jobs == 0 then return staying end

@@ -1,13 +1,16 @@
 -- For the sweeper's scripts: what falls due is handed over, if somebody reviews or copies.
 
+local handed = {} -- ids
 local due = {} -- {id, outcome, finished_on, rule, decision, own} of the jobs that are handed over
 
 -- As ctx.remove_all, within the same budget, but hands the jobs over.
 local function hand_over(outcome, jobs)
   local now, staying = {}, {}
   for n, job in ipairs(jobs) do
-    if n <= ctx.budget then
-      now[n] = job
+    if handed[job.id] then
+      -- By another rule, in the same slice.
+    elseif n <= ctx.budget then
+      now[#now + 1] = job
     else
       job.why = 'budget'
       staying[#staying + 1] = job
@@ -17,6 +20,7 @@ local function hand_over(outcome, jobs)
   for _, job in ipairs(now) do
     if not job.why then
       ctx.budget = ctx.budget - 1
+      handed[job.id] = true
       due[#due + 1] =
         {job.id, outcome, job.finished_on, job.rule, job.decision or {}, job.own or false}
     end

@@ -213,6 +213,10 @@ def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
         return [*facts, Fact("removal", "never")]
     if told["awaited"]:
         return [*facts, Fact("removal", "not while its parent waits for it")]
+    if told.get("why"):
+        facts.append(Fact("removal", f"put off: {told['why']}"))
+    if told.get("note"):
+        facts.append(Fact("note", str(told["note"])))
     if at is not None:
         facts.append(Fact("removal", _when(int(at), now), at=int(at)))
     if left is not None:

@@ -9,15 +9,21 @@ if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local PAUSE = MINUTE
 
 local function is_due_as_before(job)
+  if job.ceiling then
+    local ceiling = parse_rule(ctx.meta('toril.ceiling.' .. job.outcome))
+    return ceiling and CEILING .. ceiling.rule == job.rule
+  end
   if job.own then return stored_decision(job.id, job.outcome) ~= nil end
-  local ceiling = parse_rule(ctx.meta('toril.ceiling.' .. job.outcome))
   local rule = live_rule(job.outcome)
   return rule and rule.rule == job.rule
-    or ceiling and 'ceiling of the ' .. ceiling.rule == job.rule
 end
 
 local function postpone(job, verdict)
-  if job.own then
+  if job.ceiling then
+    forget(job.id, job.outcome)
+    park(job.id, job.outcome, job.finished_on, verdict.until_ms,
+      {rule = job.rule, why = verdict.why})
+  elseif job.own then
     job.decision.why = verdict.why
     wait_until(job.outcome, job, verdict.until_ms)
   else
@@ -48,6 +54,7 @@ for _, each in ipairs(args.jobs) do
   local job, verdict = {unsure = true}, each[6]
   job.id, job.outcome, job.finished_on, job.rule, job.own = unpack(each, 1, 5)
   local score = redis.call('ZSCORE', finished_key(job.outcome), job.id)
+  job.ceiling = string.find(job.rule, CEILING, 1, true) == 1
   if score and tonumber(score) == job.finished_on and is_due_as_before(job) then
     job.decision = job.own and stored_decision(job.id, job.outcome)
       or parse_rule(ctx.meta('toril.retention.' .. job.outcome)) or {}
