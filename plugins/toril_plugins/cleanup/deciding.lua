@@ -261,7 +261,7 @@ local function apply_ceiling(outcome, margin, skip)
     ctx.own('own:' .. outcome)
   local cutoff, excess = rule.age and ctx.now - rule.age or nil, 0
   if rule.last then
-    local held = ctx.meta('toril.holds.list') and redis.call('ZCOUNT', set, HELD, '+inf') or 0
+    local held = redis.call('ZCOUNT', set, HELD, '+inf')
     excess = redis.call('ZCARD', set) - redis.call('ZCARD', parked_set) - held - rule.last
   end
   if excess <= 0 and not cutoff then return true, 0 end
