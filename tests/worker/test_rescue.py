@@ -210,6 +210,14 @@ async def test_whoever_comes_first_has_it(
     assert check(raw) == []
 
 
+def foreign(*queues: str) -> Flow:
+    """`chain`, with a leaf that the handlers of other libraries fail."""
+    flow = Flow(queues[-1], "bad", {"do": [["unrecoverable", "broken"]]})
+    for queue in reversed(queues[:-1]):
+        flow = Flow(queue, "job", {}, children=[flow], on_child_failure="fail")
+    return flow
+
+
 @pytest.mark.parametrize("name", ["node", "node5", "python"])
 async def test_children_that_other_libraries_fail(
     app: App, raw: redis.Redis, clock: ManualClock, library: Library, name: str
@@ -217,22 +225,45 @@ async def test_children_that_other_libraries_fail(
     """They note nothing: the parents are found among the failed children of the queue."""
     driver = library(name)
     try:
-        parent = await app.add_flow(
-            Flow(
-                "reports", "sum", on_child_failure="fail",
-                children=[Flow("steps", "bad", {"do": [["unrecoverable", "broken"]]})],
-            )
-        )  # fmt: skip
+        root = await app.add_flow(foreign("top", "reports", "steps"))
+        (node,) = (await app.flow_tree(root)).children
         await driver.worker("steps")
-        await until(lambda: raw.zcard("bull:steps:failed"))
-        await until(lambda: raw.hexists(f"bull:reports:{parent.id}", "defa"))
+        await until(lambda: raw.hexists(f"bull:reports:{node.job.id}", "defa"))
     finally:
         await driver.reset()
     assert not raw.exists("bull:reports:toril:deferred", "bull:steps:toril:deferred")
     await rescue(app, "steps", clock)
     with pytest.raises(JobFailed, match=r"child bull:steps:.* failed"):
-        await parent.result()
+        await node.job.result()
+    await rescue(app, "steps", clock)
+    with pytest.raises(JobFailed, match=r"child bull:reports:.* failed"):
+        await root.result()
     assert check(raw) == []
+
+
+@pytest.mark.parametrize("first", ["rescue", "node"])
+async def test_beside_a_worker_of_bullmq(
+    app: App, raw: redis.Redis, clock: ManualClock, library: Library, first: str
+) -> None:
+    """Whoever comes first fails the parent; both leave the same."""
+    driver = library("node")
+    parent = await app.add_flow(foreign("reports", "steps"))
+    await app.worker("steps", fail).run(burst=True)
+    try:
+        if first == "rescue":
+            await rescue(app, "steps", clock)
+        await driver.worker("reports")
+        await until(lambda: raw.zcard("bull:reports:failed"))
+        await until(lambda: not raw.exists("bull:reports:active"))
+        await rescue(app, "steps", clock)
+    finally:
+        await driver.reset()
+    stored = (await parent.refresh()).snapshot
+    assert (stored.attempts_made, stored.attempts_started) == (1, 1)
+    assert (stored.reason or "").startswith("child bull:steps:")
+    events = [event["event"] for event in stream(raw, "reports")]
+    assert events.count("active") == events.count("failed") == 1
+    assert not raw.exists("bull:steps:toril:deferred")
 
 
 async def test_a_worker_of_the_children_does_it_by_itself(
