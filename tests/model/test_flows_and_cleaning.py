@@ -218,7 +218,8 @@ def test_cleaning_decides_nothing_about_flows(redis_url: str, raw: redis.Redis) 
                 if run.cleaning:
                     run.clean([Wait(3600), *map(Sweep, QUEUES), Wait(3600), *map(Sweep, QUEUES)])
                     assert not run.step(0)
-                    assert check(raw) == []
+                    # Notes about parents who may need a rescue go with a rescue, and there is none.
+                    assert {wrong.kind for wrong in check(raw)} <= {"deferred-left"}
                 ends.append((run.trace, run.stuck()))
             assert ends[0] == ends[1]
 
