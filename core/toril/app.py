@@ -243,7 +243,7 @@ class App:
         return Erasure(traces.job, traces.in_parent, traces.events, told)
 
     async def run_services(self, queue: str) -> bool:
-        """Run the plugins' services of a queue here and now, until none has more to do.
+        """Run Toril's and the plugins' services of a queue here and now, until nothing is due.
 
         For queues that no worker of Toril serves. From one call to the next they remember how far
         they have come. Returns False if somebody else runs one of them already: it is left to them.

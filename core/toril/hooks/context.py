@@ -230,7 +230,7 @@ class PluginContext:
         await self.host.publish(events)
 
     async def run_services(self, queue: str) -> bool:
-        """Run the plugins' services of a queue here and now, until none has more to do.
+        """Run Toril's and the plugins' services of a queue here and now, until nothing is due.
 
         Not from within a service. Returns False if somebody else runs one of them already. Raises
         whatever a service raises.
