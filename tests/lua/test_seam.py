@@ -252,6 +252,65 @@ class TestRemove:
         )
         assert (event.job.id, event.job.queue, event.job.result) == ("a", "mail", {"r": 1})
 
+    def test_many_at_once(self, raw: redis.Redis, seed: Seed) -> None:
+        parent = seed.job("p", "waiting-children", queue=OTHER)
+        seed.job("child", "failed", score=NOW, parent=parent)
+        for n in range(105):
+            seed.job(f"j{n:03}", "failed", score=NOW + n)
+        raw.set(f"{Q}:j001:lock", "somebody")
+        raw.rpush(f"{Q}:j000:logs", "line")
+        source = """local jobs, why = {
+              {id = 'nobody', finished_on = 1}, {id = 'j104', finished_on = ctx.now},
+              {id = 'child', finished_on = args}}, {}
+            for n = 0, 103 do
+              local id = string.format('j%03d', n)
+              jobs[#jobs + 1] = {id = id, finished_on = args + n, rule = 'r' .. n}
+            end
+            for _, job in ipairs(ctx.remove_all('failed', jobs)) do why[job.id] = job.why end
+            return {why, ctx.budget, #ctx.remove_all('failed', {})}"""
+        raw.config_resetstat()
+        done = own(raw, source, NOW, wants=WANTS)
+        stay = {"nobody": "gone", "j104": "changed", "child": "blocked", "j001": "locked"}
+        late = dict.fromkeys((f"j{n:03}" for n in range(97, 104)), "budget")
+        assert done.value == [{**stay, **late}, 4, 0]
+        assert len(done.events) == 96
+        rules = {event.job.id: event.rule for event in done.events if isinstance(event, JobRemoved)}
+        assert rules["j000"] == "r0"
+        assert raw.zcard(f"{Q}:failed") == 105 + 1 - 96
+        assert len(raw.keys(f"{Q}:j???")) == 9
+        assert not raw.exists(f"{Q}:j000:logs")
+        stats: Any = raw.info("commandstats")
+        for command in ("zrem", "unlink", "zmscore"):
+            assert stats[f"cmdstat_{command}"]["calls"] == 1
+
+    def test_what_may_not_go_is_told_without_touching_it(
+        self, raw: redis.Redis, seed: Seed
+    ) -> None:
+        seed.job("a", "failed", score=NOW)
+        seed.job("b", "failed", score=NOW)
+        raw.set(f"{Q}:b:lock", "somebody")
+        before = contents(raw)
+        source = """local jobs = {
+              {id = 'a', finished_on = args}, {id = 'b', finished_on = args}, {id = 'c'}}
+            local told = {}
+            for n, job in ipairs(ctx.refused('failed', jobs)) do told[n] = {job.id, job.why} end
+            return {told, ctx.budget}"""
+        assert own(raw, source, NOW).value == [[["b", "locked"], ["c", "gone"]], 100]
+        assert contents(raw) == before
+
+    def test_large_snapshots_are_cut(self, raw: redis.Redis, seed: Seed) -> None:
+        for n in range(5):
+            seed.job(f"j{n}", "failed", score=NOW, data="x" * 500_000)
+        source = """local jobs = {}
+            for n = 0, 4 do jobs[n + 1] = {id = 'j' .. n, finished_on = args} end
+            local why = {}
+            for n, job in ipairs(ctx.remove_all('failed', jobs)) do why[n] = job.why end
+            return {why, ctx.budget}"""
+        done = own(raw, source, NOW, wants=WANTS)
+        assert done.value == [["budget", "budget"], 0]
+        assert len(done.events) == 3
+        assert own(raw, source, NOW).value == [["gone", "gone", "gone"], 98]
+
     def test_nobody_asked_no_snapshot(self, raw: redis.Redis) -> None:
         plugins = Plugins(raw, chunk(self.ALL))
         raw.config_resetstat()
@@ -391,3 +450,53 @@ class TestOwnScript:
     def test_it_may_set_meta(self, raw: redis.Redis) -> None:
         own(raw, "ctx.set_meta('toril.p.floor', args)", 5)
         assert raw.hget(f"{Q}:meta", "toril.p.floor") == "5"
+
+
+class TestStrip:
+    SOURCE = """return {ctx.strip('completed', 'a', args, {
+          data = '{}', returnvalue = false, stacktrace = false}, {'logs', 'processed'})}"""
+
+    def test_parts_are_emptied(self, raw: redis.Redis, seed: Seed) -> None:
+        seed.job("a", "completed", score=NOW, data="[1]", returnvalue="2", stacktrace="[]")
+        raw.rpush(f"{Q}:a:logs", "line")
+        raw.hset(f"{Q}:a:processed", "x", 1)
+        raw.hset(f"{Q}:a:failed", "x", 1)
+        before = raw.hgetall(f"{Q}:a")
+        assert own(raw, self.SOURCE, NOW).value == [True]
+        after = raw.hgetall(f"{Q}:a")
+        assert after["data"] == "{}"
+        assert before.keys() - after.keys() == {"returnvalue", "stacktrace"}
+        assert raw.exists(f"{Q}:a:logs", f"{Q}:a:processed", f"{Q}:a:failed") == 1
+        assert raw.zscore(f"{Q}:completed", "a") == NOW
+
+    @pytest.mark.parametrize("harm", ["changed", "gone", "locked"])
+    def test_conditions(self, raw: redis.Redis, seed: Seed, harm: str) -> None:
+        seed.job("a", "completed", score=NOW, data="[1]")
+        match harm:
+            case "changed":
+                raw.zadd(f"{Q}:completed", {"a": NOW + 1})
+            case "gone":
+                raw.zrem(f"{Q}:completed", "a")
+            case _:
+                raw.set(f"{Q}:a:lock", "x")
+        before = contents(raw)
+        assert own(raw, self.SOURCE, NOW).value == [False, harm]
+        assert contents(raw) == before
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "ctx.strip('completed', 'a', args, {parentKey = false}, {})",
+            "ctx.strip('completed', 'a', args, {}, {'dependencies'})",
+            "ctx.strip('wait', 'a', args, {}, {})",
+        ],
+    )
+    def test_what_makes_a_job_what_it_is_is_no_part(
+        self, raw: redis.Redis, seed: Seed, source: str
+    ) -> None:
+        seed.job("a", "completed", score=NOW)
+        before = contents(raw)
+        done = own(raw, source, NOW)
+        assert done.value is None
+        assert done.chunk_errors
+        assert contents(raw) == before
