@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-from tests.support.server import Server
 
+from tests.support.server import Server
 from toril.hooks.loader import load_plugins
 from toril.plugins import JobSnapshot, Said
 from toril.protocol.finishing import Fetch, Finish, tick
@@ -95,8 +95,14 @@ class Queue:
         pipe = self._client.pipeline(transaction=False)
         for _ in range(jobs):
             job_id = f"{next(self._ids):016d}"
-            fields = {"name": "send", "data": '{"to":"ada@example.org","n":1}', "opts": "{}",
-                      "timestamp": START, "delay": 0, "priority": 0}  # fmt: skip
+            fields: dict[Any, Any] = {
+                "name": "send",
+                "data": '{"to":"ada@example.org","n":1}',
+                "opts": "{}",
+                "timestamp": START,
+                "delay": 0,
+                "priority": 0,
+            }
             pipe.hset(f"{self._key}:{job_id}", mapping=fields)
             pipe.lpush(f"{self._key}:wait", job_id)
         pipe.execute()
@@ -108,7 +114,7 @@ class Queue:
         oldest: Any = self._client.zrange(f"{self._key}:completed", 0, jobs - 1, withscores=True)
         self._client.zadd(f"{self._key}:toril:cleanup:own:completed", dict(oldest))
         state = {"own.completed": 1, "floor.completed": int(oldest[-1][1])}
-        stored = {f"toril.cleanup.{field}": value for field, value in state.items()}
+        stored: dict[Any, Any] = {f"toril.cleanup.{field}": value for field, value in state.items()}
         self._client.hset(f"{self._key}:meta", mapping=stored)
 
     def check(self) -> None:
@@ -178,7 +184,7 @@ def table(figures: Mapping[int, Mapping[str, float]]) -> Iterable[str]:
     for variant in VARIANTS:
         cells = [
             f"{figures[batch][variant.name]:.1f} µs, "
-            f"{figures[batch][variant.name] / figures[batch]['no rule']:.2f} ×"
+            f"{figures[batch][variant.name] / figures[batch]['no rule']:.2f}"
             for batch in batches
         ]
         yield f"| {variant.name} | " + " | ".join(cells) + " |"
@@ -186,7 +192,7 @@ def table(figures: Mapping[int, Mapping[str, float]]) -> Iterable[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--finishes", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))

@@ -274,7 +274,9 @@ async def test_a_broken_reviewer_keeps_them_all(redis_url: str, answer: Any) -> 
         job = await here.queue.get("a")
         assert job is not None
         assert job.data == {"c": "a"}
-        errors = [each for each in here.app.metrics() if each.name == "toril_retention_errors_total"]
+        errors = [
+            each for each in here.app.metrics() if each.name == "toril_retention_errors_total"
+        ]
         assert sum(each.value for each in errors) >= 2
 
 
@@ -331,9 +333,10 @@ async def test_a_job_that_is_retried_while_it_is_copied_stays(redis_url: str) ->
     class Meddler(Copier):
         @hookimpl
         async def toril_before_removal(self, jobs: Sequence[FinishedJob]) -> None:
-            await here.queue.retry_all("failed")
+            await there.queue.retry_all("failed")
 
-    async with place(redis_url, plugins=[Meddler()]) as here:
+    async with place(redis_url, plugins=[Meddler()]) as there:
+        here = there
         await here.finish("a", name="fail", settings=[HOURLY])
         await here.sweep("2h")
         assert await here.kept("waiting") == {"a"}
@@ -343,9 +346,10 @@ async def test_a_rule_that_is_changed_while_they_are_copied_counts(redis_url: st
     class Meddler(Copier):
         @hookimpl
         async def toril_before_removal(self, jobs: Sequence[FinishedJob]) -> None:
-            await here.queue.set(Retention(completed="9d"))
+            await there.queue.set(Retention(completed="9d"))
 
-    async with place(redis_url, plugins=[Meddler()]) as here:
+    async with place(redis_url, plugins=[Meddler()]) as there:
+        here = there
         await here.queue.set(HOURLY)
         await here.finish("a")
         await here.sweep("2h")
@@ -359,9 +363,7 @@ async def test_details_are_read_only_if_somebody_names_them(
 
     class Detailed:
         @hookimpl
-        async def toril_before_removal(
-            self, jobs: Sequence[FinishedJob], details: Details
-        ) -> None:
+        async def toril_before_removal(self, jobs: Sequence[FinishedJob], details: Details) -> None:
             seen.update(details)
 
     async with place(redis_url, plugins=[Detailed(), Copier()]) as here:
@@ -378,9 +380,7 @@ async def test_details_are_read_only_if_somebody_names_them(
     assert seen["b"].logs == ()
 
 
-async def test_without_that_argument_nothing_more_is_read(
-    redis_url: str, raw: redis.Redis
-) -> None:
+async def test_without_that_argument_nothing_more_is_read(redis_url: str, raw: redis.Redis) -> None:
     async with place(redis_url, plugins=[Copier(), Reviewer()]) as here:
         await here.queue.set(HOURLY)
         await here.finish("a")
@@ -473,10 +473,11 @@ async def test_report_only_removes_nothing_and_counts(
         assert await here.kept() == {"a", "b", "c", "o", "n"}
         assert await here.kept("failed") == {"f"}
         told = [each.message for each in caplog.records if "report_only" in each.message]
-        assert told == [
+        only = (
             "queue q, report_only: would remove now: 2 completed by the queue's rule, "
             "2 completed by rules of their own, 1 failed by the queue's rule"
-        ]
+        )
+        assert told == [only]
     async with place(redis_url) as here:
         here.clock.advance("1d")
         await here.sweep()
@@ -505,12 +506,14 @@ async def test_what_is_counted(redis_url: str, raw: redis.Redis) -> None:
 
 
 def test_what_cannot_be_said() -> None:
+    postpone: Any = Postpone
+    rewrite: Any = Rewrite
     with pytest.raises(ValueError, match="a second"):
         Postpone("10ms", "too soon")
     with pytest.raises(TypeError):
-        Postpone(10, "no unit")  # type: ignore[arg-type]
+        postpone(10, "no unit")
     with pytest.raises(TypeError):
-        Rewrite(Keep.forever())  # type: ignore[call-arg, misc]
+        rewrite(Keep.forever())
 
 
 async def test_foreign_jobs_are_asked_about_reviewed_and_copied(

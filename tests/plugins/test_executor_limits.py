@@ -1,4 +1,4 @@
-"""The executor of retention: ceilings, buckets with a first and a last, and the size of its slices."""
+"""The executor of retention: ceilings, buckets with a first and a last, the size of slices."""
 
 from __future__ import annotations
 
@@ -238,7 +238,6 @@ async def test_a_lowered_limit_goes_in_slices(here: Place, raw: redis.Redis) -> 
     assert len(await here.kept()) == 10
     stats: Any = raw.info("commandstats")
     assert stats["cmdstat_unlink"]["calls"] >= 990 / 50
-    evicted = [
-        entry for _, entry in raw.xrange("bull:q:events") if entry["event"] == "toril:evicted"
-    ]
+    stream: Any = raw.xrange("bull:q:events")
+    evicted = [entry for _, entry in stream if entry["event"] == "toril:evicted"]
     assert sum(int(entry["count"]) for entry in evicted) == 990

@@ -53,7 +53,9 @@ class FlowReader:
                 seen.update(dict.fromkeys(new))
                 left += new
         queue_key, _, job_id = root.rpartition(":")
-        return FlowState(JobRef(queue_key.rpartition(":")[2], job_id), settled, tuple(failed), whole)
+        return FlowState(
+            JobRef(queue_key.rpartition(":")[2], job_id), settled, tuple(failed), whole
+        )
 
 
 def _named(key: str) -> str:

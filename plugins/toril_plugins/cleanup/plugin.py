@@ -89,7 +89,9 @@ class Cleanup(Recalling):
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
         meta = _meta()
-        finished = _lua("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
+        finished = _lua(
+            "gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest"
+        )
         registry.lua("finished_batch", finished, meta=meta)
         removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
         registry.lua("removed", removed, meta=meta)
@@ -168,16 +170,16 @@ class Cleanup(Recalling):
         hooks = (HOOK, REVIEW, COPY)
         used = {hook: self._context.implementations(hook) for hook in hooks}
         world = {
-            f"plugins with {hook}": ", ".join(f"{each.plugin} ({each.version})" for each in functions)
+            f"plugins with {hook}": ", ".join(
+                f"{each.plugin} ({each.version})" for each in functions
+            )
             for hook, functions in used.items()
         }
         world["options of cleanup"] = f"combine {self._decider.combine}"
         return Means(self._context, self._decider, world)
 
     def _sweeper(self) -> Sweeper:
-        return Sweeper(
-            self._decider, self._careful, self._period, report_only=self._report_only
-        )
+        return Sweeper(self._decider, self._careful, self._period, report_only=self._report_only)
 
     @hookimpl(trylast=True)
     def toril_plan_finish(self, job: FinishedJob) -> Json:

@@ -190,7 +190,9 @@ class Sweeper:
                 now = context.now_ms()
                 pause = min(max(now - finished_on, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
                 verdict: Json = {"until_ms": now + pause, "why": str(error)}
-                await self._run_settle(context, [[job_id, outcome, finished_on, rule, own, verdict]])
+                await self._run_settle(
+                    context, [[job_id, outcome, finished_on, rule, own, verdict]]
+                )
             raise NotReviewed from error
         self._most = min(self._most * 2, SLICE)
         await self._run_settle(context, jobs)

@@ -61,9 +61,7 @@ def toril_review_removal(due: Sequence[Due], flows: Flows) -> Awaitable[Verdicts
 
 
 @hookspec
-def toril_before_removal(
-    jobs: Sequence[FinishedJob], details: Details
-) -> Awaitable[None] | None:
+def toril_before_removal(jobs: Sequence[FinishedJob], details: Details) -> Awaitable[None] | None:
     """These jobs go next: copy them to safety.
 
     Plain or `async def`, within 10 seconds, on up to 100 jobs of one queue at a time, after all
