@@ -98,7 +98,8 @@ local function remove_finished(Q, outcome, jobs, plugin, announce)
   unlink_jobs(Q, ids)
   if announce then
     for n, id in ipairs(ids) do
-      emit_capped(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', going[n].rule or '')
+      -- The call has trimmed the stream already.
+      emit(Q, 'removed', 'jobId', id, 'prev', outcome, 'rule', going[n].rule or '')
     end
   end
   return #ids, staying

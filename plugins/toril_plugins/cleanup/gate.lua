@@ -19,14 +19,22 @@ end
 
 -- Tells this plugin's Python, for its counters, how many jobs have gone, by whose word.
 local function tell_gone(outcome, jobs)
-  local counts = {}
-  for _, job in ipairs(jobs) do
-    if not job.why then
-      local who = string.match(job.rule, '^[^:]*')
-      counts[who] = (counts[who] or 0) + 1
+  local rule, count = nil, 0
+  local function tell()
+    if count > 0 then
+      ctx.report({ctx.q, 'removed', outcome, string.match(rule, '^[^:]*'), count})
     end
   end
-  for who, count in pairs(counts) do ctx.report({ctx.q, 'removed', outcome, who, count}) end
+  for _, job in ipairs(jobs) do
+    if not job.why then
+      if job.rule ~= rule then
+        tell()
+        rule, count = job.rule, 0
+      end
+      count = count + 1
+    end
+  end
+  tell()
 end
 
 -- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
