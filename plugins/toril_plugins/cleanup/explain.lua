@@ -6,7 +6,7 @@ local function score(index, outcome)
 end
 
 local function count_newer(key, finished_on)
-  return redis.call('ZCOUNT', key, '(' .. string.format('%.0f', finished_on), '+inf')
+  return redis.call('ZCOUNT', key, '(' .. string.format('%.0f', finished_on), '(' .. HELD)
 end
 
 -- How many newer jobs are counted by the live rule.

@@ -18,7 +18,7 @@ if #ids > 0 then
     local count = own_count(job.decision)
     if tonumber(scores[n] or nil) ~= job.finished_on then
       forget(job.id, outcome)
-    elseif count and redis.call('ZCOUNT', finished, '(' .. scores[n], '+inf') >= count then
+    elseif count and redis.call('ZCOUNT', finished, '(' .. scores[n], '(' .. HELD) >= count then
       reached[#reached + 1] = job
     end
   end

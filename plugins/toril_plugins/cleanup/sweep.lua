@@ -124,6 +124,11 @@ local function trim_buckets(outcome, rule)
   return redis.call('EXISTS', over) == 0
 end
 
+-- By what the live rule counts jobs in buckets; '' if it does not.
+local function counted_by(rule)
+  return rule and is_bucketed(rule) and 'each ' .. (rule.key or '') or ''
+end
+
 local missing = missing_plugins()
 for _, outcome in ipairs(OUTCOMES) do
   local budget, handed, place = ctx.budget, #due, args.places[outcome] or {}
@@ -142,7 +147,7 @@ for _, outcome in ipairs(OUTCOMES) do
   end
   if not done then more = true end
   places[outcome] = place
-  rules[outcome] = {rule and rule.rule or '', rule and rule.key or ''}
+  rules[outcome] = {rule and rule.rule or '', counted_by(rule)}
   if seq and redis.call('ZCARD', ctx.own('nth:' .. outcome)) == 0 then
     set_state('seq', outcome, nil)
   end
