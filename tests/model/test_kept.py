@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pytest
 import redis
@@ -19,12 +19,12 @@ from tests.model.kept import LIVE_LEVELS, OWN_LEVELS, Ended, Kept, LiveLevel, Ow
 from tests.model.world import World, world
 from tests.support.invariants import check
 
-from toril import Flow
-from toril.errors import IndeterminateError
+from toril import Flow, Setting
+from toril.errors import GiveWay, IndeterminateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
-from toril_plugins import Keep, Retention
+from toril_plugins import Ceiling, Hold, Holds, Keep, Requires, Retention
 
 # Making a failing program smaller may take minutes: by `TORIL_MODEL=long` only.
 LONG = os.environ.get("TORIL_MODEL") == "long"
@@ -48,6 +48,15 @@ KEEPS: Final = (
     Keep(age="1m", last=2),
     Keep(last=1, key="name"),
     Keep(last=2, key="data.customer"),
+    Keep(first=1, last=1),
+    Keep(first=2, key="name"),
+    Keep(age="1m", data="5s", tombstone="1h"),
+)
+
+CEILINGS: Final = (
+    Ceiling(completed=2, failed="30s"),
+    Ceiling(completed=Keep(age="10s", last=3)),
+    Ceiling(failed=1),
 )
 
 
@@ -90,6 +99,27 @@ class Say:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A ceiling is said, or taken back."""
+
+    value: Ceiling | None
+
+
+@dataclass(frozen=True)
+class HoldNames:
+    """Jobs with these names are held, and no others."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Require:
+    """A plugin is required that nobody has, or is not any more."""
+
+    required: bool
+
+
+@dataclass(frozen=True)
 class Retry:
     """Some finished job is run again, and ends again."""
 
@@ -107,12 +137,15 @@ class Wait:
     seconds: int
 
 
+Change: TypeAlias = Say | Limit | HoldNames | Require | Retry | Remove | Wait
+
+
 @dataclass(frozen=True)
 class Round:
     """Something happens; then a sweep; then jobs end; then a sweep, which may be cut off before
     its `cut`-th exchange with the server, or after it."""
 
-    change: Say | Retry | Remove | Wait | None
+    change: Change | None
     endings: list[Ending]
     cut: int | None
     lost: bool
@@ -126,6 +159,9 @@ changes = st.one_of(
     st.builds(Retry, st.integers(0, 50), st.sampled_from(("completed", "failed"))),
     st.builds(Remove, st.integers(0, 50)),
     st.builds(Wait, st.sampled_from((1, 9, 10, 50, 60))),
+    st.builds(Limit, st.sampled_from((None, *CEILINGS))),
+    st.builds(HoldNames, st.sampled_from((frozenset(), frozenset("x"), frozenset("xy")))),
+    st.builds(Require, st.booleans()),
 )
 rounds = st.lists(
     st.builds(
@@ -150,6 +186,8 @@ class Trial:
         self.model = Kept()
         self.queue = place.app.queue("q")
         self._serial = 0
+        self._thorough = True
+        self._gave_way = False
 
     @property
     def now(self) -> int:
@@ -160,12 +198,22 @@ class Trial:
 
     # -- what happens ------------------------------------------------------------------------------
 
-    def change(self, change: Say | Retry | Remove | Wait | None) -> None:
+    def change(self, change: Change | None) -> None:
         match change:
             case Say(level, value):
                 self.say(level, value)
             case Wait(seconds):
                 self.advance(seconds)
+            case Limit(value):
+                self.set_or_unset(Ceiling, value)
+                self.model.ceiling = value
+            case HoldNames(names):
+                holds = [Hold(name=name) for name in sorted(names)]
+                self.set_or_unset(Holds, Holds(*holds) if holds else None)
+                self.model.hold(names)
+            case Require(required):
+                self.set_or_unset(Requires, Requires("ghost") if required else None)
+                self.model.required = required
             case Retry(number, outcome) if (job := self.pick(number)) is not None:
                 found: Any = self.place.run(self.queue.get(job.id))
                 self.place.run(found.retry())
@@ -176,10 +224,20 @@ class Trial:
                     by_toril=True,
                 )
             case Remove(number) if (job := self.pick(number)) is not None:
-                assert self.place.run(self.queue.remove(job.id))
-                del self.model.jobs[job.id]
+                self.remove(job)
             case _:
                 pass
+
+    def remove(self, job: Ended) -> None:
+        """By hand; what is held is refused, and all is where a required plugin is missing."""
+        try:
+            assert self.place.run(self.queue.remove(job.id))
+        except Reject:
+            assert self.model.required or job.name in self.model.held
+        else:
+            assert not self.model.required
+            assert job.name not in self.model.held
+            del self.model.jobs[job.id]
 
     def pick(self, number: int) -> Ended | None:
         jobs = [self.model.jobs[key] for key in sorted(self.model.jobs)]
@@ -193,6 +251,10 @@ class Trial:
         self.model.live.pop(level, None)
         if value is not None:
             self.model.live[level] = value
+
+    def set_or_unset(self, kind: type[Setting], value: Setting | None) -> None:
+        doing = self.queue.unset(kind) if value is None else self.queue.set(value)
+        self.place.run(doing)
 
     def end(self, ending: Ending) -> None:
         self._serial += 1
@@ -247,11 +309,18 @@ class Trial:
 
     # -- the sweep ---------------------------------------------------------------------------------
 
-    def sweep(self, *, fresh: bool) -> None:
+    def sweep(self, *, fresh: bool, times: int = 1) -> None:
         if fresh:
             self.place.app.runtime.services.clear()
-        assert self.place.run(self.place.app.run_services("q"))
-        verdict = self.model.sweep(self.now, thorough=fresh)
+        for _ in range(times):
+            try:
+                assert self.place.run(self.place.app.run_services("q"))
+            except GiveWay:
+                assert self.model.required
+        # A sweeper that gave way has not begun.
+        self._thorough = fresh or (self._thorough and self._gave_way)
+        self._gave_way = self.model.required
+        verdict = self.model.sweep(self.now, thorough=self._thorough)
         raw = self.place.client
         left = {
             state: set(raw.zrange(f"bull:q:{state}", 0, -1)) for state in ("completed", "failed")
@@ -281,7 +350,7 @@ class Trial:
         executor.run = cutting  # type: ignore[method-assign]
         try:
             self.place.run(self.place.app.run_services("q"))
-        except IndeterminateError:
+        except (IndeterminateError, GiveWay):
             pass
         finally:
             executor.run = run  # type: ignore[method-assign]
@@ -301,7 +370,9 @@ def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -
             trial = Trial(place)
             for each in program:
                 trial.change(each.change)
-                trial.sweep(fresh=each.fresh or isinstance(each.change, Retry))
+                # What was held is asked about by one sweep, and counts for the next.
+                times = 2 if isinstance(each.change, HoldNames) else 1
+                trial.sweep(fresh=each.fresh or isinstance(each.change, Retry), times=times)
                 for ending in each.endings:
                     trial.end(ending)
                 if each.cut is not None:
