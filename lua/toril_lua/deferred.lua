@@ -3,7 +3,8 @@
 --
 -- Keys:      [1] the queue, theirs or that of their children
 -- Arguments: [1] msgpack {now, before = ms: those noted by then, limit = 1..100,
---                         after = score, skip = number: where to go on in `failed`, 500 at a time}
+--                         after = score, skip = number: where to go on in `failed`, 500 at a time,
+--                         till = score: not beyond}
 -- Returns:   {{{key of the parent, {field, value, ...}}, ...}, {after, skip}, 1 if there is more of
 --            `failed` else 0}; at most about 1 MiB of fields.
 -- Events:    none
@@ -41,13 +42,13 @@ end
 
 -- Notes the parents of one page of failed children. Returns where to go on, and whether to.
 local function page_failed(after, skip)
-  local page = redis.call('ZRANGEBYSCORE', Q .. ':failed', after, '+inf', 'WITHSCORES',
+  local page = redis.call('ZRANGEBYSCORE', Q .. ':failed', after, request.till, 'WITHSCORES',
     'LIMIT', skip, PAGE)
   for i = 1, #page, 2 do
     local key, failed_on = waiting_parent(page[i]), page[i + 1]
     if key then
       allow_writes()
-      redis.call('ZADD', noted, 'NX', failed_on, key)
+      redis.call('ZADD', noted, 'NX', int(math.min(tonumber(failed_on), request.now)), key)
     end
     skip = failed_on == after and skip + 1 or 1
     after = failed_on

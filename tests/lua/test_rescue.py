@@ -171,6 +171,16 @@ class TestFinding:
         look(run, place, before=0)
         assert raw.zscore(f"{Q}:toril:deferred", parent) == scores(1_204)
 
+    def test_not_beyond_a_time(self, run: Runner, raw: redis.Redis, seed: Seed) -> None:
+        for n, score in enumerate((NOW, NOW + 1, 9_000_000_000_000_000)):
+            parent = seed.job(f"p{n}", "wait", queue=OTHER, defa=REASON)
+            seed.job(f"c{n}", "failed", parent=parent, policy="fpof", score=score)
+        found: Deferred = run(
+            rescuing.deferred(Q, now=LATER, before=0, place=Place(), till=NOW + 1)
+        )
+        assert found.place == Place(str(NOW + 1), 1)
+        assert raw.zrange(f"{Q}:toril:deferred", 0, -1) == [f"{OTHER}:p0", f"{OTHER}:p1"]
+
 
 class TestFailing:
     def test_everything_is_as_a_worker_leaves_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -288,6 +289,45 @@ async def test_a_garbled_parent_is_not_in_the_way_of_others(
     await rescue(app, "steps", clock)
     assert await good.state() == "failed"
     assert f"job broken/{garbled.id} has to fail, and cannot: it is garbled" in caplog.text
+
+
+def failed_elsewhere(raw: redis.Redis, id: str, score: float) -> str:
+    """A child that another library failed, and its parent, by its key."""
+    parent = f"bull:reports:p-{id}"
+    job: dict[Any, Any] = {"name": "x", "data": "{}", "opts": "{}"}
+    raw.hset(parent, mapping={**job, "defa": "child x failed"})
+    raw.lpush("bull:reports:wait", f"p-{id}")
+    link = json.dumps({"id": f"p-{id}", "queueKey": "bull:reports", "fpof": True})
+    raw.hset(f"bull:steps:{id}", mapping={**job, "parentKey": parent, "parent": link})
+    raw.zadd("bull:steps:failed", {id: score})
+    return parent
+
+
+async def test_failed_children_are_found_wherever_their_score_stands(
+    app: App, raw: redis.Redis, clock: ManualClock
+) -> None:
+    """Behind what has been looked at, ahead of the time, and at the end, where holds put jobs."""
+    now = clock.now_ms()
+    noted: dict[str, str] = {
+        "held": failed_elsewhere(raw, "held", 9e15),
+        "ahead": failed_elsewhere(raw, "ahead", now + 300_000),
+    }
+    assert await app.run_services("steps")
+    assert set(raw.zrange("bull:steps:toril:deferred", 0, -1)) == set(noted.values())
+    noted["new"] = failed_elsewhere(raw, "new", now + 1)
+    clock.advance("15s")
+    assert await app.run_services("steps")
+    assert raw.zscore("bull:steps:toril:deferred", noted["new"]), "although others are behind it"
+    noted["late"] = failed_elsewhere(raw, "late", now - 200_000)
+    noted["kept"] = failed_elsewhere(raw, "kept", 9e15)
+    assert await app.run_services("steps")
+    assert not raw.zscore("bull:steps:toril:deferred", noted["late"])
+    clock.advance("10m")
+    assert await app.run_services("steps")
+    clock.advance("61s")
+    assert await app.run_services("steps")
+    assert raw.zcard("bull:reports:failed") == len(noted) == 5
+    assert not raw.exists("bull:reports:wait", "bull:steps:toril:deferred")
 
 
 async def test_no_plugin_can_take_the_name_of_the_service(redis_url: str) -> None:

@@ -42,7 +42,9 @@ class Deferred:
     more: bool
 
 
-def deferred(queue: str, *, now: int, before: int, place: Place) -> Call[Deferred]:
+def deferred(
+    queue: str, *, now: int, before: int, place: Place, till: int | None = None
+) -> Call[Deferred]:
     """Look for parents that somebody decided to fail, and whom no worker has taken.
 
     Args:
@@ -50,6 +52,7 @@ def deferred(queue: str, *, now: int, before: int, place: Place) -> Call[Deferre
         now: Milliseconds since the epoch.
         before: Only those about whom it was decided by then, in milliseconds since the epoch.
         place: Where to go on in the failed children, of which up to 500 are looked at.
+        till: Only children that failed by then, in milliseconds since the epoch; None: all.
     """
     request = {
         "now": now,
@@ -57,6 +60,7 @@ def deferred(queue: str, *, now: int, before: int, place: Place) -> Call[Deferre
         "limit": MOST_DEFERRED,
         "after": place.after,
         "skip": place.skip,
+        "till": "+inf" if till is None else str(till),
     }
 
     def parse(reply: Any) -> Deferred:

@@ -35,7 +35,8 @@ log = logging.getLogger("toril.worker")
 PERIOD: Final = 15.0
 """Seconds between two looks."""
 _BACK_MS: Final = 10 * 60_000
-"""How far behind the newest failed child a look goes back, and how often: clocks differ."""
+"""How far behind the newest failed child a look goes back, and how often: clocks differ. So often
+it also goes to the end, where plugins may keep jobs whose score is no time."""
 
 
 class Rescue:
@@ -51,6 +52,7 @@ class Rescue:
         self._key = runtime.context.key(queue)
         self._place = Place()
         self._went_back = runtime.clock.now_ms()
+        self._whole = True  # this pass goes to the end of the failed children
 
     async def run_once(self) -> float:
         """Look for parents to fail, and fail them. Returns the seconds until the next look.
@@ -89,14 +91,24 @@ class Rescue:
 
     async def _look(self) -> Deferred:
         now = self._runtime.clock.now_ms()
-        before = now - self._runtime.rescue_after
         if now - self._went_back >= _BACK_MS:
             newest = float(self._place.after)
             self._place = Place(f"{min(newest, now) - _BACK_MS:.0f}" if newest > 0 else "-inf")
-            self._went_back = now
-        look = rescuing.deferred(self._key, now=now, before=before, place=self._place)
+            self._went_back, self._whole = now, True
+        look = rescuing.deferred(
+            self._key,
+            now=now,
+            before=now - self._runtime.rescue_after,
+            place=self._place,
+            till=None if self._whole else now + _BACK_MS,
+        )
         found: Deferred = await self._runtime.drive(only(look))
         self._place = found.place
+        if not found.more:
+            self._whole = False
+            if float(found.place.after) > now:
+                # Of clocks that are ahead, or kept at the end by a plugin: others come before them.
+                self._place = Place(str(now))
         return found
 
     async def _rescue(self, key: str, fields: Mapping[bytes, bytes]) -> None:
