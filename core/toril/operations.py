@@ -350,15 +350,17 @@ class JobOperations:
         """Erase the job and what names it on the server. `parent`: its, if the job may be gone."""
         context = self._context
         context.ask_before_removal(self._queue, "erase", ids=(self._id,))
-        return (
-            yield from erasing.erase(
-                self._key,
-                self._id,
-                parent_key=None if parent is None else f"{parent.queue_key}:{parent.id}",
-                now=context.clock.now_ms(),
-                wants=context.wants(),
+        with context.lanes.call() as record:
+            return (
+                yield from erasing.erase(
+                    self._key,
+                    self._id,
+                    parent_key=None if parent is None else f"{parent.queue_key}:{parent.id}",
+                    now=context.clock.now_ms(),
+                    record=record,
+                    wants=context.wants(),
+                )
             )
-        )
 
     def update(self, data: Json) -> Procedure[None]:
         """Replace its payload."""

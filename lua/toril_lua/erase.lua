@@ -1,10 +1,11 @@
 -- Erases a job: what is stored of it, also in its parent; and the events that name it, in slices.
 --
 -- Keys:      [1] the queue; the parent may be in another queue of the slot
--- Arguments: [1] msgpack {phase = 'job', id, now, want_removed, parent_key = that of a job that is
---                         gone, as somebody remembers it, or absent}
+-- Arguments: [1] msgpack {phase = 'job', record, id, now, want_removed, parent_key = that of a job
+--                         that is gone, as somebody remembers it, or absent}
 --                 or {phase = 'events', id, after = entry of the stream, last = entry}
--- Returns:   job: {code, traces in its parent, kept, effects}
+-- Returns:   job: {code, traces in its parent, kept, effects}; or -20: late. The record keeps no
+--            effects, as they hold what is to be erased.
 --            code 1: erased, 0: there was no job, -8: the pending iteration of a scheduler,
 --            -21: locked, -24: plugins keep it (`kept` says why), -25: its parent has not ended,
 --            and has something of it
@@ -15,6 +16,7 @@
 -- Nothing becomes different for any other job: a parent that has not ended waits for its children,
 -- or will read what they left. Whoever means it removes the parent, or lets it end, before.
 
+--- @include "record"
 --- @include "take-away"
 --- @include "kept"
 --- @when removing
@@ -96,9 +98,14 @@ local function erase_events()
 end
 
 if request.phase == 'events' then return erase_events() end
+
+local again = recorded(Q, request.record)
+if again then return again end
 want_removed = request.want_removed
 --- @when removed, removing
 seam.now = request.now
 --- @end
 local code, traces = erase()
+-- What wrote nothing may be done again.
+if code == 1 or traces > 0 then keep_record(Q, request.record, {code, traces, kept, {}}) end
 return {code, traces, kept, effects()}

@@ -84,3 +84,17 @@ async def test_a_server_without_its_scripts(app: App, raw: redis.Redis) -> None:
     raw.script_flush()
     job = await app.queue("mail").add("send")
     assert raw.lrange(f"{Q}:wait", 0, -1) == [job.id]
+
+
+@pytest.mark.parametrize("fault", ["drop_reply", "drop_command"])
+async def test_erasing_tells_what_there_was(
+    app: App, proxy: FaultProxy, raw: redis.Redis, fault: str
+) -> None:
+    job = await app.queue("mail").add("send", {"to": "ada@example.org"})
+    await app.queue("mail").erase("warm it up")
+    getattr(proxy, fault)("EVALSHA")
+    erased = await job.erase()
+    assert (erased.job, erased.events) == (True, 3)
+    kept = [raw.get(key) for key in raw.keys(f"{Q}:toril:call:*")]
+    assert kept
+    assert "ada@example.org" not in str(kept)

@@ -11,6 +11,7 @@ from toril.connection.call import Call, Procedure, Resend
 from toril.errors import JobStateError
 from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import can_be_job, queue_name
+from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
 from toril.protocol.removing import kept_jobs
 from toril.protocol.replies import text
@@ -39,6 +40,7 @@ def erase(
     *,
     parent_key: str | None = None,
     now: int,
+    record: CallRecord | None = None,
     wants: Wants = frozenset(),
 ) -> Procedure[Traces]:
     """Erase a job and what names it: in its parent's keys, and in the queue's event stream.
@@ -51,6 +53,7 @@ def erase(
         id: The job's id.
         parent_key: The key of its parent, if the job is gone and somebody remembers it.
         now: Milliseconds since the epoch.
+        record: Tells what there was also after a lost reply.
         wants: The event hooks that somebody implements.
 
     Raises:
@@ -60,7 +63,7 @@ def erase(
     """
     if not can_be_job(id):
         return Traces()
-    existed, in_parent = yield _erase_job(queue, id, parent_key, now, wants)
+    existed, in_parent = yield _erase_job(queue, id, parent_key, now, record, wants)
     last: str = yield last_event_id(queue)
     events, after = 0, "0-0"
     while after:
@@ -69,8 +72,13 @@ def erase(
     return Traces(existed, in_parent, events)
 
 
-def _erase_job(
-    queue: str, id: str, parent_key: str | None, now: int, wants: Wants
+def _erase_job(  # noqa: PLR0917 - what `erase` is told
+    queue: str,
+    id: str,
+    parent_key: str | None,
+    now: int,
+    record: CallRecord | None,
+    wants: Wants,
 ) -> Call[Effects[tuple[bool, int]]]:
     request: dict[str, Any] = {
         "phase": "job",
@@ -80,8 +88,11 @@ def _erase_job(
     }
     if parent_key is not None:
         request["parent_key"] = parent_key
+    if record is not None:
+        request["record"] = pack_record(record)
 
     def parse(reply: Any) -> Effects[tuple[bool, int]]:
+        refuse_late(reply)
         code, in_parent, kept, told = reply
         name = queue_name(queue)
         if code == _KEPT:
@@ -97,9 +108,8 @@ def _erase_job(
             raise refusal(code, queue, id)
         return with_effects((code == 1, in_parent), told)
 
-    # Sent again it finds nothing; what the first sending removed is told to nobody then.
     arguments = (msgspec.msgpack.encode(request),)
-    return Call("erase", (queue,), arguments, parse, Resend.ALWAYS, (id,))
+    return Call("erase", (queue,), arguments, parse, resend_for(record), (id,))
 
 
 def _erase_events(queue: str, id: str, after: str, last: str) -> Call[tuple[int, str]]:
