@@ -295,9 +295,3 @@ local function apply_ceiling(outcome, margin, skip)
   let_go_or_put_off(outcome, jobs)
   return done, skip + passed
 end
-
--- Tell that so many jobs were removed, when no job's own finish did it. One entry a slice: one for
--- each job would push everything else out of the stream.
-local function announce(outcome, count)
-  if count > 0 then ctx.emit('toril:evicted', {outcome = outcome, count = count}) end
-end

@@ -17,24 +17,23 @@ local function missing_plugins()
   return #missing > 0 and table.concat(missing, ', ') or nil
 end
 
+-- Tells in the event stream that so many jobs were removed. One entry for all of them: one for each
+-- would push everything else out of the stream.
+local function announce(outcome, count)
+  if count > 0 then ctx.emit('toril:evicted', {outcome = outcome, count = count}) end
+end
+
 -- Tells this plugin's Python, for its counters, how many jobs have gone, by whose word.
 local function tell_gone(outcome, jobs)
   local rule, count = nil, 0
-  local function tell()
-    if count > 0 then
+  for n = 1, #jobs + 1 do
+    local job = jobs[n]
+    if count > 0 and (not job or job.rule ~= rule) then
       ctx.report({ctx.q, 'removed', outcome, string.match(rule, '^[^:]*'), count})
+      count = 0
     end
+    if job and not job.why then rule, count = job.rule, count + 1 end
   end
-  for _, job in ipairs(jobs) do
-    if not job.why then
-      if job.rule ~= rule then
-        tell()
-        rule, count = job.rule, 0
-      end
-      count = count + 1
-    end
-  end
-  tell()
 end
 
 -- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
@@ -43,7 +42,7 @@ end
 -- have a decision. Returns those that stay, each with `why`: what ctx.refused says, 'budget',
 -- 'held', or 'later'.
 local function let_go(outcome, jobs)
-  local staying, refused = {}, nil
+  local staying, refused = {}
   if #jobs == 0 then return staying end
   if ctx.meta('toril.holds.list') then jobs, staying = gate.unheld(outcome, jobs) end
   if gate.later or ctx.meta('toril.requires.plugins') and missing_plugins() then
@@ -55,8 +54,11 @@ local function let_go(outcome, jobs)
     -- The chunk `removed` finds there what is known of the job.
     ctx.seen.going = {}
     for _, job in ipairs(jobs) do ctx.seen.going[job.id] = job end
+    local each = ctx.announce -- at a finish
+    ctx.announce = each and #jobs == 1
     refused = ctx.remove_all(outcome, jobs)
-    ctx.seen.going = nil
+    ctx.seen.going, ctx.announce = nil, each
+    if each and #jobs > 1 then announce(outcome, #jobs - #refused) end
     tell_gone(outcome, jobs)
   end
   for _, job in ipairs(refused) do staying[#staying + 1] = job end
