@@ -531,3 +531,34 @@ async def test_foreign_jobs_are_asked_about_reviewed_and_copied(
         assert await here.kept() == {"z"}
         assert copier.copied == ["y", "x"]
         assert [each.keep for each in reviewer.due] == [Keep.nothing(), Keep("1h")]
+
+
+async def test_while_a_copier_is_broken_decisions_are_made_all_the_same(
+    redis_url: str, raw: redis.Redis
+) -> None:
+    copier = Copier()
+    copier.broken = {"a", "b"}
+    async with place(redis_url, plugins=[copier]) as here:
+        await here.queue.set(Retention(completed="1h"))
+        await here.finish("a", "b")
+        here.clock.advance("2h")
+        now = here.clock.now_ms()
+        foreign_finish(raw, "x", at=now, opts={"removeOnComplete": False})
+        foreign_finish(raw, "y", at=now, opts={"removeOnComplete": {"count": 1}})
+        await here.sweep()
+        assert copier.calls == [2], "nothing more is handed over in this sweep"
+        assert entries(raw)["own:completed"] == ["x", "y"]
+        assert await here.kept() == {"a", "b", "x", "y"}
+
+
+@pytest.mark.parametrize("garbled", [b"\xc1", b"\x05", b"\x80"])
+async def test_a_decision_that_somebody_has_garbled_is_reviewed_too(
+    redis_url: str, raw: redis.Redis, garbled: bytes
+) -> None:
+    reviewer = Reviewer()
+    async with place(redis_url, plugins=[reviewer]) as here:
+        await here.finish("a", settings=[HOURLY])
+        raw.hset("bull:q:toril:cleanup:rule:completed", "a", garbled)
+        await here.sweep("2h")
+        assert await here.kept() == set()
+        assert [(each.keep, each.rule) for each in reviewer.due] == [(Keep.forever(), "unknown")]

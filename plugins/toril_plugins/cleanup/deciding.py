@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from toril.plugins import FinishedJob, JsonObject
+from toril.plugins import FinishedJob, Json, JsonObject
 from toril_plugins.retention.keep import Keep
 from toril_plugins.retention.resolve import may_have_own_value, own_values, resolve
 
@@ -38,10 +38,14 @@ class Decision:
         return encoded
 
     @classmethod
-    def decode(cls, value: JsonObject, rule: str) -> Decision:
-        """Read what the scripts hand over. Raises `ValueError` for anything else."""
-        keep = Keep.decode({name: each for name, each in value.items() if name not in BESIDE})
-        note = value.get("note")
+    def decode(cls, value: Json, rule: str) -> Decision:
+        """Read what the scripts hand over; what somebody has garbled says nothing."""
+        stored = value if isinstance(value, dict) else {}
+        try:
+            keep = Keep.decode({name: each for name, each in stored.items() if name not in BESIDE})
+        except ValueError:
+            keep = Keep.forever()
+        note = stored.get("note")
         return cls(keep, rule, note if isinstance(note, str) else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from toril.plugins import (
     FinishedJob,
@@ -24,7 +24,7 @@ REVIEW = "toril_review_removal"
 COPY = "toril_before_removal"
 HOUR = 3_600_000
 
-Handed: TypeAlias = tuple[str, Outcome, int, str, dict[str, Any], bool]
+Handed: TypeAlias = tuple[str, Outcome, int, str, Json, bool]
 """What a script hands over: id, outcome, when it finished (ms), the rule it goes by, its decision
 or the live rule as the scripts hold it, whether that decision is its own."""
 

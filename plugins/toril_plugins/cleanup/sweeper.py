@@ -53,10 +53,6 @@ Asked: TypeAlias = Sequence[tuple[str, Outcome, int, bool]]
 """Jobs to decide about: id, outcome, when it finished (ms), whether the live rule lets it go."""
 
 
-class NotReviewed(Exception):
-    """A reviewer or a copier broke: nothing more goes in this sweep."""
-
-
 class _Adoption:
     """Where adoption of one outcome's finished set has got to."""
 
@@ -121,6 +117,7 @@ class Sweeper:
         self._report_only = report_only
         self._most = SLICE
         self._missing = ""
+        self._broken = False
         self._longest = 0.0
         self._reported: dict[str, int] | None = None
         self._holds = QueueHolds()
@@ -136,7 +133,7 @@ class Sweeper:
         Returns 0 if jobs are left that nobody has looked at since they finished, or since a live
         rule changed. Raises `GiveWay` if the queue requires plugins that are missing here.
         """
-        whole = True
+        whole, self._broken = True, False
         try:
             for outcome in OUTCOMES:
                 decisions, buckets = self._decisions[outcome], self._buckets[outcome]
@@ -144,7 +141,7 @@ class Sweeper:
                 whole &= await self._check(context, "buckets", outcome, buckets)
                 whole &= await self._adopt(context, outcome)
             whole &= await self._sweep(context)
-        except (LeaseLost, NotReviewed):
+        except LeaseLost:
             return self._period
         if self._missing:
             context.count("toril_sweeps_without_required_plugins_total")
@@ -153,15 +150,15 @@ class Sweeper:
                 f"queue {context.queue!r} requires the plugin {self._missing}, which this process "
                 "does not run: it removes no finished job of the queue",
             )
-        return self._period if whole else 0
+        return self._period if whole or self._broken else 0
 
     async def _slice(
         self, context: ServiceContext, script: str, args: Mapping[str, Json]
     ) -> dict[str, Any]:
-        """Run one slice, and settle what it hands over. Raises `LeaseLost` and `NotReviewed`."""
+        """Run one slice, and settle what it hands over. Raises `LeaseLost`."""
         manner: dict[str, Json] = {
             "careful": bool(self._careful),
-            "report_only": self._report_only,
+            "report_only": self._report_only or self._broken,
             "most": self._most,
         }
         started = time.perf_counter()
@@ -176,8 +173,9 @@ class Sweeper:
     async def _settle(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
         """Let the plugins review and copy, then do what came out.
 
-        After an error the next batch is half as large, until a job that breaks a plugin comes
-        alone; it is put off for a while, so that it does not keep all others.
+        After an error nothing more goes in this sweep. The next batch is half as large, until a
+        job that breaks a plugin comes alone; it is put off for a while, so that it does not keep
+        all others.
         """
         try:
             jobs = await self._careful.settle(context, handed)
@@ -193,7 +191,8 @@ class Sweeper:
                 await self._run_settle(
                     context, [[job_id, outcome, finished_on, rule, own, verdict]]
                 )
-            raise NotReviewed from error
+            self._broken = True
+            return
         self._most = min(self._most * 2, SLICE)
         await self._run_settle(context, jobs)
 
