@@ -1,12 +1,44 @@
-"""The benchmark of finishes runs: a small one, whose figures say nothing."""
+"""What a finish costs under a rule: in commands, which are exact. And the benchmark runs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.benchmarks.cleanup_cost import VARIANTS, main
+import redis
+
+from tests.benchmarks.cleanup_cost import LIMIT, VARIANTS, Queue, main
+
+BY_NAME = {variant.name: variant for variant in VARIANTS}
+
+
+def commands(client: redis.Redis, name: str, batch: int) -> int:
+    """How many commands the server carries out to finish `batch` jobs and pick up as many."""
+    client.flushall()
+    variant = BY_NAME[name]
+    queue = Queue(client, variant, batch)
+    queue.fill(variant.decided + LIMIT + 3 * batch)
+    queue.run(variant.decided + batch)
+    queue.decide(variant.decided)
+    queue.run(LIMIT)
+    client.config_resetstat()
+    queue.run(batch)
+    stats: Any = client.info("commandstats")
+    return sum(stat["calls"] for stat in stats.values())
+
+
+@pytest.mark.parametrize("batch", [1, 10, 50])
+def test_how_many_commands(redis_url: str, batch: int) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        bare = commands(client, "without plugin", batch)
+        assert commands(client, "no rule", batch) == bare
+        assert commands(client, "below", batch) == bare + 1
+        # How many are kept, the oldest, their scores, their locks, two to remove them all, the
+        # event; and for each what was said for it.
+        assert commands(client, "at the limit", batch) == bare + 7 + batch
+        assert commands(client, "at, with own", batch) <= bare + 11 + batch
 
 
 def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
