@@ -124,7 +124,8 @@ async def test_whatever_the_rule_it_goes_by_a_job_is_reviewed_and_copied_first(
         kept = await here.kept()
         gone = {"a", "b", "c", "d"} - kept
         assert gone
-        assert sorted(copier.copied) == sorted(gone), "once each"
+        # At least once: a worker that stops may have copied some already.
+        assert set(copier.copied) == gone
         assert {each for batch in reviewer.shown for each in batch} == gone
         assert {job_id for job_id, _ in here.removed.jobs} == gone
         for each in gone:
