@@ -563,3 +563,18 @@ async def test_a_decision_that_somebody_has_garbled_is_reviewed_too(
         await here.sweep("2h")
         assert await here.kept() == set()
         assert [(each.keep, each.rule) for each in reviewer.due] == [(Keep.forever(), "unknown")]
+
+
+async def test_who_could_not_say_how_long_a_job_is_kept(redis_url: str) -> None:
+    class Undecided:
+        @hookimpl
+        def toril_plan_retention(self, job: FinishedJob) -> Keep | None:
+            raise LookupError("no such customer")
+
+    async with place(redis_url, plugins=[Undecided()]) as here:
+        await here.finish("a")
+        await here.sweep()
+        job = await here.queue.get("a")
+        assert job is not None
+        told = " ".join(fact.text for fact in await job.explain())
+        assert "undecided, as plugin Undecided could not answer" in told
