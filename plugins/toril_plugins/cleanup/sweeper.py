@@ -39,8 +39,10 @@ DECISIONS_A_CALL: Final = 100
 GIVE_WAY: Final = 20.0
 """Seconds for which a process without a required plugin leaves the queue to others. They look for
 the lease every 15."""
-SLICE: Final = 50
-"""The most jobs that a slice removes or hands over: under 5 ms of the server at any size."""
+SLICE: Final = 20
+"""The most jobs that a slice removes: half a millisecond of the server, for which others wait."""
+BATCH: Final = 50
+"""The most jobs that are handed over to those who review and copy."""
 
 WOULD_GO: Final[Mapping[str, Sequence[str]]] = {
     "the queue's rule": ("aged", "excess"),
@@ -115,7 +117,8 @@ class Sweeper:
         self._careful = careful
         self._period = period
         self._report_only = report_only
-        self._most = SLICE
+        self._largest = BATCH if careful else SLICE
+        self._most = self._largest
         self._missing = ""
         self._broken = False
         self._longest = 0.0
@@ -193,7 +196,7 @@ class Sweeper:
                 )
             self._broken = True
             return
-        self._most = min(self._most * 2, SLICE)
+        self._most = min(self._most * 2, self._largest)
         await self._run_settle(context, jobs)
 
     async def _run_settle(self, context: ServiceContext, jobs: Json) -> None:
