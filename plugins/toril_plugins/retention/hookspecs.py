@@ -46,7 +46,7 @@ def toril_plan_retention(job: FinishedJob) -> Keep | None:
 def toril_review_removal(due: Sequence[Due], flows: Flows) -> Awaitable[Verdicts] | Verdicts:
     """These jobs fall due: answer, by job id, for those that shall not go.
 
-    Plain or `async def`, within 10 seconds, without effects. It runs in the sweeper, on up to 100
+    Plain or `async def`, within 10 seconds, without effects. It runs in the sweeper, on up to 50
     jobs of one queue at a time. `Postpone("1d", "no removal on Fridays")` lets a job stay and come
     again; `Rewrite(keep=…, data=…, note=…)` lets it stay as something else. None, or an id that is
     not in the answer: it may go. Reviewers are asked in plugin order, and a job that one of them
@@ -64,7 +64,7 @@ def toril_review_removal(due: Sequence[Due], flows: Flows) -> Awaitable[Verdicts
 def toril_before_removal(jobs: Sequence[FinishedJob], details: Details) -> Awaitable[None] | None:
     """These jobs go next: copy them to safety.
 
-    Plain or `async def`, within 10 seconds, on up to 100 jobs of one queue at a time, after all
+    Plain or `async def`, within 10 seconds, on up to 50 jobs of one queue at a time, after all
     reviewers. At least once: an error or a crash keeps them all, and they come again; a job is the
     same if its queue, its id and the time of its finish are. `details` holds log lines and
     children's values by job id; they are read only if somebody names it.
