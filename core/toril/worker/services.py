@@ -16,7 +16,7 @@ from toril.hooks.context import ServiceContext
 from toril.hooks.plugin_set import RegisteredService
 from toril.operations import only
 from toril.protocol.leases import release_lease, take_lease
-from toril.worker.rescue import Rescue
+from toril.worker import rescue as rescuing
 
 if TYPE_CHECKING:
     from toril.runtime import Runtime
@@ -51,8 +51,9 @@ def services_of(runtime: Runtime, queue: str) -> list[LeasedService]:
     The plugins have been started.
     """
 
-    def leased(name: str, owner: str, work: Work) -> LeasedService:
+    def leased(name: str, owner: str, work: Work, after: float = 0.0) -> LeasedService:
         return LeasedService(
+            after=after,
             name=name,
             owner=owner,
             work=work,
@@ -70,9 +71,10 @@ def services_of(runtime: Runtime, queue: str) -> list[LeasedService]:
 
         return leased(each.name, f"plugin {each.plugin!r}", work)
 
-    rescue = Rescue(runtime, queue)
+    rescue = rescuing.Rescue(runtime, queue)
     return [
-        leased("rescue", "Toril", lambda _: rescue.run_once()),
+        # What it looks for has time: a worker that has just come begins with its jobs.
+        leased("rescue", "Toril", lambda _: rescue.run_once(), after=rescuing.PERIOD),
         *map(of_plugin, runtime.plugins.services),
     ]
 
@@ -89,6 +91,7 @@ class LeasedService:
         perform: See `Perform`.
         now: A monotonic clock, in seconds.
         lease: Seconds for which the lease is taken.
+        after: Seconds until it is first run; by hand it is run at once.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class LeasedService:
         perform: Perform,
         now: Callable[[], float] = time.monotonic,
         lease: float = LEASE,
+        after: float = 0.0,
     ) -> None:
         self.name = name
         self._owner = owner
@@ -112,7 +116,7 @@ class LeasedService:
         self._perform = perform
         self._now = now
         self._lease = lease
-        self._due = now()
+        self._due = now() + after
         self._pause = _FIRST_PAUSE
         self._away = now()
         self._serving = False
