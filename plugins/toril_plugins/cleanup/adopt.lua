@@ -7,10 +7,13 @@ local PAGE = 200
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome, ask = args.outcome, {}
+-- Some of those that were seen may be gone.
+local skip = math.min(
+  args.skip, redis.call('ZCOUNT', finished_key(outcome), args.after, args.after))
 local page = redis.call(
   'ZRANGEBYSCORE', finished_key(outcome), args.after, '(' .. HELD,
-  'WITHSCORES', 'LIMIT', args.skip, PAGE)
-if #page == 0 then return {ask = ask, more = false, after = args.after, skip = args.skip} end
+  'WITHSCORES', 'LIMIT', skip, PAGE)
+if #page == 0 then return {ask = ask, more = false, after = args.after, skip = skip} end
 local ids = {}
 for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
 local known = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
@@ -33,5 +36,5 @@ for n, id in ipairs(ids) do
 end
 local ties = 0
 for i = 2, #page, 2 do if page[i] == last then ties = ties + 1 end end
-if last == args.after then ties = ties + args.skip end
+if last == args.after then ties = ties + skip end
 return {ask = ask, more = #ids == PAGE, after = last, skip = ties}
