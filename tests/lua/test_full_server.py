@@ -139,7 +139,13 @@ def test_erasing(client: redis.Redis, running: Runner) -> None:
 
 
 def test_taking_back_a_flow(client: redis.Redis, running: Runner) -> None:
-    listed = {"nodes": 501, "lease": NOW, f"+{Q}:j1": "", f"+{Q}:j2": "", f"={OTHER}:p": ""}
+    listed: dict[Any, Any] = {
+        "nodes": 501,
+        "lease": NOW,
+        f"+{Q}:j1": "",
+        f"+{Q}:j2": "",
+        f"={OTHER}:p": "",
+    }
     client.hset(f"{Q}:toril:flows:j1", mapping=listed)
     client.zadd(f"{Q}:toril:flows", {"j1": NOW})
     client.sadd(f"{OTHER}:p:dependencies", f"{Q}:never")
