@@ -55,11 +55,33 @@ UNTOLD: Final = Impossible(
     "no event, no hook and no rule tells of the removal",
     "BullMQ removes silently, and what is gone cannot be found by a sweep",
 )
+HELD: Final = Impossible(
+    "held; job, flow: nothing",
+    "a worker of BullMQ",
+    "it goes",
+    "the foreign script removes it in the step that finishes it, and knows of no hold",
+)
 RUN: Final = Impossible(
     'failed: anything; for a parent whose child failed with `on_failure="fail"`',
     "a worker of BullMQ before 5.49.2 on the parent's queue",
     "the parent runs, and what is said about its completion counts",
     "BullMQ before 5.49.2 does not know that somebody else has decided that a job must fail",
 )
+STRANDED: Final = Impossible(
+    'failed: anything; for a parent whose child failed with `on_failure="fail"`',
+    "nobody, as no worker serves its queue, and a worker of BullMQ removed the child",
+    "the parent waits until a worker serves its queue",
+    "nothing is left of the child by which a rescue could find the parent",
+)
 
-ROWS: Final = (STRICTER, OTHERS, RELEASED, RELEASED_BY_OTHERS, STRATEGY, UNTOLD, RUN)
+ROWS: Final = (
+    STRICTER,
+    OTHERS,
+    RELEASED,
+    RELEASED_BY_OTHERS,
+    STRATEGY,
+    HELD,
+    UNTOLD,
+    RUN,
+    STRANDED,
+)

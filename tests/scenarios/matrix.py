@@ -16,8 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tests.scenarios.impossible import OTHERS, STRICTER, Impossible
-from toril_plugins import Keep
+from tests.scenarios.impossible import HELD, OTHERS, STRICTER, Impossible
+from toril import Setting
+from toril_plugins import Foreign, Hold, Holds, Keep, Requires
 
 Moment = Literal["finish", "sweep", "newer", "newer, swept", "59 minutes", "an hour", "3 years"]
 """When a job is found to be gone: as soon as it has finished; after a sweep; as soon as a newer job
@@ -41,6 +42,10 @@ class Says:
     """What the job says about the other outcome."""
     newer_job: Keep | None = None
     """What the newer job says for itself."""
+    ceiling: Keep | None = None
+    """What the queue's ceiling is."""
+    guards: tuple[Setting, ...] = ()
+    """What else is said for the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,10 @@ FOREVER: Final = Keep.forever()
 LAST: Final = Keep(last=1)
 HOUR: Final = Keep(age="1h")
 BY_NAME: Final = Keep(last=1, key="name")
+HOLD: Final = (Holds(Hold(name="job")),)
+REQUIRE: Final = (Requires("ghost"),)
+"""A plugin that nobody has."""
+ISOLATE: Final = (Foreign("isolate"),)
 
 # fmt: off
 ROWS: Final = (
@@ -190,5 +199,52 @@ ROWS: Final = (
         None, silently("finish", STRICTER), at("an hour", "queue: 1h")),
     Row("theirs: nothing, worker: for ever", Says(theirs=NOTHING, workers=(FOREVER,)), ...,
         None, silently("finish", STRICTER), kept("worker: for ever")),
+
+    # nobody keeps longer, or more
+    Row("ceiling: an hour", Says(ceiling=HOUR), ...,
+        at("an hour", "ceiling of the queue: 1h"), at("an hour", "ceiling of the queue: 1h"),
+        at("an hour", "ceiling of the queue: 1h")),
+    Row("ceiling: an hour, job: for ever", Says(ceiling=HOUR, job=FOREVER), False,
+        at("an hour", "ceiling of the queue: 1h"), at("an hour", "ceiling of the queue: 1h"),
+        at("an hour", "ceiling of the queue: 1h")),
+    Row("ceiling: last 1, job: for ever", Says(ceiling=LAST, job=FOREVER), False,
+        at("newer", "ceiling of the queue: last 1"),
+        at("newer, swept", "ceiling of the queue: last 1"),
+        at("newer", "ceiling of the queue: last 1")),
+    Row("ceiling: an hour, job: nothing", Says(ceiling=HOUR, job=NOTHING), True,
+        at("finish", "job: nothing"), silently("finish"), silently("finish")),
+
+    # nobody removes it; while a job is held, no rule counts for it
+    Row("held, queue: nothing", Says(guards=HOLD, queue=NOTHING), ...,
+        kept(), kept(), kept()),
+    Row("held, job: an hour, ceiling: last 1",
+        Says(guards=HOLD, job=HOUR, ceiling=LAST), {"age": 3600},
+        kept(), kept(), kept()),
+    Row("held, theirs: last 1", Says(guards=HOLD, theirs=LAST), ...,
+        None, kept(), kept()),
+    Row("held, job: nothing", Says(guards=HOLD, job=NOTHING), True,
+        kept(), silently("finish", HELD), silently("finish", HELD)),
+    Row("required plugin missing, job: nothing", Says(guards=REQUIRE, job=NOTHING), False,
+        kept("job: nothing"), kept("job: nothing"), kept("job: nothing")),
+    Row("required plugin missing, queue: an hour, ceiling: last 1",
+        Says(guards=REQUIRE, queue=HOUR, ceiling=LAST), False,
+        kept("queue: 1h"), kept("queue: 1h"), kept("queue: 1h")),
+    Row("required plugin missing, theirs: nothing", Says(guards=REQUIRE, theirs=NOTHING), False,
+        None, kept(), kept()),
+
+    # workers of BullMQ are told to keep it
+    Row("isolate, job: nothing", Says(guards=ISOLATE, job=NOTHING), True,
+        at("finish", "job: nothing"), silently("finish"), silently("finish")),
+    Row("isolate, job: an hour", Says(guards=ISOLATE, job=HOUR), False,
+        at("an hour", "job: 1h"), at("an hour", "job: 1h"), at("an hour", "job: 1h")),
+    Row("isolate, queue: nothing", Says(guards=ISOLATE, queue=NOTHING), False,
+        at("finish", "queue: nothing"), at("sweep", "queue: nothing"),
+        at("sweep", "queue: nothing")),
+    Row("isolate, theirs: last 1, job: for ever",
+        Says(guards=ISOLATE, theirs=LAST, job=FOREVER), False,
+        None, kept("job: for ever"), kept("job: for ever")),
+    Row("isolate, theirs: nothing, queue: an hour",
+        Says(guards=ISOLATE, theirs=NOTHING, queue=HOUR), False,
+        None, at("an hour", "queue: 1h"), at("an hour", "queue: 1h")),
 )
 # fmt: on

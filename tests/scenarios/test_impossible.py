@@ -13,11 +13,13 @@ import pytest
 
 from tests.scenarios import matrix
 from tests.scenarios.impossible import (
+    HELD,
     OTHERS,
     RELEASED,
     RELEASED_BY_OTHERS,
     ROWS,
     RUN,
+    STRANDED,
     STRATEGY,
     STRICTER,
     UNTOLD,
@@ -27,7 +29,7 @@ from tests.scenarios.stage import Stage, steps
 from tests.support.driver import ROOT
 from toril import Flow, hookimpl
 from toril.plugins import FinishedJob
-from toril_plugins import Keep, Retention
+from toril_plugins import Hold, Holds, Keep, Retention
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -156,6 +158,31 @@ async def test_a_removal_is_told_to_nobody(stage: Stage, foreign: str) -> None:
     told = [event["event"] for event in stage.events("q") if event.get("jobId") == job.id]
     assert told[-1] == "completed"
     assert not {"removed", "toril:evicted"} & {event["event"] for event in stage.events("q")}
+
+
+@documents(HELD)
+@FOREIGN
+async def test_a_held_job_that_is_not_to_be_kept(stage: Stage, foreign: str) -> None:
+    queue = stage.away.queue("q")
+    await queue.set(Holds(Hold(name="job")))
+    job = await queue.add("job", steps("completed"), Retention(completed=NOTHING))
+    await stage.work(foreign, "q")
+    assert stage.state("q", job.id) == "gone"
+
+
+@documents(STRANDED)
+async def test_a_parent_whom_a_removed_child_fails(stage: Stage) -> None:
+    for name, said in (("gone", NOTHING), ("there", FOREVER)):
+        child = Flow("q", "child", steps("failed"), Retention(failed=said), on_failure="fail")
+        flow = Flow("p", "parent", steps("completed"), children=[child], id=name)
+        await stage.away.add_flow(flow)
+    await stage.work("node", "q")
+    for later in ("1s", "61s", "1h"):
+        await stage.sweep("q", later=later)
+        await stage.sweep("p")
+    assert (stage.state("p", "gone"), stage.state("p", "there")) == ("wait", "failed")
+    await stage.work("toril", "p")
+    assert stage.state("p", "gone") == "failed"
 
 
 @documents(RUN)

@@ -13,7 +13,7 @@ from tests.scenarios.matrix import FOREVER, NOTHING, ROWS, End, Moment, Row, Say
 from tests.scenarios.stage import OPTION, Stage, retention, steps
 from toril import App, Flow, Job
 from toril.plugins import Outcome
-from toril_plugins import Keep
+from toril_plugins import Ceiling, Foreign, Holds, Keep, Requires
 
 QUEUE = "p"
 
@@ -33,6 +33,8 @@ class Hand:
     child: str | None = None
     levels: int = 0
     stalled: bool = False
+    rescued: bool = False
+    """Whether no worker serves the job's queue when it has to fail."""
 
     def end(self, row: Row) -> End | None:
         ends: dict[str, End | None] = {
@@ -52,6 +54,7 @@ HANDS = (
     Hand("Toril, for a great-grandchild", "toril", "toril", child="toril", levels=3),
     Hand("Toril, for a child of Node 6", "toril", "toril", child="node", levels=1),
     Hand("Toril, for a child of Python", "toril", "toril", child="python", levels=1),
+    Hand("a rescue, for a child of Toril", "toril", "toril", child="toril", levels=1, rescued=True),
     Hand("Node 6", "bullmq", "node", BOTH),
     Hand("Node 6, stalled", "bullmq", "node", stalled=True),
     Hand("Node 6, for a child of Toril", "bullmq", "node", child="toril", levels=1),
@@ -80,8 +83,7 @@ async def test_row(stage: Stage, row: Row, hand: Hand, outcome: Outcome, end: En
     await scenario.say()
     stored = stage.options(QUEUE, scenario.job.id)
     assert stored.pop(OPTION[outcome], ...) == row.opts
-    other = row.says.job_of_other
-    assert stored == ({} if other is None else {OPTION[scenario.other]: other.is_nothing})
+    assert stored == scenario.options_of_other
     assert await scenario.play() == replace(end, impossible=None)
     assert scenario.announced == announced(end)
 
@@ -118,6 +120,16 @@ class Scenario:
         self.opposite = retention(outcome, opposite)
         self.announced: list[dict[str, str]] = []
 
+    @property
+    def options_of_other(self) -> dict[str, bool]:
+        """What is stored about the other outcome."""
+        if self.says.job_of_other is not None:
+            return {OPTION[self.other]: self.says.job_of_other.is_nothing}
+        keeping = (Requires, Foreign)
+        if any(isinstance(guard, keeping) for guard in self.says.guards):
+            return {OPTION[self.other]: False}
+        return {}
+
     # -- saying ------------------------------------------------------------------------------------
 
     async def say(self) -> None:
@@ -125,6 +137,11 @@ class Scenario:
         home = self.stage.app(*retention(self.outcome, self.says.application))
         if self.says.queue is not None:
             await home.queue(QUEUE).set(*retention(self.outcome, self.says.queue))
+        if self.says.ceiling is not None:
+            await home.queue(QUEUE).set(Ceiling(**{self.outcome: self.says.ceiling}))
+        for guard in self.says.guards:
+            await home.queue(QUEUE).set(guard)
+            self.stage.gives_way |= isinstance(guard, Requires)
         for keep in self.says.workers:
             await self.stage.work("toril", QUEUE, *retention(self.outcome, keep), app=home)
         if self.says.application is not None and not self.says.workers:
@@ -161,7 +178,10 @@ class Scenario:
             own = retention(self.outcome, self.says.flow)
             goes = (own or says)[0].of(self.outcome) == NOTHING
             assert stage.state(_queue(level), "below") == ("gone" if goes else "failed")
-        if hand.column != "script":
+        if hand.rescued:
+            for later in ("1s", "61s"):
+                await stage.sweep(_queue(1), later=later)
+        elif hand.column != "script":
             await self.work_off()
 
     async def work_off(self) -> None:
@@ -201,7 +221,8 @@ class Scenario:
                 assert self.stage.leftovers(QUEUE, self.job.id) == []
                 return end
             assert self.stage.state(QUEUE, self.job.id) == self.outcome
-        return End(None, await self.stage.explained(QUEUE, self.job.id))
+        held = any(isinstance(guard, Holds) for guard in self.says.guards)
+        return End(None, None if held else await self.stage.explained(QUEUE, self.job.id))
 
     def _announced_after(self, number: int) -> list[dict[str, str]]:
         return [
