@@ -51,23 +51,6 @@ class Audit:
 
     queue: str
     key: str
-    what: str
-    severity: Severity = "problem"
-    count: int = 1
-    repair: Repair | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """An audit of one queue under way, as plugins get it.
-
-    `key` is what the queue's keys begin with. `now`: milliseconds since the epoch. `most`: so many jobs, or entries of an index, may be looked
-    at. `keys`: the keys that plugins keep for the queue, by plugin, each what follows
-    `Q:toril:<plugin>:` in it; at most `most` of each plugin.
-    """
-
-    queue: str
-    key: str
     now: int
     most: int
     keys: Mapping[str, Sequence[str]]
