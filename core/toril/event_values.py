@@ -33,9 +33,9 @@ class EventValues(Setting):
     @classmethod
     def decode(cls, value: Json) -> Self:
         """The value that `encode` wrote. Raises `ValueError` for anything else."""
-        if not isinstance(value, bool):
-            raise ValueError(f"not a stored EventValues: {value!r}")
-        return cls(value)
+        if isinstance(value, bool):
+            return cls(value)
+        raise ValueError(f"not a stored EventValues: {value!r}")
 
     @classmethod
     def project(cls, live: Sequence[Said[Any]]) -> Mapping[str, str]:

@@ -188,7 +188,7 @@ def _load(candidate: Candidate, configuration: Configuration) -> None:
     try:
         plugin = candidate.load()
         candidate.plugin = plugin() if isinstance(plugin, type) else plugin
-        waits = inspect.getattr_static(candidate.plugin, "toril_off_until_configured", False)
+        waits = inspect.getattr_static(candidate.plugin, "toril_off_until_configured", None)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - guard place: foreign code is imported
         candidate.refuse("broken", describe(error), error)
     else:
