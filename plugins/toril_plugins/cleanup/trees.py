@@ -91,9 +91,7 @@ class _Tree:
                 )
             self._note_children(f"{queue_key}:{job.id}", told["children"], prefix)
             if told.get("place"):
-                more.append(
-                    _Question(job.queue, job.id, job.parent, told["place"], told["cursor"])
-                )
+                more.append(_Question(job.queue, job.id, job.parent, told["place"], told["cursor"]))
         return more + asked[len(reply["jobs"]) :]
 
     def _note_children(self, parent: str, keys: Iterable[str], prefix: str) -> None:

@@ -48,9 +48,10 @@ class Keep:
 
     Raises:
         ValueError: a number is negative or beyond 2^53; `logs`, `data`, `age` and `tombstone` do
-            not ascend; `data` with a `key` in the data; `key` or `group` without a count, or together; `key` is not of that form (a
-            field with a space, a dot or a comma in its name cannot be named); `tombstone` for a
-            job that never goes; `flow` with anything but an age and a tombstone.
+            not ascend; `data` with a `key` in the data; `key` or `group` without a count, or
+            together; `key` is not of that form (a field with a space, a dot or a comma in its name
+            cannot be named); `tombstone` for a job that never goes; `flow` with anything but an age
+            and a tombstone.
         TypeError: for an age that is a bare number, and for an argument that there is not.
     """
 
@@ -120,8 +121,8 @@ class Keep:
             raise ValueError("Keep(logs=…) and Keep(data=…) need a job that is kept for a while")
         if self.data is not None and self.key is not None and self.key != "name":
             raise ValueError(
-                f"Keep(key={self.key!r}, data=…): once the data is gone nobody can tell by what the "
-                "job is counted; count by 'name' or in a group"
+                f"Keep(key={self.key!r}, data=…): once the data is gone nobody can tell by what "
+                "the job is counted; count by 'name' or in a group"
             )
         if self.tombstone is not None and self.is_forever:
             raise ValueError("Keep(tombstone=…) is what is left when the job goes: say age or last")

@@ -10,7 +10,6 @@ from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Outcome, Said
 from toril_plugins.retention.bullmq import OPTION, from_option
 from toril_plugins.retention.values import Keep, Retention
 
-
 PERSISTENCE: Final = "persistence"
 """The plugin that stores what was said with a job."""
 TOLD: Final = "told"
