@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,25 @@ def _id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toril as its users get it, for pages that begin with its installation."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--no-index", "--wheel-dir", folder, ROOT], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
 @pytest.mark.parametrize("page", pages(), ids=_id)
 def test_page(page: Path, tmp_path: Path, redis_url: str, request: pytest.FixtureRequest) -> None:
     found = list(blocks(page))
-    extra: dict[str, str] = {}
+    extra = {"TORIL_SOURCE": str(ROOT)}
     if any(block.language == "javascript" for block in found):
         node: Node = request.getfixturevalue("node")
-        extra = {"PATH": str(node.program.parent), "NODE_PATH": str(node.home / "node_modules")}
+        extra |= {"PATH": str(node.program.parent), "NODE_PATH": str(node.home / "node_modules")}
+    if any("pip install 'toril" in block.text for block in found):
+        extra["PIP_FIND_LINKS"] = str(request.getfixturevalue("wheel").parent)
     with running(page, tmp_path, redis_url, extra) as run:
         for block in found:
             run(block)
