@@ -385,3 +385,17 @@ async def test_with_a_clock_of_a_worker_it_is_careful(
         assert await here.kept() == {"c"}
         assert keys_of(raw, "a") == []
         assert {job.id for job in await archived(here)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("erase", [True, False])
+async def test_erasing_a_job_erases_its_copies_unless_the_option_says_no(
+    redis_url: str, table: Mapping[str, Any], erase: bool
+) -> None:
+    async with archiving(redis_url, {**table, "erase": erase}) as here:
+        await here.queue.set(Retention(completed=Keep.nothing()))
+        await here.finish("a", "b")
+        await here.sweep()
+        erased = await here.queue.erase("a")
+        assert ("1 archived copies" in str(erased)) == erase
+        left = {job.id for job in await archived(here)}
+        assert left == ({"b"} if erase else {"a", "b"})

@@ -94,6 +94,15 @@ class Archive:
             has_result=archived.outcome == "failed" or b"returnvalue" in archived.fields,
         )
 
+    @hookimpl
+    async def toril_erase_job(self, job: JobRef) -> str | None:
+        if not self._config.erase:
+            return None
+        gone = 0
+        for store in self._stores.values():
+            gone += await self._run(partial(store.erase, job.queue, job.id))
+        return f"{gone} archived copies" if gone else None
+
     async def add(self, jobs: Sequence[ArchivedJob]) -> None:
         """Keep these jobs in every store; they are safe when it returns.
 
