@@ -20,6 +20,7 @@ from toril.plugins import (
     by_this_user,
     milliseconds,
 )
+from toril_plugins.planning import apply_, plan
 from toril_plugins.retention.resolve import resolve
 from toril_plugins.retention.values import OUTCOMES, Keep, Retention
 from toril_plugins.running import with_app
@@ -171,3 +172,7 @@ def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None
 
     with suppress(KeyboardInterrupt):
         with_app(url, prefix, run)
+
+
+retention.add_command(plan)
+retention.add_command(apply_)

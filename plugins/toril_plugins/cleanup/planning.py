@@ -151,12 +151,12 @@ class _Planning:
         self, kind: type[S], settings: Sequence[Retention | Ceiling]
     ) -> Sequence[Said[S]]:
         """What would be said for the queue, most specific first."""
-        said: list[Said[S]] = list(await self.means.context.live(self.queue, kind))
+        said: Sequence[Any] = await self.means.context.live(self.queue, kind)
         for setting in settings:
             if isinstance(setting, kind):
                 before = next((each.value for each in said if each.level == "queue"), None)
                 new = Said(merge(setting, before), "queue", "plan", self.means.context.now_ms())
-                said = [new, *(each for each in said if each.level != "queue")]
+                said = (new, *[each for each in said if each.level != "queue"])
         return said
 
     async def _look(self, outcome: Outcome, rules: Rules) -> tuple[list[Looked], bool]:
@@ -292,7 +292,8 @@ def _extended(
     asking: bool,
 ) -> Going:
     """One rule's count, for all jobs; `total`: of now and of a day from now, by the indexes."""
-    if total is None or (forecast.live and forecast.live[0].key is not None):
+    live = forecast.live[0] if forecast.live else Keep.forever()
+    if total is None or live.key is not None or live.first is not None:
         share = forecast.finished / max(1, len(fates))
         return replace(
             each,

@@ -138,8 +138,7 @@ async def plan(queue: Queue, *settings: Retention | Ceiling, most: int = 10_000)
 
     Raises `ConfigurationError` if the plugin `cleanup` is not in use.
     """
-    async with queue.app:  # its plugins run from now on
-        pass
+    await queue.counts()  # its plugins run from now on
     planner: Planner = queue.app.named("retention", "planner")
     return await planner.plan(queue.name, settings, most)
 
