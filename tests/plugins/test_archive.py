@@ -101,7 +101,7 @@ async def test_it_is_off_until_it_is_configured(redis_url: str) -> None:
     async with App(redis_url) as app:
         (info,) = (i for i in app.runtime.plugins.infos if i.name == "archive")
         assert (info.status, info.error) == ("off", "it has no table in the configuration")
-        with pytest.raises(ConfigurationError, match="no plugin in use offers the archive"):
+        with pytest.raises(ConfigurationError, match="there is no archive: say where"):
             Archive.of(app)
         await app.queue("q").set(Retention(completed=1))
         for id in "ab":

@@ -50,11 +50,18 @@ class Archive:
     @classmethod
     def of(cls, app: App) -> Archive:
         """The archive of an App that is in use. Raises `ConfigurationError` if it has none."""
-        found: Archive = app.named("archive", "archive")
+        try:
+            found: Archive = app.named("archive", "archive")
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                "there is no archive: say where it is in the table `archive` of the configuration "
+                "(TORIL_CONFIG), or, to a command, with --sqlite or --jsonl"
+            ) from error
         return found
 
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
+        registry.config(ArchiveConfig)
         registry.script("restore", RESTORE)
         registry.name("archive", "archive", self)
 
