@@ -16,9 +16,9 @@ from tests.plugins.cases.copies import Copies
 from tests.plugins.cases.no_fridays import NoFridays
 
 from toril import ActiveJob, Flow, Reject, Unrecoverable
-from toril.plugins import Json
+from toril.plugins import GiveWay, Json
 from toril.testing import AppOptions, DrivenApp, LeakCheck, Removed, ServerClock
-from toril_plugins import Retention
+from toril_plugins import Requires, Retention
 from toril_plugins.testing import ArchiveContract, Copy, ReviewContract
 
 A_DAY = Retention(completed="1d", failed="1d")
@@ -54,6 +54,24 @@ class TestCopies(ArchiveContract):
         with db:
             db.execute("alter table elsewhere rename to job")
         db.close()
+
+    async def test_who_has_no_copies_removes_nothing(
+        self, toril_app: DrivenApp, clock: ServerClock, removed: Removed
+    ) -> None:
+        """Another deployment runs without the plugin; the queue says that it must not be."""
+        queue = toril_app.queue("jobs", A_DAY, Requires("copies"))
+        toril_app.worker("jobs", echo)
+        job = await queue.add("job", {"a": 1})
+        await toril_app.drain()
+        clock.advance("1d")
+        plugins = ["persistence", "cleanup"]
+        async with DrivenApp(toril_app.server, plugins=plugins, clock=clock) as other:
+            with pytest.raises(GiveWay, match="requires the plugin copies"):
+                await other.run_services("jobs")
+            assert await job.state() == "completed"
+        await toril_app.sweep()
+        assert job in removed
+        assert [copy.id for copy in self.copies()] == [job.id]
 
 
 class TestNoFridays(ReviewContract):

@@ -68,7 +68,7 @@ class TestNeverEnds(PluginContract):
         @hookimpl
         def toril_start(self, context):
             self.stopped = threading.Event()
-            self.thread = threading.Thread(target=self.stopped.wait, args=(0.5,))
+            self.thread = threading.Thread(target=self.stopped.wait, args=(3,))
             self.thread.start()
 
 
@@ -118,11 +118,3 @@ class Quiet:
 
 class TestAnObject(PluginContract):
     plugin = Quiet
-
-
-class TestPersistence(PluginContract):
-    plugin = "persistence"
-
-
-class TestCleanup(PluginContract):
-    plugin = "cleanup"

@@ -98,7 +98,7 @@ class PluginContract:
             assert asyncio.all_tasks() <= tasks, (
                 "it left work behind; `context.spawn` ends by itself"
             )
-            assert threads_of_plugins() <= threads, f"it left threads behind: {threads}"
+            await _ended(threads_of_plugins() - threads)
 
     @pytest.mark.asyncio
     async def test_its_plan_hooks_are_pure(self, toril_app: DrivenApp) -> None:
@@ -147,6 +147,15 @@ def threads_of_plugins() -> set[threading.Thread]:
     """The threads that would not end by themselves; those of a loop for blocking calls do."""
     found = threading.enumerate()
     return {each for each in found if not each.daemon and not each.name.startswith("asyncio_")}
+
+
+async def _ended(threads: set[threading.Thread]) -> None:
+    """Assert that these threads end; one that was told to may take a moment."""
+    for _ in range(100):
+        if not any(thread.is_alive() for thread in threads):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"it left threads behind: {threads}")
 
 
 def ask_purely(function: HookFunction, **arguments: Any) -> Any:

@@ -81,6 +81,7 @@ class Cleanup(Recalling):
 
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
+        registry.config(CleanupConfig)
         registry.setting(Retention)
         registry.setting(Ceiling)
         registry.setting(Holds)
