@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 from toril import (
@@ -18,8 +20,20 @@ from toril import (
     Unrecoverable,
     Worker,
 )
-from toril.plugins import Json
-from toril_plugins import Retention
+from toril.plugins import FinishedJob, JobSnapshot, Json
+from toril.testing import (
+    DrivenApp,
+    EnqueuedCheck,
+    HookRecorder,
+    LeakCheck,
+    PluginContract,
+    Removed,
+    ServerClock,
+    WorkerFactory,
+    finished_job,
+)
+from toril_plugins import Due, Keep, Postpone, Retention, Verdicts
+from toril_plugins.testing import ArchiveContract, Copy, ReviewContract, StrategyContract
 
 app = App("redis://localhost", Retention(completed="1h"), prefix="mine")
 emails: Queue = app.queue("emails", Retention(failed=1000), attempts=3)
@@ -97,3 +111,55 @@ async def payloads_need_no_annotation() -> None:
     texts = {"to": "ada@example.org"}
     await app.queue("emails").add("a", texts)
     await app.queue("emails").add("a", [texts])
+
+
+def strategy(job: FinishedJob) -> Keep | None:
+    return Keep(age="365d") if job.get("customer.tier", str) == "gold" else None
+
+
+def reviewer(due: Sequence[Due]) -> Verdicts:
+    return {each.job.id: Postpone("1d", "not today") for each in due}
+
+
+class TestStrategy(StrategyContract):
+    plugin = "tiers"
+    examples = ((finished_job("bills", "bill", {"customer": 1}), None),)
+
+
+class TestReview(ReviewContract):
+    plugin = object()
+    samples = ({"a": 1}, None)
+
+
+class TestArchive(ArchiveContract):
+    plugin = "copies"
+
+    def copies(self) -> Iterable[Copy]:
+        return [Copy("q", "1", 1, {}, None)]
+
+    def broken(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+class TestPlugin(PluginContract):
+    plugin = "mine"
+
+
+async def test_with_the_kit(
+    toril_app: DrivenApp,
+    toril_worker: WorkerFactory,
+    clock: ServerClock,
+    removed: Removed,
+    record_hooks: HookRecorder,
+    assert_enqueued: EnqueuedCheck,
+    assert_no_leaks: LeakCheck,
+) -> None:
+    toril_app.worker("emails", send)
+    running: Worker = await toril_worker("others", in_a_thread, concurrency=2)
+    await toril_app.drain()
+    clock.advance(timedelta(days=1))
+    await toril_app.sweep("emails", toril_app.queue("others"))
+    gone: list[JobSnapshot] = removed.by("failed", "30d", plugin="cleanup", cause="rule")
+    found = assert_enqueued("emails", "welcome", data={"to": "ada"}, delay=5, times=2)
+    assert_no_leaks()
+    print(gone, found, record_hooks.failed[0].final, running.is_running, len(removed))
