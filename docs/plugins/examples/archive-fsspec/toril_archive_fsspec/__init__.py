@@ -176,14 +176,16 @@ def short(id: str) -> str:
 def write_synced(path: Path, content: bytes) -> None:
     """Write a local file that is on the disk, whole, when it has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    folders = path.parents[:3]  # of the day, of the queue, and the root: they may be new
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    opened = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    for folder in folders:
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -6,7 +6,7 @@ It is chosen by `store = "sqlalchemy"` in the table `archive` of the configurati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,10 @@ from toril import ConfigurationError, hookimpl
 from toril.plugins import Clock, Registry
 from toril_plugins.archive import STORE_KIND, ArchivedJob, Page, Wanted
 
-INSERTS = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+INSERTS: Mapping[str, Callable[[sa.Table], postgresql.Insert | sqlite.Insert]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+}
 
 
 @hookimpl
