@@ -88,6 +88,7 @@ class TestNoFridays(ReviewContract):
         clock.advance("1d")
         await toril_app.sweep()
         assert not removed
+        assert "no removal on Fridays" in str(await job.explain())
         with pytest.raises(Reject, match="no removal on Fridays"):
             await job.remove()
         with pytest.raises(Reject, match="no removal on Fridays"):
