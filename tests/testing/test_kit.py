@@ -18,7 +18,7 @@ from toril.testing import (
     ServerClock,
     WorkerFactory,
 )
-from toril_plugins import Retention
+from toril_plugins import Keep, Retention
 
 
 async def fail(job: ActiveJob) -> None:
@@ -153,6 +153,28 @@ def test_the_clock_takes_the_servers_keys_along(
     assert 0 < client.pttl("bull:q:toril:own:tomb:@1") <= 30_000
     clock.advance("90s")
     assert not client.exists("bull:q:toril:own:tomb:@1")
+
+
+async def test_a_tombstone_lasts_by_the_clock_of_the_test(
+    toril_app: DrivenApp,
+    toril_server: EmbeddedServer,
+    clock: ServerClock,
+    removed: Removed,
+    assert_no_leaks: LeakCheck,
+) -> None:
+    queue = toril_app.queue("jobs", Retention(completed=Keep(age="1d", tombstone="30d")))
+    toril_app.worker("jobs", echo)
+    job = await queue.add("echo", 17)
+    await toril_app.drain()
+    clock.advance("1d")
+    await toril_app.sweep()
+    assert job in removed
+    clock.advance("28d")
+    assert await queue.recall(job.id) is not None
+    clock.advance("1d")
+    assert await queue.recall(job.id) is None
+    assert not list(toril_server.client.scan_iter(f"*{job.id}*"))
+    assert_no_leaks()
 
 
 def test_the_clock_goes_to_a_moment_but_never_back(clock: ServerClock) -> None:
