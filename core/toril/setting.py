@@ -64,3 +64,5 @@ class Said(Generic[S]):
     """What said it: `queue.add`, `app.worker` on a host, a command run by a user, …"""
     since: int
     """When it was said, in milliseconds since the epoch."""
+    replaced: Said[S] | None = None
+    """What others had said at the same level in their code until then, if it was something else."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import pytest
 import redis
 from tests.lua.conftest import fill
+from tests.lua.database import events
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, Q
 
@@ -125,11 +126,45 @@ def test_declaring_nothing_takes_nothing_back(run: Runner, raw: redis.Redis) -> 
     assert run(read_live(Q, Colour)) != ()
 
 
+@pytest.mark.parametrize("level", ["worker", "application"])
+def test_two_that_differ_are_an_event(run: Runner, raw: redis.Redis, level: Any) -> None:
+    run(say(level, RED, "declared", source="worker 1"))
+    assert events(raw, Q) == []
+    run(say(level, BLUE, "declared", now=NOW + 1, source="worker 2"))
+    run(say(level, BLUE, "declared", now=NOW + 2, source="worker 3"))
+    (event,) = events(raw, Q)
+    assert event == {
+        "event": "toril:disagreement", "setting": "colour", "level": level,
+        "value": '["light","blue"]', "source": "worker 2", "instead": '["red"]', "of": "worker 1",
+    }  # fmt: skip
+    (said,) = run(read_live(Q, Colour))
+    assert said.replaced == Said(RED, level, "worker 1", NOW)
+
+
+def test_a_value_of_the_queue_is_no_disagreement(run: Runner, raw: redis.Redis) -> None:
+    run(say("queue", RED, "declared"))
+    run(say("queue", BLUE, "declared"))
+    run(say("worker", RED))
+    run(say("worker", BLUE))
+    assert events(raw, Q) == []
+
+
+def test_what_was_replaced_need_not_be_readable(run: Runner, raw: redis.Redis) -> None:
+    run(say("worker", RED, "declared"))
+    run(say("worker", BLUE, "declared"))
+    stored = json.loads(str(raw.hget(f"{Q}:meta", "toril.said.colour")))
+    stored["worker"]["over"]["v"] = {"garbled": 1}
+    raw.hset(f"{Q}:meta", "toril.said.colour", json.dumps(stored))
+    (said,) = run(read_live(Q, Colour))
+    assert (said.value, said.replaced) == (BLUE, None)
+
+
 def test_workers_that_differ_are_told(run: Runner) -> None:
     run(say("worker", RED, "declared", source="worker 1"))
     change = run(say("worker", BLUE, "declared", now=NOW + 1, source="worker 2"))
     assert change.applied is True
-    assert change.standing == Said(BLUE, "worker", "worker 2", NOW + 1)
+    before = Said(RED, "worker", "worker 1", NOW)
+    assert change.standing == Said(BLUE, "worker", "worker 2", NOW + 1, before)
     assert change.disagreement == Said(RED, "worker", "worker 1", NOW)
 
 

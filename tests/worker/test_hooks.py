@@ -255,7 +255,7 @@ async def test_settings_of_worker_queue_and_application_are_published(
         assert said[1].source.startswith("app.worker")
         caplog.set_level(logging.WARNING)
         await app.worker("q", handler, Colour("green")).run(burst=True)
-        assert "this worker says Colour(text='green')" in caplog.text
+        assert "this process says Colour(text='green')" in caplog.text
 
 
 async def test_a_workers_setting_without_its_plugin_is_an_error(app: App) -> None:

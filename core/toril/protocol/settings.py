@@ -8,8 +8,9 @@ reads is its projection, `toril.<setting>.<field>`, written in the same atomic s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
@@ -29,6 +30,15 @@ class _Entry(TypedDict):
     s: str
     t: int
     how: How
+    over: NotRequired[_Over]
+
+
+class _Over(TypedDict):
+    """What was declared before, by somebody who does not agree."""
+
+    v: Any
+    s: str
+    t: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class SettingChange(Generic[S]):
     """What became of a live value that somebody gave.
 
     `applied` is False if it stands aside for what `standing` says. `replaced` is the different
-    value that stood there before; on level `worker` that is a disagreement of two workers.
+    value that stood there before; if both were declared, two processes disagree.
     """
 
     applied: bool
@@ -45,8 +55,8 @@ class SettingChange(Generic[S]):
 
     @property
     def disagreement(self) -> Said[S] | None:
-        """The other worker's value, if this one replaced it."""
-        return self.replaced if self.replaced and self.replaced.level == "worker" else None
+        """What another process declares, if this one replaced it."""
+        return self.standing.replaced if self.standing and self.replaced else None
 
 
 def read_live(queue: str, kind: type[S]) -> Read[tuple[Said[S], ...]]:
@@ -146,6 +156,8 @@ def change_live(
             if how == "declared" and old is not None and old["v"] == encoded:
                 return SettingChange(applied=True, standing=standing)
             after[level] = {"v": encoded, "s": source, "t": now, "how": how}
+            if how == "declared" and level != "queue" and old is not None and standing is not None:
+                after[level]["over"] = {"v": old["v"], "s": old["s"], "t": old["t"]}
             said = _said(queue, kind, after)
         earlier = _projected(kind, others if standing is None else _ordered((*others, standing)))
         projection = _projected(kind, said)
@@ -157,6 +169,7 @@ def change_live(
             write=projection,
             # Only what the earlier projection wrote: a plugin may keep fields of its own there.
             delete=[field for field in earlier if field not in projection],
+            event=_disagreement(kind, level, after.get(level)) if how == "declared" else {},
         )
         if stored:
             new = next((one for one in said if one.level == level), None)
@@ -193,7 +206,27 @@ def _said(queue: str, kind: type[S], stored: Mapping[Level, _Entry]) -> tuple[Sa
 
 
 def _decoded(kind: type[S], level: Level, entry: _Entry) -> Said[S]:
-    return Said(kind.decode(entry["v"]), level, entry["s"], entry["t"])
+    over = entry.get("over")
+    replaced = None
+    if over is not None:
+        with suppress(ValueError):  # it counts no more, and need not be readable
+            replaced = Said(kind.decode(over["v"]), level, over["s"], over["t"])
+    return Said(kind.decode(entry["v"]), level, entry["s"], entry["t"], replaced)
+
+
+def _disagreement(kind: type[Setting], level: Level, entry: _Entry | None) -> dict[str, str]:
+    """The fields of the event that tells of it; none if nobody disagrees."""
+    over = None if entry is None else entry.get("over")
+    if entry is None or over is None:
+        return {}
+    return {
+        "setting": kind.name,
+        "level": level,
+        "value": msgspec.json.encode(entry["v"]).decode(),
+        "source": entry["s"],
+        "instead": msgspec.json.encode(over["v"]).decode(),
+        "of": over["s"],
+    }
 
 
 def _tolerant(kind: type[S], level: Level, entry: _Entry | None) -> Said[S] | None:

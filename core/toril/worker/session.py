@@ -207,7 +207,7 @@ class Session:
                 )
                 if change.disagreement is not None:
                     log.warning(
-                        "queue %s: this worker says %r; %s said %r, which no longer counts",
+                        "queue %s: this process says %r; %s said %r, which no longer counts",
                         self._queue, said.value,
                         change.disagreement.source, change.disagreement.value,
                     )  # fmt: skip
