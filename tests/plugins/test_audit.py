@@ -259,3 +259,16 @@ async def test_a_parent_that_waits_for_the_job_is_no_reason_to_complain(
     clock.advance("2h")
     await app.run_services("mail")
     assert (await found(app)).keys() <= {"unswept"}
+
+
+async def test_workers_that_disagree(app: App) -> None:
+    async def handle(job: object) -> None: ...
+
+    await app.queue("mail").add("a")
+    await app.worker("mail", handle, Retention(completed="30d")).run(burst=True)
+    assert "disagreement" not in await found(app)
+    await app.worker("mail", handle, Retention(completed="60d")).run(burst=True)
+    (note,) = (await found(app))["disagreement"]
+    assert (note.severity, note.repair) == ("note", None)
+    assert "Retention(completed=Keep('60d'))" in note.what
+    assert "Retention(completed=Keep('30d')), which counts no more" in note.what

@@ -19,7 +19,7 @@ from toril.plugins import (
     as_datetime,
 )
 from toril_plugins.cleanup.slices import rest
-from toril_plugins.retention.values import OUTCOMES
+from toril_plugins.retention.values import OUTCOMES, Ceiling, Retention
 
 GRACE_MS: Final = 60_000
 """So much later than said, and two sweeps more, a job may go before it counts as overdue."""
@@ -58,6 +58,7 @@ class QueueAudit:
         for outcome in OUTCOMES:
             for index in self._indexes(outcome):
                 found += self._of_index(outcome, index, await self._wrong(outcome, index))
+        found += await self._disagreements()
         return [*found, *await self._endless(), *self._leftovers()]
 
     async def _run(self, script: str, **args: Json) -> Any:
@@ -122,6 +123,22 @@ class QueueAudit:
         repair = Repair("sweep the queue", self._sweep) if sweep else None
         key = f"{self.audit.key}:{outcome}"
         return Finding(kind, self.audit.queue, key, what, severity, count, repair)
+
+    async def _disagreements(self) -> Sequence[Finding]:
+        """Two processes declare different things: the one that started last counts."""
+        return [
+            Finding(
+                "disagreement",
+                self.audit.queue,
+                f"{self.audit.key}:meta",
+                f"{said.source} says {said.value!r}; {said.replaced.source} said "
+                f"{said.replaced.value!r}, which counts no more",
+                "note",
+            )
+            for kind in (Retention, Ceiling)
+            for said in await self.context.live(self.audit.queue, kind)
+            if said.replaced is not None
+        ]
 
     # What is written down, and is true no more.
 
