@@ -1,5 +1,5 @@
 -- What an audit and a plan read off the indexes. args = {slack = ms (negative: ahead), rules,
--- ceilings = {outcome -> as they are projected, or ''} if not those that hold}. Returns, per outcome,
+-- ceilings = {outcome -> as they are projected, or ''} if not those that hold}. Per outcome, returns
 -- {finished, own, held, at, nth, parked, over, aged, excess, rule, ceiling, capped}: how many jobs
 -- have finished, have a decision of their own, are held; how many of those with a decision are due
 -- for longer than `slack` by time, by count, or to be asked about; how many buckets of the live rule

@@ -266,7 +266,7 @@ def _beyond_the_sample(
     """The counts for all jobs, of which the oldest were looked at, by what the indexes say."""
     words = {rule[1] for rule in (forecast.live, forecast.ceiling) if rule is not None}
     going = [each for each in found if each.rule in words or each.rule.startswith("plugin ")]
-    totals = {}
+    totals: dict[str, tuple[int, int]] = {}
     if forecast.live is not None:
         totals[forecast.live[1]] = (_total(now), _total(later))
     if forecast.ceiling is not None:

@@ -3,8 +3,8 @@
 -- more, after, skip}; a job is {id, finished_on, own, decision or false, at or false, numbered,
 -- said, held, awaited, bucket}. own: it does not follow the live rule, and `decision` is what it
 -- follows (false: somebody has to be asked); numbered: its number has come; said: something may have
--- been said for it alone; awaited: a living parent waits for it; bucket: in which it is counted under
--- the rule. With args.weigh = ids: the bytes that each of them takes.
+-- been said for it alone; awaited: a living parent waits for it; bucket: in which it is counted
+-- under the rule. With args.weigh = ids: the bytes that each of them takes.
 local PARTS = {'', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful'}
 
 local function weight(id)

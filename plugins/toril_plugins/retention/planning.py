@@ -212,12 +212,13 @@ def _check(queue: str, planned: Plan, now: Plan) -> None:
 
 
 async def _set(queue: Queue, setting: Retention | Ceiling, planned: Plan, who: str) -> None:
+    said: Any = setting
     kind: type[Any] = type(setting)
 
     def merged(before: Any) -> Any:
         if world_of(before) != planned.world[f"{kind.name} of the queue"]:
             raise Reject(f"the world has moved since the plan was made: {kind.name} of the queue")
-        return merge(setting, before)
+        return merge(said, before)
 
     await queue.change(kind, merged, source=who)
 
