@@ -122,11 +122,12 @@ async def test_it_is_off_until_it_is_configured(redis_url: str) -> None:
     ],
 )
 async def test_what_cannot_work_stops_the_app(
-    redis_url: str, table: Mapping[str, Any], error: str
+    redis_url: str, table: Mapping[str, Any], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigurationError, match=error):
         async with App(redis_url, config={"archive": table}):
             pass
+    assert not caplog.records, "that is all that has to be said"
 
 
 async def test_several_places_get_every_job(redis_url: str, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Archive:
 
     def __init__(self) -> None:
         self._stores: Mapping[str, ArchiveStore] = {}
+        self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def of(cls, app: App) -> Archive:
@@ -79,7 +80,8 @@ class Archive:
         stores, self._stores = self._stores, {}
         for store in stores.values():
             await self._run(store.close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
 
     @hookimpl
     async def toril_before_removal(self, jobs: Sequence[FinishedJob], details: Details) -> None:
