@@ -1,4 +1,5 @@
--- What is decided about one job. args = {id}. Returns nil if it has not finished.
+-- What is decided about one job. args = {id}. Returns {id, outcome, …}, no outcome if it has not
+-- finished; held: the holds that it matches; missing: required plugins that this process lacks.
 local id = args.id
 
 local function score(index, outcome)
@@ -35,12 +36,15 @@ local function is_awaited()
     and redis.call('SISMEMBER', parent .. ':dependencies', key) == 1
 end
 
-for _, outcome in ipairs({'completed', 'failed'}) do
+local told = {id = id, held = held_by(id), missing = missing_plugins()}
+for _, outcome in ipairs(OUTCOMES) do
   local finished_on = tonumber(redis.call('ZSCORE', finished_key(outcome), id) or nil)
   if finished_on then
-    local told = {outcome = outcome, awaited = is_awaited()}
+    told.outcome, told.awaited = outcome, is_awaited()
     local rule = live_rule(outcome)
-    if score('own', outcome) == finished_on then
+    if finished_on == HELD then
+      told.out_of_reach = true
+    elseif score('own', outcome) == finished_on then
       local decision = stored_decision(id, outcome) or {}
       told.rule, told.asked, told.why = decision.rule or '', decision.asked, decision.why
       told.note = decision.note
@@ -54,4 +58,4 @@ for _, outcome in ipairs({'completed', 'failed'}) do
     return told
   end
 end
-return nil
+return told

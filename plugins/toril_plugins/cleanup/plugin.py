@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 from toril import PluginError, hookimpl
 from toril.plugins import (
@@ -17,12 +17,11 @@ from toril.plugins import (
     Json,
     PluginContext,
     Registry,
-    as_datetime,
-    duration_text,
     milliseconds,
 )
 from toril_plugins.cleanup.audit import QueueAudit
 from toril_plugins.cleanup.deciding import Answers, Combine, Decider
+from toril_plugins.cleanup.explaining import explain
 from toril_plugins.cleanup.holding import HoldKeeping
 from toril_plugins.cleanup.journal import QueueJournal
 from toril_plugins.cleanup.planning import Means, QueuePlanner
@@ -37,7 +36,6 @@ from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 HOOK = "toril_plan_retention"
-SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 
 
 def _lua(*names: str) -> str:
@@ -117,7 +115,8 @@ class Cleanup(Recalling):
         registry.script("sample", _lua("holds", "gate", "indexes", "deciding", "holding", "sample"))
         registry.script("figures", _lua("gate", "indexes", "figures"))
         registry.script("drift", _lua("indexes", "drift"))
-        for script in ("explain", "flow", "erase"):
+        registry.script("explain", _lua("holds", "gate", "indexes", "explain"))
+        for script in ("flow", "erase"):
             registry.script(script, _lua("indexes", script))
         registry.service("sweep", self._sweeper)
         registry.reports(self._note_gone)
@@ -195,42 +194,4 @@ class Cleanup(Recalling):
 
     @hookimpl(trylast=True)
     async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:
-        told = await self._context.run_script(job.queue, "explain", {"id": job.id})
-        if told is None:
-            return [Fact("removal", "decided when it finishes")]
-        return _facts(cast("dict[str, Any]", told), self._context.now_ms())
-
-
-def _facts(told: dict[str, Any], now: int) -> Sequence[Fact]:
-    """What the explain script told, in words."""
-    if "rule" not in told:
-        return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
-    at, left = told.get("at"), told.get("left")
-    if not told["rule"]:
-        could_not = f", as plugin {told['asked']} could not answer" if told.get("asked") else ""
-        text = f"undecided{could_not}: the sweeper asks again {_when(int(at or now), now)}"
-        return [Fact("removal", text, at=at)]
-    level, _, keep = str(told["rule"]).partition(": ")
-    facts = [Fact("rule", keep, level=level)]
-    if at is None and left is None:
-        return [*facts, Fact("removal", "never")]
-    if told["awaited"]:
-        return [*facts, Fact("removal", "not while its parent waits for it")]
-    if told.get("why"):
-        facts.append(Fact("removal", f"put off: {told['why']}"))
-    if told.get("note"):
-        facts.append(Fact("note", str(told["note"])))
-    if at is not None:
-        facts.append(Fact("removal", _when(int(at), now), at=int(at)))
-    if left is not None:
-        facts.append(Fact("removal", f"after {max(0, int(left))} more {told['outcome']} jobs"))
-    return facts
-
-
-def _when(due: int, now: int) -> str:
-    if due <= now:
-        return "at the next sweep"
-    left = due - now
-    unit = next((unit for unit in (HOUR, MINUTE, SECOND) if left >= 24 * unit), SECOND)
-    about = duration_text(max(unit, round(left / unit) * unit))
-    return f"in {about} ({as_datetime(due):%Y-%m-%d %H:%M} UTC)"
+        return await explain(self._context, job)
