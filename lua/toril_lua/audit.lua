@@ -10,7 +10,7 @@
 --            other; of `fields` the large ones are only ''. A look at a child is {key, its
 --            parentKey or '', 1 if it is there else 0, 1 if it is completed else 0}.
 --            With a state: {number of ids in these places, {id without a hash, ...}}
---            With rests, per key {type, ms until it ends, 1 if it is a text that names a job else 0}
+--            With rests, per key {type, ms until it ends, 1 if its text names a job else 0}
 -- Events:    none; nothing is written
 
 local q = KEYS[1]

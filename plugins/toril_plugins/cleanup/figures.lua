@@ -1,8 +1,8 @@
 -- What an audit and a plan read off the indexes. args = {slack = ms (negative: ahead), rules,
--- ceilings = {outcome -> as they are projected, or ''} if not those that hold}. Per outcome, returns
+-- ceilings = {outcome -> as projected, or ''} if not those that hold}. Per outcome, returns
 -- {finished, own, held, at, nth, parked, over, aged, excess, rule, ceiling, capped}: how many jobs
 -- have finished, have a decision of their own, are held; how many of those with a decision are due
--- for longer than `slack` by time, by count, or to be asked about; how many buckets of the live rule
+-- for longer than `slack` by time, by count, or to be asked about; how many buckets of the rule
 -- hold too many; how many jobs the live rule does not keep by age (for longer than `slack`) and by
 -- count; the rule in words and its `since`; the ceiling in words, and how many jobs are beyond its
 -- age (capped) and its number (crowded). And

@@ -2,7 +2,7 @@
 -- after, skip, most, rule = the live rule to plan for, as it is projected, or ''}. Returns {jobs,
 -- more, after, skip}; a job is {id, finished_on, own, decision or false, at or false, numbered,
 -- said, held, awaited, bucket}. own: it does not follow the live rule, and `decision` is what it
--- follows (false: somebody has to be asked); numbered: its number has come; said: something may have
+-- follows (false: somebody is to be asked); numbered: its number came; said: something may have
 -- been said for it alone; awaited: a living parent waits for it; bucket: in which it is counted
 -- under the rule. With args.weigh = ids: the bytes that each of them takes.
 local PARTS = {'', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful'}
