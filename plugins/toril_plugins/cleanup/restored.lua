@@ -1,5 +1,5 @@
 -- Somebody puts back a job that was gone. What is said about it does not count for a while, or it
--- would go again at once. ctx.plan = {stay = ms, text = the same in words}, a week if there is none.
+-- would go again at once. ctx.plan = {stay = ms, text = the same in words}; a week without one.
 local plan = type(ctx.plan) == 'table' and ctx.plan or {}
 local stay = tonumber(plan.stay) or 604800000
 local decision = {
