@@ -141,9 +141,14 @@ def unset(url: str | None, prefix: str, queue: str, level: Level) -> None:
 
 def _seconds(option: str, value: str) -> float:
     try:
-        return max(0.1, milliseconds(value) / 1000)
+        ms = milliseconds(value)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from error
+    if ms < 100:
+        raise click.BadParameter(
+            f"{value!r} is less than 100ms: sweeping would never pause", param_hint=option
+        )
+    return ms / 1000
 
 
 @click.command()

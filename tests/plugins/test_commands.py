@@ -54,6 +54,7 @@ def test_a_mistyped_name_becomes_no_queue(mail: str, raw: redis.Redis) -> None:
 def test_wrong_arguments(mail: str) -> None:
     for arguments, text in (
         (("sweep", "mail", "--every", "0"), "not a duration"),
+        (("sweep", "mail", "--every", "0s"), "less than 100ms"),
         (("retention", "set", "mail"), "say --completed, --failed or both"),
         (("retention", "set", "mail", "--failed", "5 parsecs"), "such as 7d, 1000"),
         (("retention", "unset", "mail", "--level", "job"), "is not one of"),
