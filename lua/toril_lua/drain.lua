@@ -12,8 +12,8 @@
 -- The iteration that a scheduler waits for stays. A parent that loses its last open child goes
 -- along if it waits in the same queue (and so on upwards), and runs if it is in another one: as
 -- with BullMQ, which only leaves out the event. No parent is left waiting for jobs that are gone.
--- Exactly the ids of the removed jobs leave their sets. What a plugin keeps stays, and so does a job
--- with which such a parent would go.
+-- Exactly the ids of the removed jobs leave their sets. What a plugin keeps stays, and so does a
+-- job with which such a parent would go.
 
 --- @include "discard"
 --- @include "enqueue"

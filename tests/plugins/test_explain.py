@@ -41,7 +41,7 @@ async def test_every_level_that_spoke_is_named(here: Place) -> None:
         ("queue", "7d"), ("worker", "8d"), ("application", "9d"),
     ]  # fmt: skip
     assert told["overrode"][0].text == "7d, by eve"
-    assert told["foreign workers are told"][0].text.startswith("completed: removeOnComplete = ")
+    assert told["foreign"][0].text.startswith("completed: told removeOnComplete = ")
 
 
 async def test_before_it_ends_both_ends_are_told(here: Place) -> None:
@@ -51,9 +51,8 @@ async def test_before_it_ends_both_ends_are_told(here: Place) -> None:
     told = await facts(here, "a")
     assert told["if it fails"][0].text.startswith("last 5, by ")
     assert "30d" in told["ceiling"][0].text
-    assert [each.text for each in told["foreign workers are told"]] == [
-        f"{outcome}: nothing; they act by their own options, which are unknown here"
-        for outcome in ("completed", "failed")
+    assert [each.text for each in told["foreign"]] == [
+        f"{outcome}: not told; what they do is unknown" for outcome in ("completed", "failed")
     ]
 
 
@@ -83,9 +82,7 @@ async def test_an_isolated_job_tells_foreigners_something_that_nobody_said(
     await here.finish("a")
     told = await facts(here, "a")
     assert told["foreign"][0].text == "isolate"
-    assert told["foreign workers are told"][0].text == (
-        "completed: removeOnComplete = False, for them only"
-    )
+    assert told["foreign"][1].text == ("completed: told removeOnComplete = False, for them only")
     assert told["rule"][0].level == "application"
     options: Any = {"removeOnComplete": {"age": 60}}
     foreign_finish(raw, "f", at=here.clock.now_ms(), opts=options)

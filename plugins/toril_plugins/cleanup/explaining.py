@@ -127,11 +127,11 @@ def _foreign(
     for each in (outcome,) if outcome else OUTCOMES:
         option = job.opts.get(OPTION[each])
         if option is None:
-            text = f"{each}: nothing; they act by their own options, which are unknown here"
+            text = f"{each}: not told; what they do is unknown"
         else:
             only = ", for them only" if each in told_only(job) else ""
-            text = f"{each}: {OPTION[each]} = {option!r}{only}"
-        facts.append(Fact("foreign workers are told", text))
+            text = f"{each}: told {OPTION[each]} = {option!r}{only}"
+        facts.append(Fact("foreign", text))
     return facts
 
 
