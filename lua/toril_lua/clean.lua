@@ -13,8 +13,8 @@
 -- creation (of a prioritised one always that of its creation).
 -- Kept are: what a plugin keeps, what a worker runs, the iteration that a scheduler waits for, and
 -- a job that keeps a living parent waiting. In the last case BullMQ deletes the parent, or lets it
--- run if it is in another queue; here cleaning never releases, fails or removes a job that nobody named. Who means
--- it removes the child or the parent by its id.
+-- run if it is in another queue; here cleaning never releases, fails or removes a job that nobody
+-- named. Who means it removes the child or the parent by its id.
 
 --- @include "numbers"
 --- @include "discard"

@@ -46,5 +46,7 @@ redis.call('ZADD', schedules, due, schedule)
 redis.call('HINCRBY', record, 'ic', 1)
 run.name, run.data, run.toril = stored[1], stored[2] or '{}', stored[4] or nil
 local id, job = add_run(Q, schedule, due, run, now)
+--- @when saved
 tell_saved(Q, id, job)
+--- @end
 return {due, told(id, job), effects()}

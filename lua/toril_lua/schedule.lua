@@ -74,5 +74,7 @@ redis.call('DEL', record)
 redis.call('HSET', record, 'offset', offset, 'ic', old[3] or 1, unpack(request.fields))
 redis.call('ZADD', schedules, due, schedule)
 local id, job = add_run(Q, schedule, due, run, now)
+--- @when saved
 tell_saved(Q, id, job)
+--- @end
 return {0, due, told(id, job), effects()}

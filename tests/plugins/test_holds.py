@@ -62,9 +62,9 @@ class TestValue:
         with pytest.raises(ValueError, match="time zone"):
             Hold(id="a", until=datetime(2026, 1, 1))  # noqa: DTZ001
         with pytest.raises(TypeError, match="a datetime"):
-            Hold(id="a", until="1d")  # type: ignore[arg-type]
+            Hold(id="a", until="1d")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(TypeError, match="a value is"):
-            Hold(data={"a": [1]})  # type: ignore[dict-item]
+            Hold(data={"a": [1]})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 
     def test_at_most_a_thousand(self) -> None:
         many = [Hold(id=f"j{n}") for n in range(1001)]

@@ -19,7 +19,7 @@ def test_values() -> None:
         "native", "isolate",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="say 'native'"):
-        Foreign("other")  # type: ignore[arg-type]
+        Foreign("other")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="stored"):
         Foreign.decode("other")
 

@@ -36,7 +36,7 @@ class Entry:
         """An entry as the script returns it: `[at, {field: text}]`."""
         if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], dict):
             raise ValueError(f"not an entry of the journal: {value!r}")
-        at, fields = value
+        at, fields = value[0], value[1]
         texts = {name: str(text) for name, text in fields.items()}
         return cls(int(str(at)), texts.pop("what", ""), texts.pop("who", ""), texts)
 
