@@ -20,6 +20,7 @@ from toril.cli import main
 from toril.cli.exits import CommandError, Exit, exit_code, not_found, refused
 from toril.errors import (
     ConfigurationError,
+    GiveWay,
     IndeterminateError,
     InvalidJob,
     JobError,
@@ -135,6 +136,7 @@ def test_an_unknown_command_names_the_nearest(site: Site) -> None:
         (IndeterminateError("x"), 3),
         (JobNotFound("x", queue="q", job_id="1"), 4),
         (Reject("x"), 5),
+        (GiveWay(20, "x"), 5),
         (JobLocked("x", queue="q", job_id="1"), 5),
         (PluginError("x", plugin="p", hook="h"), 1),
         (JobFailed("x", queue="q", job_id="1"), 1),

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from toril.errors import (
     ConfigurationError,
+    GiveWay,
     InvalidJob,
     JobLocked,
     JobNotFound,
@@ -49,6 +50,7 @@ _CODES: tuple[tuple[type[TorilError], Exit], ...] = (
     (JobNotFound, Exit.NOT_FOUND),
     (JobRemoved, Exit.NOT_FOUND),
     (Reject, Exit.REFUSED),
+    (GiveWay, Exit.REFUSED),
     (JobLocked, Exit.REFUSED),
     (JobStateError, Exit.REFUSED),
     (LockLost, Exit.REFUSED),
