@@ -67,7 +67,7 @@ def test_exit_code_and_exports_hold_for_the_next_step(tmp_path: Path) -> None:
 
 
 def test_interrupt_comes_after_what_is_waited_for(tmp_path: Path) -> None:
-    (step,) = steps("$ trap 'echo bye; exit' INT; echo ready; sleep 30 & wait\nready\n^C\nbye\n")
+    (step,) = steps("$ trap 'echo bye; exit' INT; sleep 30 & echo ready; wait\nready\n^C\nbye\n")
     runner = shell(tmp_path)
     assert runner.run(step) == "ready\nbye\n"
     assert runner.code == 0
