@@ -79,10 +79,10 @@ class CronPattern:
         fields = _fields(text)
         parts = tuple(_parts(fields))
         try:
-            every_hour = next(_hours(part) == 24 for part in parts)
+            hours = [_hours(part) for part in parts]  # looks at all of each, also where wrong
         except (ValueError, KeyError) as error:
             raise ValueError(f"{text!r} is not a cron pattern: {error}") from error
-        return cls(text, zone, parts, every_hour)
+        return cls(text, zone, parts, hours[0] == 24)
 
     def check(self) -> None:
         """Raise `ValueError` for a zone about whose clocks BullMQ for Node has other ideas.
@@ -118,10 +118,10 @@ class CronPattern:
         if not self.every_hour:
             local += span.repeated
         after = local - _TICK if span.inclusive else local
-        try:
-            found = min(self._next(part, after) for part in self.parts)
-        except ValueError:  # it names no day at all
+        times = [when for part in self.parts if (when := self._next(part, after)) is not None]
+        if not times:
             return None
+        found = min(times)
         when = found - span.offset
         if when >= span.end + span.skips:
             return None
@@ -130,12 +130,15 @@ class CronPattern:
             when += span.repeats_midnight if found.date() > local.date() else timedelta()
         return when.replace(tzinfo=UTC)
 
-    def _next(self, part: str, after: datetime) -> datetime:
-        from croniter import croniter  # where it is needed: it takes long to import
+    def _next(self, part: str, after: datetime) -> datetime | None:
+        """The next time of one part by the calendar; None if there is no such day."""
+        from croniter import CroniterBadDateError, croniter  # here, as it takes long to import
 
-        following: datetime = croniter(
-            part, after, ret_type=datetime, second_at_beginning=True
-        ).get_next()
+        times = croniter(part, after, ret_type=datetime, second_at_beginning=True)
+        try:
+            following: datetime = times.get_next()
+        except CroniterBadDateError:
+            return None
         return following
 
 

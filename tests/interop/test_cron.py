@@ -19,6 +19,7 @@ PATTERNS = (
 * * * * *|*/5 * * * *|0 * * * *|0 3 * * *|30 2 * * *|15 1 * * *|0 0 1 * *|0 0 31 * *|0 0 29 2 *
 0 12 * * 1|0 12 * * 1-5|0 12 * * SUN|0 12 * * 7|0 0 * * 5-7|0 0 1 1 *|0 0 * jan-mar fri
 */10 * * * * *|5 4 3 2 1 *|0 0 12 * * *|*/15 30 1-3 * * *|0 0 L * *|0 0 * * 5L|0 0 * * 1#2
+0 0 30 2 1
 0 0 1,15 * 1|0 0 1 * 1#1|0 0 L * 5L|0 0 1L * *|@daily|@hourly|@weekly|@monthly|@yearly|@annually
 @minutely|@secondly|@weekdays|@weekends|23 0-20/2 * * *|5/15 * * * *|0 2 * * *|30 1 * * *
 0 */6 * * *|*/30 2 * * *|0 0 2 * * 0|0 2-3 * * *|30 0 * * *|15 0-1 * * *|0 0-23 * * *|20 */1 * * *
@@ -31,7 +32,7 @@ PATTERNS = (
 
 REFUSED = ["60 * * * *", "0 24 * * *", "0 0 * 13 *", "0 0 * * 8", "a b c d e", "50-10 * * * *",
            "0 0 15W * *", "0 0 * * * * *", "-5 * * * *", "*/0 * * * *", "0 0 * * *,1",
-           "@reboot", "@midnight", "0 0 L-3 * *"]  # fmt: skip
+           "@reboot", "@midnight", "0 0 L-3 * *", "0 0 1 * 9", "0 0 32 * 1"]  # fmt: skip
 
 #: When the clocks of a zone change, and a time at which those of none do.
 CHANGES = {
