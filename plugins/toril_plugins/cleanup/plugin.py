@@ -100,7 +100,6 @@ class Cleanup(Recalling):
         for script in ("hold", "release"):
             parts = ("holds", "gate", "indexes", "deciding", "holding", script)
             registry.script(script, _lua(*parts))
-        registry.script("missing", _lua("gate", "missing"))
         registry.script(JOURNAL, _lua("journal"))
         registry.name("retention", "holds", HoldKeeping(lambda: self._context))
         registry.name("retention", "journal", QueueJournal(lambda: self._context))
