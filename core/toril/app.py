@@ -15,9 +15,10 @@ from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.findings import AuditReport
 from toril.job import Job
+from toril.job_operations import JobOperations
 from toril.metrics import Sample
 from toril.new_job import QueueDefaults, check_names
-from toril.operations import JobOperations, QueueOperations
+from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
 from toril.removals import Erasure

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from toril.connection.call import Request
+from toril.connection.call import Request, only
 from toril.errors import PluginError
 from toril.hooks.findings import Audit, AuditReport, Finding, Repair, Severity
 from toril.hooks.function import settle
-from toril.operations import only
 from toril.protocol import auditing, reading
 from toril.protocol.invariants import (
     LISTS,

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
 from toril.connection.blocking import StreamRead, worker_client_name
-from toril.operations import only
+from toril.connection.call import only
 from toril.protocol import streams
 from toril.protocol.streams import QueueEvent
 

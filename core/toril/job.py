@@ -9,7 +9,7 @@ from toril.connection.call import Procedure
 from toril.errors import JobNotFound
 from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
-from toril.operations import JobOperations
+from toril.job_operations import JobOperations
 from toril.protocol.dependencies import Dependencies
 from toril.removals import Erasure
 from toril.snapshots import JobRef, JobSnapshot

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from toril.clock import Clock
+from toril.connection.call import only
 from toril.errors import PluginError
 from toril.metrics import Metrics, Sample
-from toril.operations import only
 from toril.protocol import reading
 from toril.protocol.effects import ChunkError, Effects
 from toril.protocol.parts import parts

@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.auditing import MOST, Auditor
-from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure
-from toril.errors import JobNotFound
-from toril.explaining import explain, recalled_facts
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
-from toril.hooks.context import Fact
 from toril.hooks.findings import AuditReport, Finding, Repair
-from toril.job import StoredJob
+from toril.job_operations import JobOperations
 from toril.metrics import Sample
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
-from toril.operations import JobOperations, QueueOperations, only
-from toril.protocol import reading, streams
-from toril.protocol.dependencies import Dependencies
+from toril.operations import QueueOperations
+from toril.protocol import reading
 from toril.removals import Erasure, Removals
-from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.runtime import Runtime
 from toril.setting import Level, Said, Setting
-from toril.snapshots import JobRef, JobSnapshot, ParentRef, Recalled
+from toril.snapshots import JobRef, ParentRef, Recalled
+from toril.sync_job import SyncJob
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
@@ -35,9 +30,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
-
-_EVENTS: Final = 200
-"""Events read at once."""
 
 
 class SyncApp:
@@ -312,111 +304,3 @@ class SyncQueue:
     def said_by_level(self, kind: type[S]) -> tuple[Said[S], ...]:
         """All that is said for the whole queue, most specific level first."""
         return self._perform(self._operations.said_by_level(kind))
-
-
-class SyncJob(StoredJob):
-    """A job, as `SyncQueue.add` returns it. Every method is that of `Job`, without `await`."""
-
-    def __init__(self, app: SyncApp, snapshot: JobSnapshot) -> None:
-        super().__init__(snapshot)
-        self._app = app
-        self._operations = JobOperations(app.runtime.context, snapshot.queue, snapshot.id)
-
-    def _perform(self, procedure: Procedure[T]) -> T:
-        return self._app.perform(procedure, self.queue)
-
-    def refresh(self) -> SyncJob:
-        """Read the job again."""
-        self.snapshot = self._perform(self._operations.read())
-        return self
-
-    def state(self) -> State:
-        """In which state it is now."""
-        return self._perform(self._operations.state())
-
-    def result(self, *, timeout: timedelta | str | None = None) -> Json:
-        """Wait for the job to end, and return what its handler returned."""
-        key = self._app.runtime.context.key(self.queue)
-        deadline = Deadline(self.snapshot, timeout)
-        after: str = self._perform(only(streams.last_event_id(key)))
-        end = self._end(key)
-        reader = SyncStreamRead(self._app.runtime.sync_executor, f"{key}:events")
-        try:
-            while end is None:
-                block = deadline.left(ASK_AGAIN)
-                milliseconds = max(1, round(block * 1000))
-                command, parse = streams.wait_for_events({key: after}, milliseconds, _EVENTS)
-                events = parse(reader.read(command, block)).get(key, ())
-                for event in events:
-                    after = event.id
-                    told = ending(event, self.id)
-                    if told is not None and not told.lost:
-                        end = told
-                if end is None and concerns(events, self.id):
-                    end = self._end(key)
-        finally:
-            reader.close()
-        return end.result(self.snapshot)
-
-    def _end(self, key: str) -> Ended | None:
-        """How the job ended, None if it has not; also if it is gone and somebody can tell."""
-        end = self._perform(ended(key, self.snapshot))
-        if end is None or end.outcome is not None:
-            return end
-        told = self._app.runtime.recall_sync(self.ref)
-        return recalled(self.snapshot, told) or self._perform(streamed(key, self.snapshot))
-
-    def explain(self) -> list[Fact]:
-        """What is known about its present and future, by Toril and by the plugins."""
-        runtime = self._app.runtime
-        try:
-            facts = self._perform(explain(runtime.context, self.ref))
-        except JobNotFound:
-            told = runtime.recall_sync(self.ref)
-            if told is None:
-                raise
-            return recalled_facts(told)
-        if runtime.plugins.functions("toril_explain_job"):
-            facts += [fact for _, fact in runtime.run(runtime.dispatcher.explain(self.ref))]
-        return facts
-
-    def retry(self, *, reset_attempts: bool = False) -> None:
-        """Let the finished job run again."""
-        self._perform(self._operations.retry(reset_attempts=reset_attempts))
-
-    def promote(self) -> None:
-        """Let the delayed job run now."""
-        self._perform(self._operations.promote())
-
-    def remove(self, *, children: bool = True) -> bool:
-        """Remove the job, with all jobs below it unless `children` is False."""
-        return self._perform(self._operations.remove(children=children))
-
-    def erase(self) -> Erasure:
-        """Erase the job and everything that names it; see `Job.erase`."""
-        return self._app.erase(self.ref, self.snapshot.parent)
-
-    def update(self, data: Json) -> None:
-        """Replace its payload."""
-        self._perform(self._operations.update(data))
-
-    def progress(self, value: Json) -> None:
-        """Report its progress, any JSON value."""
-        self._perform(self._operations.progress(value))
-
-    def log(self, line: str) -> int:
-        """Add a line to its log."""
-        return self._perform(self._operations.log(line, self.keep_logs))
-
-    def logs(self, *, limit: int | None = None) -> tuple[str, ...]:
-        """Its log lines, oldest first; with `limit` the newest so many."""
-        return self._perform(self._operations.logs(limit))
-
-    def children(self) -> Dependencies:
-        """Its children, by what became of them."""
-        return self._perform(self._operations.children())
-
-    def parent(self) -> SyncJob | None:
-        """The job that waits for it; None if there is none, or it is gone."""
-        found = self._perform(self._operations.parent(self.snapshot.parent))
-        return None if found is None else SyncJob(self._app, found)

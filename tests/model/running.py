@@ -13,9 +13,8 @@ from tests.model.steps import STALLED_MS, Steps
 from tests.model.strategies import QUEUES, endings, queues, some, workers
 from tests.model.world import LOCK_MS
 
-from toril.connection.call import Call
+from toril.connection.call import Call, only
 from toril.errors import IndeterminateError
-from toril.operations import only
 from toril.protocol.adding import Added
 from toril.protocol.changing import add_log
 from toril.protocol.finishing import TickReply

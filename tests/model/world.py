@@ -12,8 +12,7 @@ import redis
 from tests.model.places import Told
 
 from toril import App, hookimpl
-from toril.connection.call import Call, Resend
-from toril.operations import only
+from toril.connection.call import Call, Resend, only
 from toril.plugins import JobEvent, ManualClock
 from toril.protocol.effects import Effects
 from toril.protocol.finishing import Fetch, Finish, TickReply, finished_job, tick

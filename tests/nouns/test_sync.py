@@ -29,7 +29,8 @@ from toril import (
     hookimpl,
 )
 from toril.plugins import Draft, Fact, JobRef
-from toril.sync import SyncJob, SyncQueue
+from toril.sync import SyncQueue
+from toril.sync_job import SyncJob
 
 Q = "bull:mail"
 

@@ -18,7 +18,8 @@ from toril.duration import milliseconds
 from toril.errors import TorilError
 from toril.explaining import recalled_facts
 from toril.snapshots import JobSnapshot, Recalled
-from toril.sync import SyncJob, SyncQueue
+from toril.sync import SyncQueue
+from toril.sync_job import SyncJob
 from toril.types import STATES, State
 
 

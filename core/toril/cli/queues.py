@@ -11,8 +11,8 @@ from toril.app import App
 from toril.cli.exits import not_found, refused
 from toril.cli.output import Output, connection_options, output_option, talk
 from toril.clock import as_datetime
+from toril.connection.call import only
 from toril.event_values import EventValues
-from toril.operations import only
 from toril.protocol.reading import QueueMeta, meta
 from toril.settings import by_this_user
 from toril.sync import SyncApp, SyncQueue

@@ -60,3 +60,8 @@ class Read(Generic[T]):
 Request: TypeAlias = Call[Any] | Read[Any]
 Procedure: TypeAlias = Generator[Request, Any, T]
 """A conversation of several calls; `return` gives its result."""
+
+
+def only(request: Call[Any] | Read[Any]) -> Procedure[Any]:
+    """The procedure of a single call or read."""
+    return (yield request)

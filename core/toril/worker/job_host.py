@@ -7,11 +7,10 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from toril.connection.call import Call
+from toril.connection.call import Call, only
 from toril.errors import JobNotFound, JobStateError, LockLost
 from toril.flow import Flow
 from toril.new_job import JobOptions, NewJob
-from toril.operations import only
 from toril.protocol.changing import add_log, update_data, update_progress
 from toril.protocol.codec import encode_json, valid_text
 from toril.protocol.dependencies import Dependencies, dependencies

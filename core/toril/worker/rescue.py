@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from toril.operations import only
+from toril.connection.call import only
 from toril.protocol import rescuing
 from toril.protocol.keys import queue_name
 from toril.protocol.large_flows import broken_flows, take_back

@@ -10,11 +10,10 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
-from toril.connection.call import Procedure
+from toril.connection.call import Procedure, only
 from toril.errors import GiveWay
 from toril.hooks.context import ServiceContext
 from toril.hooks.plugin_set import RegisteredService
-from toril.operations import only
 from toril.protocol.leases import release_lease, take_lease
 from toril.worker import rescue as rescuing
 

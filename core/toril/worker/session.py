@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequ
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from toril.connection.blocking import MarkerWait, worker_client_name
+from toril.connection.call import only
 from toril.connection.conversation import Patience
 from toril.connection.execute import SyncExecutor
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.context import WorkerInfo
-from toril.operations import only
 from toril.protocol import reading
 from toril.protocol.finishing import Finish
 from toril.protocol.locking import StalledReport, renew, stalled_check
