@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from toril.connection.call import Procedure
+from toril.inspection import Inspection
 from toril.job import Job
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
@@ -25,7 +26,7 @@ S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
 
 
-class Queue:
+class Queue(Inspection):
     """A queue of an App, made by `app.queue(name)`.
 
     Every method raises `ServerError` if the server cannot do what was asked.

@@ -12,6 +12,7 @@ from toril.connection.call import Procedure
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.findings import AuditReport, Finding, Repair
+from toril.inspection import SyncInspection
 from toril.job_operations import JobOperations
 from toril.metrics import Sample
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
@@ -126,7 +127,7 @@ async def _repaired(repair: Repair) -> bool:
     return await repair.run()
 
 
-class SyncQueue:
+class SyncQueue(SyncInspection):
     """A queue, made by `app.sync.queue(name)`. Every method is that of `Queue`, without `await`."""
 
     def __init__(self, app: SyncApp, name: str, defaults: QueueDefaults) -> None:

@@ -1,13 +1,14 @@
 -- Ends attempts of up to 100 active jobs and picks up as many others, in one step.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {now, record, finishes = {item, ...}, fetch, want_removed}
+-- Arguments: [1] msgpack {now, record, finishes = {item, ...}, fetch, want_removed, metrics}
 --            item = {id, token, kind, text, head, more}; kind: 'completed', 'failed' (for good),
 --            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
 --            as JSON or the reason, false if none. head: look in active from the head.
 --            more = false or {stack, attempts, delay (ms), lifo, skip (count no attempt), cause,
 --            plans = {plugin = value}, undecided}
 --            fetch = nil or {token, lock (ms), limit, name, max, duration (ms)}
+--            metrics = nil or of how many minutes the numbers of ended jobs are kept
 -- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
 --            (ms, 0: not), blocked (paused or maxed), more, effects}; or -20: late.
 --            Codes: 0 done, 1 done but keys of its parent or its deduplication window are garbled,
@@ -60,6 +61,20 @@ finishing.values = not meta[6]
 
 local codes = {}
 if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
+
+-- Counts the jobs that have ended, for who draws charts of them.
+local function measure(most)
+--- @local "minutes"
+  local ends = {completed = 0, failed = 0}
+  for i, item in ipairs(request.finishes) do
+    if ends[item[3]] and codes[i] >= 0 then ends[item[3]] = ends[item[3]] + 1 end
+  end
+  for outcome, number in pairs(ends) do
+    -- Garbled keys of charts keep no job from ending.
+    if number > 0 then pcall(count_ends, Q, outcome, number, now, most) end
+  end
+end
+if request.metrics and finishing.ended > 0 then measure(request.metrics) end
 
 -- Wakes another worker where something is left to take, and says so when nothing is left at all.
 local function conclude()

@@ -98,7 +98,12 @@ DIFFERENCES = [
         roles("toril worker"),
         r"^\S+:events removed {\w+} prev=(completed|failed) rule=",
         scenarios=frozenset(
-            {"job that is not kept", "newest jobs are kept", "children that are not kept"}
+            {
+                "job that is not kept",
+                "newest jobs are kept",
+                "children that are not kept",
+                "metrics of a job that is not kept",
+            }
         ),
     ),
     Difference(

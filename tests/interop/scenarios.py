@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 from tests.support.scenario import (
@@ -1231,6 +1232,63 @@ scenario(
     count("delayed", 1),
     Settle({}),
     Dump("completed"),
+)
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+CHARTS = {"metrics": {"maxDataPoints": 4}}
+
+
+def minutes_pass(minutes: int) -> Surgery:
+    """Let what has been counted be so much older, and do not come near the end of a minute."""
+
+    def change(run: Run) -> None:
+        while time.time() % 60 > 57:
+            time.sleep(0.05)
+        for outcome in ("completed", "failed"):
+            key = run.key("q", "metrics", outcome)
+            if run.client.exists(key):
+                run.client.hincrby(key, "prevTS", -minutes * MINUTE)
+
+    return Surgery(change)
+
+
+def ended(state: str, *names: str) -> tuple[Step, ...]:
+    """One job after the other."""
+    do = OK if state == "completed" else FAIL
+    steps = [(Add("q", name, do), Settle({name: state})) for name in names]
+    return tuple(step for pair in steps for step in pair)
+
+
+scenario(
+    "metrics per minute",
+    Work("q", CHARTS),
+    minutes_pass(0),
+    *ended("completed", "a", "b"),
+    *ended("failed", "c"),
+    Dump("the first minute"),
+    minutes_pass(1),
+    *ended("completed", "d", "e"),
+    *ended("failed", "f"),
+    Dump("the next minute"),
+    minutes_pass(2),
+    *ended("completed", "g"),
+    *ended("failed", "h"),
+    Add("q", "i", (step("fail-times", 1, "boom"), *OK), {"attempts": 2}),
+    Settle({"i": "completed"}),
+    Dump("two minutes later; an attempt that is not the last is not counted"),
+    minutes_pass(100),
+    *ended("completed", "j"),
+    *ended("failed", "k"),
+    Dump("no more than was asked for"),
+)
+scenario(
+    "metrics of a job that is not kept",
+    Add("q", "a", OK, {"removeOnComplete": True}),
+    Work("q", CHARTS),
+    Settle({"a": "gone"}),
+    Dump("counted"),
 )
 
 

@@ -97,6 +97,7 @@ WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "maxStalledCount": ("max_stalled", int),
     "limiter": ("rate", _rate),
     "name": ("name", str),
+    "metrics": ("metrics", lambda told: timedelta(minutes=told["maxDataPoints"])),
 }
 
 

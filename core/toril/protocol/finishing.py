@@ -110,6 +110,7 @@ def tick(
     now: int,
     finishes: Sequence[Finish] = (),
     fetch: Fetch | None = None,
+    metrics_minutes: int | None = None,
     record: CallRecord | None = None,
     wants: Wants = frozenset(),
 ) -> Call[Effects[TickReply]]:
@@ -120,6 +121,8 @@ def tick(
         now: Milliseconds since the epoch; it becomes the finishing time.
         finishes: At most 100, in the order in which they ended, no job twice.
         fetch: What to pick up; None: nothing.
+        metrics_minutes: Count the jobs that end, per minute, and keep so many minutes; None: count
+            nothing.
         record: Makes the call safe to send again.
         wants: The event hooks that somebody implements.
 
@@ -136,6 +139,8 @@ def tick(
         "finishes": [packed(finish) for finish in finishes],
         "want_removed": REMOVED in wants,
     }
+    if metrics_minutes is not None:
+        request["metrics"] = metrics_minutes
     ttl = PRODUCER_TTL_MS
     if fetch is not None and fetch.limit > 0:
         request["fetch"] = _fetch(fetch)

@@ -12,6 +12,7 @@ from toril.duration import milliseconds
 from toril.worker.retry import BackoffFunction
 
 _SHORTEST_LOCK: Final = 100
+_MOST_MINUTES: Final = 100 * 1440
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -34,6 +35,9 @@ class WorkerOptions(TypedDict, total=False):
     rate: tuple[int, timedelta | str] | None
     """At most so many jobs per so much time, in the whole queue; a limit that is stored with the
     queue goes before it."""
+    metrics: timedelta | str | None
+    """Count the jobs that this worker ends, per minute, for `Queue.metrics` and for dashboards, and
+    keep the numbers of so much time; `"14d"` is usual. None (the default): count nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Terms:
     stalled_interval_ms: int
     backoffs: Mapping[str, BackoffFunction]
     rate: tuple[int, int] | None
+    metrics_minutes: int | None
 
 
 def terms(**options: Unpack[WorkerOptions]) -> Terms:
@@ -80,7 +85,20 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
         stalled_interval_ms=_duration(options, "stalled_interval", "30s", _SHORTEST_LOCK),
         backoffs=dict(options.get("backoffs") or {}),
         rate=None if rate is None else (count("rate", rate[0]), max(1, milliseconds(rate[1]))),
+        metrics_minutes=_minutes(options.get("metrics")),
     )
+
+
+def _minutes(duration: timedelta | str | None) -> int | None:
+    if duration is None:
+        return None
+    minutes = milliseconds(duration) // 60_000
+    if not 1 <= minutes <= _MOST_MINUTES:
+        raise ValueError(
+            f"metrics is between 1m and {_MOST_MINUTES // 1440}d, as a number is kept for each "
+            f"minute, not {duration!r}"
+        )
+    return minutes
 
 
 def count(option: str, value: object, lowest: int = 1) -> int:

@@ -34,7 +34,7 @@ from toril.worker.services import services_of
 from toril.worker.slots import Slots
 from toril.worker.stalled import StalledCheck
 from toril.worker.stop import Stop
-from toril.worker.turns import FetchTerms, Turns
+from toril.worker.turns import Turns, TurnTerms
 from toril.worker.watch import MarkerWatch
 
 if TYPE_CHECKING:
@@ -159,7 +159,12 @@ class Session:
             self._turns = Turns(
                 queue_key=self._key,
                 who=self._who,
-                terms=FetchTerms(self._terms.lock_ms, self._terms.name, self._terms.rate),
+                terms=TurnTerms(
+                    self._terms.lock_ms,
+                    self._terms.name,
+                    self._terms.rate,
+                    self._terms.metrics_minutes,
+                ),
                 executor=self._runtime.executor,
                 dispatcher=self._runtime.dispatcher,
                 events=self._buffer,

@@ -49,16 +49,18 @@ _NOT_OURS: Final = frozenset({NOT_FOUND, NO_LOCK, NOT_ACTIVE, OTHER_LOCK})
 
 
 @dataclass(frozen=True, slots=True)
-class FetchTerms:
-    """On which terms a worker picks up jobs.
+class TurnTerms:
+    """On which terms a worker picks up jobs and ends them.
 
     `name`: written to the job, for dashboards. `rate`: so many jobs per so many milliseconds in the
-    whole queue; what is stored with the queue goes before it.
+    whole queue; what is stored with the queue goes before it. `metrics_minutes`: count the jobs
+    that end, and keep the numbers of so many minutes.
     """
 
     lock_ms: int
     name: str | None = None
     rate: tuple[int, int] | None = None
+    metrics_minutes: int | None = None
 
 
 class Turns:
@@ -70,7 +72,7 @@ class Turns:
     Args:
         queue_key: What the queue's keys begin with.
         who: The worker, as no other process calls itself.
-        terms: On which terms jobs are picked up.
+        terms: On which terms jobs are picked up and ended.
         executor: Reaches the server.
         dispatcher: Asks the plugins before a finish.
         events: Takes what happened, for the plugins.
@@ -83,7 +85,7 @@ class Turns:
         *,
         queue_key: str,
         who: str,
-        terms: FetchTerms,
+        terms: TurnTerms,
         executor: Executor,
         dispatcher: Dispatcher,
         events: EventBuffer,
@@ -121,6 +123,7 @@ class Turns:
             now=now,
             finishes=finishes,
             fetch=self._fetch(token, batch.fetch) if batch.fetch else None,
+            metrics_minutes=self._terms.metrics_minutes,
             record=record,
             wants=self._dispatcher.wants,
         )
