@@ -116,8 +116,10 @@ class Shell:
             return ""
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
+                # Whoever was started in the background ignores the interrupt, and so would bash.
                 # `$?` of the step before is what it would be in one shell.
-                ["bash", "-c", f"(exit {self.code}); {step.command}"],
+                ["env", "--default-signal=INT"]
+                + ["bash", "-c", f"(exit {self.code}); {step.command}"],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

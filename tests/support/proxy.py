@@ -221,7 +221,7 @@ class FaultProxy:
 
     @staticmethod
     async def _rounds() -> None:
-        for _ in range(3):
+        for _ in range(10):
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
