@@ -28,6 +28,7 @@ from toril import (
     WaitForChildren,
     Worker,
 )
+from toril.clock import Clock, SystemClock
 from toril.flow import FlowTree
 from toril.plugins import JobRef
 from toril_plugins import Keep, Retention
@@ -172,11 +173,12 @@ class Handler(Script):
 class Toril(Service):
     """The driven library."""
 
-    def __init__(self, url: str, prefix: str) -> None:
+    def __init__(self, url: str, prefix: str, clock: Clock | None = None) -> None:
         super().__init__()
         self.url = url
         self.prefix = prefix
-        self.app = App(url, prefix=prefix)
+        self.clock: Clock = clock or SystemClock()
+        self.app = App(url, prefix=prefix, clock=self.clock)
         self.workers: dict[str, tuple[Worker, asyncio.Task[Any]]] = {}
         self.readers: dict[str, tuple[asyncio.Task[None], list[dict[str, Any]]]] = {}
 
@@ -200,7 +202,7 @@ class Toril(Service):
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.app.aclose()
         self.workers, self.readers = {}, {}
-        self.app = App(self.url, prefix=self.prefix)
+        self.app = App(self.url, prefix=self.prefix, clock=self.clock)
 
     # -- producing ---------------------------------------------------------------------------------
 

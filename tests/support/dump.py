@@ -16,6 +16,8 @@ means:
 - a lock's token by `<token>`, the text of a stack by `<stack>`;
 - the order of members in JSON objects, of hash fields and of sets by the alphabet.
 
+With a clock that the test moves, times need no meaning: `exact=True` writes them as they are.
+
 Toril's own data is left out: keys `Q:toril:*`, fields `toril` of jobs and `toril.*` of `meta`, the
 key `toril` in `opts`, events `toril:*`. What else may differ, and why, stands in
 `tests.interop.differences`.
@@ -34,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 
 GRAIN = 200  # ms
 
@@ -64,6 +67,7 @@ class _Database:
     prefix: str
     since: int
     until: int
+    exact: bool
     keys: dict[str, _Key] = field(default_factory=dict[str, _Key])
     labels: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
@@ -92,7 +96,8 @@ class _Database:
             number = float(value)
         except ValueError:
             return repr(value)
-        if self.since - 1 <= number <= self.until + 1 and number == int(number):
+        within = not self.exact and self.since - 1 <= number <= self.until + 1
+        if within and number == int(number):
             return "<time>"
         return f"{number:.0f}" if number == int(number) else repr(number)
 
@@ -124,7 +129,7 @@ class _Database:
             return self.label(home, value) if (home, value) in self.labels else value
         if name in {"timestamp", "prevMillis"} and isinstance(value, (int, float)):
             return self.time(value)
-        if name == "offset" and "every" in object_ and isinstance(value, int):
+        if name == "offset" and "every" in object_ and isinstance(value, int) and not self.exact:
             return "<phase>" if 0 <= value < object_["every"] else value
         return self.known(queue, value)
 
@@ -141,31 +146,42 @@ class _Database:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _read(client: redis.Redis, prefix: str, since: int) -> _Database:
-    found = _Database(prefix, since, int(time.time() * 1000))
-    for key in sorted(cast("Iterable[str]", client.scan_iter(f"{prefix}:*", count=1000))):
-        if found.split(key)[1].startswith("toril:"):
-            continue
-        kind = str(client.type(key))
-        value: Any
-        if kind == "string":
-            value = client.get(key)
-        elif kind == "list":
-            value = client.lrange(key, 0, -1)
-        elif kind == "set":
-            value = sorted(cast("set[str]", client.smembers(key)))
-        elif kind == "zset":
-            value = client.zrange(key, 0, -1, withscores=True)
-        elif kind == "hash":
-            value = client.hgetall(key)
-        elif kind == "stream":
-            value = client.xrange(key)
-        else:  # gone between SCAN and now
-            continue
-        if value is not None:
-            found.keys[key] = _Key(kind, client.pttl(key) > 0, value)
+def _read(client: redis.Redis, prefix: str, since: int, *, exact: bool) -> _Database:
+    found = _Database(prefix, since, int(time.time() * 1000), exact)
+    scanned = cast("Iterable[str]", client.scan_iter(f"{prefix}:*", count=1000))
+    keys = [key for key in sorted(scanned) if not found.split(key)[1].startswith("toril:")]
+    about = client.pipeline(transaction=False)
+    for key in keys:
+        about.type(key)
+        about.pttl(key)
+    told = about.execute()
+    kinds = {key: (str(told[2 * at]), told[2 * at + 1] > 0) for at, key in enumerate(keys)}
+    values = client.pipeline(transaction=False)
+    for key in keys:
+        _ask(values, kinds[key][0], key)
+    for key, value in zip(keys, values.execute(), strict=True):
+        if value:  # else it has gone since the SCAN
+            kind, expires = kinds[key]
+            found.keys[key] = _Key(kind, expires, sorted(value) if kind == "set" else value)
     _name_jobs(found)
     return found
+
+
+def _ask(pipeline: Pipeline, kind: str, key: str) -> None:
+    """Ask for all that is in a key; for nothing, if it is gone."""
+    match kind:
+        case "list":
+            pipeline.lrange(key, 0, -1)
+        case "set":
+            pipeline.smembers(key)
+        case "zset":
+            pipeline.zrange(key, 0, -1, withscores=True)
+        case "hash":
+            pipeline.hgetall(key)
+        case "stream":
+            pipeline.xrange(key)
+        case _:
+            pipeline.get(key)
 
 
 def _name_jobs(found: _Database) -> None:
@@ -195,15 +211,18 @@ def _name_jobs(found: _Database) -> None:
 # -- rendering -------------------------------------------------------------------------------------
 
 
-def dump(client: redis.Redis, since: int, prefix: str = "bull") -> list[str]:
+def dump(
+    client: redis.Redis, since: int, prefix: str = "bull", *, exact: bool = False
+) -> list[str]:
     """The database under `prefix` as lines.
 
     Args:
         client: A client that decodes replies.
         since: Milliseconds since the epoch when the run began.
         prefix: BullMQ's key prefix.
+        exact: Write times as they are, not what they mean.
     """
-    found = _read(client, prefix, since)
+    found = _read(client, prefix, since, exact=exact)
     lines: list[str] = []
     for key, held in found.keys.items():
         queue, rest = found.split(key)
@@ -259,7 +278,8 @@ def _job_key(found: _Database, queue: str, id: str, part: str, held: _Key) -> li
 
 def _job(found: _Database, queue: str, id: str, fields: Mapping[str, str]) -> list[str]:
     lines: list[str] = []
-    due = int(id.split(":")[2]) if id.startswith("repeat:") else None
+    known = id.startswith("repeat:") and not found.exact
+    due = int(id.split(":")[2]) if known else None
     for name in sorted(fields):
         value = _without_waiting(name, fields, due)
         if name == "toril":
@@ -272,7 +292,7 @@ def _job(found: _Database, queue: str, id: str, fields: Mapping[str, str]) -> li
             value = found.text(queue, value)
         elif name == "stacktrace":
             value = _stacks(value)
-        elif name == "delay" and value.isdigit() and -int(value) % GRAIN < 50:
+        elif name == "delay" and not found.exact and value.isdigit() and -int(value) % GRAIN < 50:
             value = str(math.ceil(int(value) / GRAIN) * GRAIN)  # "due then", some ms later
         lines.append(f".{name} = {value}")
     return lines
@@ -312,7 +332,7 @@ def _settings(found: _Database, queue: str, fields: Mapping[str, str]) -> list[s
             value = "<version>" if re.fullmatch(r"bullmq:[\w.-]+", value) else value
         elif name in TIME_FIELDS:
             value = found.time(value)
-        elif name == "offset" and 0 <= int(value) < int(fields.get("every", 0)):
+        elif name == "offset" and not found.exact and 0 <= int(value) < int(fields.get("every", 0)):
             value = "<phase>"
         elif name in {"opts", "data"}:
             value = found.json(queue, value)
@@ -362,6 +382,8 @@ def _stream(found: _Database, queue: str) -> list[tuple[str, dict[str, str]]]:
 
 def _due(found: _Database, queue: str, id: str, score: float) -> str:
     due, sequence = divmod(int(score), 4096)
+    if found.exact:
+        return f"{found.label(queue, id)} due {due} sequence {sequence}"
     fields = _fields(found, queue, id)
     told = [
         entry["delay"]
@@ -413,7 +435,7 @@ def _events(found: _Database, queue: str, entries: list[tuple[str, dict[str, str
 
 def _promise(found: _Database, queue: str, id: str, written: int, value: str) -> str:
     """What a `delayed` event says about the due time, given when it was written."""
-    if not value.isdigit():
+    if found.exact or not value.isdigit():
         return repr(value)
     fields = _fields(found, queue, id)
     if id.startswith("repeat:") and id.endswith(f":{value}"):

@@ -37,6 +37,8 @@ let readers = new Map();
 let boards = [];
 let gates = new Map();
 let happened = new Set(); // steps that are done only the first time a job comes by
+let hands = new Map(); // workers that fetch only when they are told to, by queue
+let taken = new Map(); // what they hold: job and token, by queue and id
 let producer = null;
 let serial = 0;
 
@@ -64,6 +66,26 @@ async function job(params) {
   if (!found) throw new Error(`no job ${params.id} in ${params.queue}`);
   return found;
 }
+
+const held = ({ queue: name, id }) => {
+  if (!taken.has(`${name}:${id}`)) throw new Error(`no job ${id} of ${name} was taken`);
+  return taken.get(`${name}:${id}`);
+};
+
+const errors = (kind, text) =>
+  kind === "unrecoverable" ? new UnrecoverableError(text) : new Error(text);
+
+// The time for everything that is made from here on; null: the machine's.
+const MachineDate = Date;
+let stopped = null;
+globalThis.Date = class extends MachineDate {
+  constructor(...told) {
+    super(...(told.length || stopped === null ? told : [stopped]));
+  }
+  static now() {
+    return stopped === null ? MachineDate.now() : stopped;
+  }
+};
 
 function gate(name) {
   if (!gates.has(name)) {
@@ -211,6 +233,7 @@ const methods = {
     const closing = [];
     for (const each of gates.values()) each.open();
     for (const { worker } of workers.values()) closing.push(worker.close(true));
+    for (const worker of hands.values()) closing.push(worker.close(true));
     for (const { reader } of readers.values()) closing.push(reader.close());
     for (const each of boards) closing.push(new Promise((done) => each.close(done)));
     for (const each of boards) each.closeAllConnections();
@@ -219,6 +242,8 @@ const methods = {
     if (producer) await producer.close();
     queues = new Map();
     workers = new Map();
+    hands = new Map();
+    taken = new Map();
     readers = new Map();
     boards = [];
     gates = new Map();
@@ -310,6 +335,42 @@ const methods = {
     await workers.get(handle).worker.close(force);
     workers.delete(handle);
   },
+
+  clock: ({ ms }) => void (stopped = ms ?? null),
+  async take({ queue: name }) {
+    if (!hands.has(name)) {
+      const made = new Worker(name, null, { connection, prefix, autorun: false });
+      made.on("error", (error) => console.error(error));
+      await made.waitUntilReady();
+      hands.set(name, made);
+    }
+    const token = `token-${++serial}`;
+    const job = await hands.get(name).getNextJob(token, { block: false });
+    if (!job) return null;
+    taken.set(`${name}:${job.id}`, { job, token });
+    return { id: job.id, name: job.name, data: job.data, attempts_made: job.attemptsMade };
+  },
+  async complete(params) {
+    const { job, token } = held(params);
+    await job.moveToCompleted(params.value ?? null, token, false);
+  },
+  async fail(params) {
+    const { job, token } = held(params);
+    await job.moveToFailed(errors(params.kind, params.text), token, false);
+  },
+  async put_off(params) {
+    const { job, token } = held(params);
+    await job.moveToDelayed(Date.now() + params.ms, token);
+  },
+  async give_back(params) {
+    const { job, token } = held(params);
+    await job.moveToWait(token);
+  },
+  async await_children(params) {
+    const { job, token } = held(params);
+    return await job.moveToWaitingChildren(token);
+  },
+
   worker_errors: ({ handle }) => workers.get(handle).errors,
   gated: async ({ name }) => void (await gate(name).reached),
   open_gate: ({ name }) => void gate(name).open(),
