@@ -114,12 +114,12 @@ class Shell:
         if step.command.startswith("cd "):
             self.folder /= step.command.removeprefix("cd ")
             return ""
+        command = step.command
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 # Whoever was started in the background ignores the interrupt, and so would bash.
                 # `$?` of the step before is what it would be in one shell.
-                ["env", "--default-signal=INT"]
-                + ["bash", "-c", f"(exit {self.code}); {step.command}"],
+                ["env", "--default-signal=INT", "bash", "-c", f"(exit {self.code}); {command}"],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
