@@ -26,6 +26,9 @@ class EventValues(Setting):
     name: ClassVar[str] = "events"
     levels: ClassVar[tuple[Level, ...]] = ("queue",)
 
+    def __str__(self) -> str:
+        return "on" if self.told else "off"
+
     def encode(self) -> Json:
         """The value as JSON."""
         return self.told

@@ -9,41 +9,23 @@ from typing import Any
 
 import click
 
-from toril import App
+from toril import App, ConfigurationError, Queue
 from toril.commands import CommandError, Exit, Output, connection_options, output_option, talk
 from toril.plugins import (
     LIVE_LEVELS,
     Level,
-    Outcome,
     Said,
     as_datetime,
     by_this_user,
     milliseconds,
 )
+from toril_plugins.guards import ceiling, foreign, journal, require
+from toril_plugins.keep_text import KEEP
 from toril_plugins.planning import apply_, plan
-from toril_plugins.retention.resolve import resolve
-from toril_plugins.retention.values import OUTCOMES, Keep, Retention
-from toril_plugins.running import with_app
-
-
-class _KeepText(click.ParamType[Keep]):
-    """`7d`, `1000`, `last 5 per data.customer, 30d`, `forever`, `nothing`."""
-
-    name = "keep"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keep:
-        try:
-            return Keep.parse(str(value))
-        except ValueError as error:
-            self.fail(
-                f"{error}. Say how long to keep, such as 7d, 1000 (the newest), "
-                "'last 5 per name', forever or nothing",
-                param,
-                ctx,
-            )
-
-
-KEEP = _KeepText()
+from toril_plugins.retention.carrying_out import carrying_out
+from toril_plugins.retention.planning import merge
+from toril_plugins.retention.values import OUTCOMES, Ceiling, Keep, Retention
+from toril_plugins.running import existing, named, with_app
 
 
 @click.group()
@@ -56,37 +38,62 @@ def retention() -> None:
 @connection_options
 @output_option
 def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
-    """Show what is said for all jobs of QUEUE, and which of it holds."""
+    """Show what is said for all jobs of QUEUE, and what comes of it."""
 
-    async def read(app: App) -> Sequence[Said[Retention]]:
-        return await app.queue(queue).said_by_level(Retention)
+    async def read(app: App) -> tuple[list[dict[str, Any]], str | None]:
+        target = await existing(app, queue)
+        said = await target.said_by_level(Retention)
+        ceilings = await target.said_by_level(Ceiling)
+        obstacle = await _obstacle(target)
+        return [*_rows(said, obstacle), *_rows(ceilings, obstacle)], obstacle
 
-    rows = _rows(with_app(url, prefix, read))
-    if not rows and output.format == "table":
-        talk(f"nothing is said for queue {queue!r}: its finished jobs are kept for ever")
+    rows, obstacle = with_app(url, prefix, read)
+    if rows or output.format != "table":
+        columns = ("setting", "outcome", "keep", "level", "source", "since", "state")
+        output.rows("retention", rows, columns, id="keep")
     else:
-        output.rows(
-            "retention", rows, ("outcome", "keep", "level", "source", "since", "holds"), id="keep"
+        talk(f"nothing is said for queue {queue!r}: its finished jobs are kept for ever")
+    if rows and obstacle:
+        talk(f"nothing is removed: {obstacle}")
+
+
+async def _obstacle(queue: Queue) -> str | None:
+    """Why what is said does not happen, or None."""
+    try:
+        return (await carrying_out(queue)).obstacle
+    except ConfigurationError:
+        return (
+            "the plugin 'cleanup', which would, is not in use here (`toril plugins ls` says why); "
+            "where it is, it does"
         )
 
 
-def _rows(said: Sequence[Said[Retention]]) -> list[dict[str, Any]]:
+def _rows(
+    said: Sequence[Said[Retention]] | Sequence[Said[Ceiling]], obstacle: str | None
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for outcome in OUTCOMES:
-        winner = resolve(said, outcome).said
+        speaking = [each for each in said if each.value.of(outcome) is not None]
         rows += [
             {
+                "setting": each.value.name,
                 "outcome": outcome,
-                "keep": str(keep),
+                "keep": str(each.value.of(outcome)),
                 "level": each.level,
                 "source": each.source,
                 "since": f"{as_datetime(each.since):%Y-%m-%d %H:%M:%S}",
-                "holds": each is winner,
+                "state": _state(place, speaking[0].level, obstacle),
+                "holds": place == 0 and obstacle is None,
             }
-            for each in said
-            if (keep := each.value.of(outcome)) is not None
+            for place, each in enumerate(speaking)
         ]
     return rows
+
+
+def _state(place: int, winner: Level, obstacle: str | None) -> str:
+    if place:
+        return f"overridden by the {winner}"
+    return "applies" if obstacle is None else "nobody applies it"
 
 
 @retention.command("set")
@@ -102,17 +109,14 @@ def set_(
     Counts at once, also for jobs that are kept already. An outcome that is not named stays as it
     was said before.
     """
-    given: dict[Outcome, Keep | None] = {"completed": completed, "failed": failed}
-    if not any(given.values()):
+    if not (completed or failed):
         raise CommandError("say --completed, --failed or both", Exit.USAGE)
 
     async def write(app: App) -> None:
-        target = app.queue(queue)
-        before = [s for s in await target.said_by_level(Retention) if s.level == "queue"]
-        if before:
-            for outcome in OUTCOMES:
-                given[outcome] = given[outcome] or before[0].value.of(outcome)
-        await target.set(Retention(**given), source=by_this_user("toril retention set"))
+        target = await named(app, queue)
+        wanted = Retention(completed=completed, failed=failed)
+        source = by_this_user("toril retention set")
+        await target.change(Retention, lambda before: merge(wanted, before), source=source)
 
     with_app(url, prefix, write)
 
@@ -132,9 +136,8 @@ def unset(url: str | None, prefix: str, queue: str, level: Level) -> None:
     """Take back what was said for all jobs of QUEUE."""
 
     async def write(app: App) -> None:
-        await app.queue(queue).unset(
-            Retention, level=level, source=by_this_user("toril retention unset")
-        )
+        target = await existing(app, queue)
+        await target.unset(Retention, level=level, source=by_this_user("toril retention unset"))
 
     with_app(url, prefix, write)
 
@@ -179,5 +182,5 @@ def sweep(url: str | None, prefix: str, queues: Sequence[str], every: str | None
         with_app(url, prefix, run)
 
 
-retention.add_command(plan)
-retention.add_command(apply_)
+for command in (plan, apply_, ceiling, require, foreign, journal):
+    retention.add_command(command)

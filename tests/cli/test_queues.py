@@ -64,7 +64,7 @@ def test_show_what_is_said(mail: str) -> None:
     with App(mail).sync as app:
         app.queue("mail").set(said, source="somebody")
     shown = queues(mail, "show", "mail", TORIL_PLUGINS="persistence,cleanup").stdout
-    assert "level queue by somebody" in shown
+    assert "retention: completed 7d (queue, by somebody, " in shown
 
 
 @pytest.mark.parametrize("command", ["show", "resume", "drain", "obliterate"])
@@ -121,7 +121,7 @@ def test_no_server() -> None:
 def test_event_values(mail: str, raw: redis.Redis) -> None:
     assert queues(mail, "event-values", "mail", "off").exit_code == 0
     assert raw.hget(f"{Q}:meta", "toril.events.values") == "off"
-    assert "EventValues(told=False)" in queues(mail, "show", "mail").stdout
+    assert "events: off (queue" in queues(mail, "show", "mail").stdout
     assert queues(mail, "event-values", "mail", "on").exit_code == 0
     assert not raw.hexists(f"{Q}:meta", "toril.events.values")
     assert queues(mail, "event-values", "mial", "off").exit_code == 4

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 import click
@@ -105,7 +106,7 @@ class Output:
                 talk(f"no {noun}")
 
     def record(self, noun: str, record: Row, *, id: str = "id") -> None:
-        """Show one thing: a line per value, or one JSON document."""
+        """Show one thing: a line per value, and per element of a list; or one JSON document."""
         if self.format == "json":
             _print_json({"v": SCHEMA, noun: dict(record)})
         elif self.format == "ndjson":
@@ -115,7 +116,14 @@ class Output:
         else:
             width = max(map(len, record), default=0)
             for name, value in record.items():
-                click.echo(f"{name:<{width}}  {_cell(value)}".rstrip())
+                for title, line in zip_longest((name,), _lines(value), fillvalue=""):
+                    click.echo(f"{title:<{width}}  {line}".rstrip())
+
+
+def _lines(value: object) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [_cell(each) for each in cast("Sequence[object]", value)]
+    return [_cell(value)]
 
 
 def _print_json(value: Json | dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from toril.cli.output import Output, connection_options, output_option, talk
 from toril.clock import as_datetime
 from toril.connection.call import only
 from toril.event_values import EventValues
+from toril.hooks.configuration import did_you_mean
 from toril.protocol.reading import QueueMeta, meta
+from toril.setting import Said
 from toril.settings import by_this_user
 from toril.sync import SyncApp, SyncQueue
 from toril.types import STATES
@@ -43,17 +45,20 @@ def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
     with App(url, prefix=prefix).sync as app:
         found = existing(app, queue)
         stored: QueueMeta = app.perform(only(meta(found.key)))
+        settings = [
+            _setting(said)
+            for kind in app.runtime.plugins.settings.values()
+            for said in found.said_by_level(kind)
+        ]
         record = _row(found) | {
             "concurrency": stored.concurrency,
             "rate": None if stored.max is None else f"{stored.max} per {stored.duration} ms",
             "version": stored.version,
-            "settings": [
-                f"{said.value!r}, said at level {said.level} by {said.source} "
-                f"on {as_datetime(said.since):%Y-%m-%d %H:%M:%S}"
-                for kind in app.runtime.plugins.settings.values()
-                for said in found.said_by_level(kind)
-            ],
+            "settings": settings,
         }
+    if output.format == "table":
+        line = "{setting}: {value} ({level}, by {source}, {since})"
+        record["settings"] = [line.format_map(each) for each in settings]
     output.record("queue", record, id="queue")
 
 
@@ -65,7 +70,8 @@ def pause(url: str | None, prefix: str, queue: str) -> None:
     with App(url, prefix=prefix).sync as app:
         found = app.queue(queue)
         if not exists(app, found):
-            talk(f"queue {queue!r} is new: it has no jobs yet, and begins paused")
+            hint = did_you_mean(queue, app.queues())
+            talk(f"queue {queue!r} is new: it has no jobs yet, and begins paused{hint}")
         found.pause()
 
 
@@ -127,6 +133,17 @@ def _row(queue: SyncQueue) -> dict[str, Any]:
     return {"queue": queue.name, **counts, "paused": queue.is_paused()}
 
 
+def _setting(said: Said[Any]) -> dict[str, str]:
+    """What is said for a queue, each value in its own spelling."""
+    return {
+        "setting": said.value.name,
+        "value": str(said.value),
+        "level": said.level,
+        "source": said.source,
+        "since": f"{as_datetime(said.since):%Y-%m-%d %H:%M:%S}",
+    }
+
+
 def exists(app: SyncApp, queue: SyncQueue) -> bool:
     """Whether anything is stored of the queue."""
     stored: QueueMeta = app.perform(only(meta(queue.key)))
@@ -137,7 +154,9 @@ def existing(app: SyncApp, name: str) -> SyncQueue:
     """The queue; ends the command if there is none."""
     queue = app.queue(name)
     if not exists(app, queue):
-        not_found(f"there is no queue {name!r}; `toril queues ls` shows which there are")
+        hint = did_you_mean(name, app.queues())
+        which = hint or "; `toril queues ls` shows which there are"
+        not_found(f"there is no queue {name!r}{which}")
     return queue
 
 

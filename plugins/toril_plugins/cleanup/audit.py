@@ -18,13 +18,12 @@ from toril.plugins import (
     Severity,
     as_datetime,
 )
+from toril_plugins.cleanup.carrier import UNSWEPT_MS, is_swept
 from toril_plugins.cleanup.slices import rest
 from toril_plugins.retention.values import OUTCOMES, Ceiling, Retention
 
 GRACE_MS: Final = 60_000
 """So much later than said, and two sweeps more, a job may go before it counts as overdue."""
-UNSWEPT_MS: Final = 10 * 60_000
-"""A rule that nobody has carried out for so long is carried out by nobody."""
 INDEXES: Final = ("own", "at", "nth", "due", "rule")
 KNOWN: Final = frozenset({*INDEXES, "bucket", "buckets", "over", "tomb", "taken", "journal"})
 """What follows `Q:toril:cleanup:` in the plugin's keys."""
@@ -76,7 +75,7 @@ class QueueAudit:
     # Late, or not at all.
 
     def _of_figures(self, figures: Mapping[str, Any]) -> Iterator[Finding]:
-        swept = figures["lease"] > 0 or figures.get("swept", 0) > self.audit.now - UNSWEPT_MS
+        swept = is_swept(figures, self.audit.now)
         for outcome in OUTCOMES:
             found = figures[outcome]
             if figures.get("missing"):

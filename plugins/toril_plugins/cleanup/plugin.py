@@ -20,6 +20,7 @@ from toril.plugins import (
     milliseconds,
 )
 from toril_plugins.cleanup.audit import QueueAudit
+from toril_plugins.cleanup.carrier import QueueCarrier
 from toril_plugins.cleanup.deciding import Answers, Combine, Decider
 from toril_plugins.cleanup.explaining import explain
 from toril_plugins.cleanup.holding import HoldKeeping
@@ -111,6 +112,7 @@ class Cleanup(Recalling):
         registry.lua("adding", _text("adding"), meta=("toril.idwindow.ms",))
         registry.script("recall", _text("recall"))
         registry.name("retention", "planner", QueuePlanner(self._means))
+        registry.name("retention", "carrier", QueueCarrier(lambda: self._context))
         registry.script("sample", _lua("holds", "gate", "indexes", "deciding", "holding", "sample"))
         registry.script("figures", _lua("gate", "indexes", "figures"))
         registry.script("drift", _lua("indexes", "drift"))

@@ -157,7 +157,9 @@ for _, outcome in ipairs(OUTCOMES) do
   end
   announce(outcome, budget - ctx.budget - (#due - handed))
 end
-if not more and (rules.completed[1] ~= '' or rules.failed[1] ~= '')
+local said = rules.completed[1] ~= '' or rules.failed[1] ~= ''
+  or ctx.meta('toril.ceiling.completed') or ctx.meta('toril.ceiling.failed')
+if said and not (more or missing or args.report_only)
   and ctx.now - (tonumber(ctx.meta('toril.cleanup.swept') or nil) or 0) > MINUTE then
   ctx.set_meta('toril.cleanup.swept', ctx.now) -- for an audit
 end

@@ -167,6 +167,9 @@ class Holds(Setting):
             raise ValueError(f"Holds(): {len(known)} holds; a queue has at most {MOST}")
         object.__setattr__(self, "holds", tuple(known.values()))
 
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.holds))
+
     def encode(self) -> Json:
         """The holds, in order."""
         return [one.encode() for one in self.holds]

@@ -59,6 +59,9 @@ class _PerOutcome(Setting):
         said = [f"{o}={keep!r}" for o in OUTCOMES if (keep := self.of(o)) is not None]
         return f"{type(self).__name__}({', '.join(said)})"
 
+    def __str__(self) -> str:
+        return "; ".join(f"{o} {keep}" for o in OUTCOMES if (keep := self.of(o)) is not None)
+
     def of(self, outcome: Outcome) -> Keep | None:
         """What is said about this outcome; None: nothing."""
         return self.completed if outcome == "completed" else self.failed
@@ -209,6 +212,9 @@ class IdWindow(Setting):
 
     def __repr__(self) -> str:
         return f"IdWindow({duration_text(self.ms)!r})"
+
+    def __str__(self) -> str:
+        return duration_text(self.ms)
 
     def encode(self) -> Json:
         """The window in milliseconds."""
