@@ -2,4 +2,5 @@
 
 from toril.cli import main
 
-main()
+if __name__ == "__main__":  # a process of a worker's pool imports it too
+    main()

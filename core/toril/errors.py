@@ -13,6 +13,8 @@
     │   ├── JobStateError       the job is not in a state in which this can be done
     │   ├── JobLocked           a worker is running it
     │   ├── LockLost            this worker no longer owns the job
+    │   ├── JobCancelled        its worker was told to end this run of the job
+    │   ├── JobTimedOut         its handler ran for longer than it may
     │   └── ParentError         the parent is missing, or the job has another living parent
     ├── GiveWay                 raised by a service that another process is to run
     ├── InvalidJob              a job, option or payload that cannot be saved
@@ -105,6 +107,14 @@ class JobLocked(JobError):
 
 class LockLost(JobError):
     """This worker no longer owns the job: its lock ran out or somebody else took the job."""
+
+
+class JobCancelled(JobError):
+    """The worker was told to end this run of the job (`worker.cancel`); a failed attempt."""
+
+
+class JobTimedOut(JobError):
+    """The handler ran for longer than the job's or the worker's `timeout`; a failed attempt."""
 
 
 class ParentError(JobError):

@@ -62,6 +62,16 @@ class StoredJob:
         return self.snapshot.attempts_made
 
     @property
+    def attempts_started(self) -> int:
+        """How often it had been picked up when it was last read."""
+        return self.snapshot.attempts_started
+
+    @property
+    def processed_by(self) -> str | None:
+        """The name of the worker that picked it up last, if it has one."""
+        return self.snapshot.processed_by
+
+    @property
     def keep_logs(self) -> int | None:
         """How many of its log lines are kept; None: all."""
         keep = self.snapshot.opts.get("keepLogs")

@@ -12,7 +12,7 @@ from toril.backoff import Backoff
 from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
-from toril.options import POLICY_OPTION
+from toril.options import OWN_OPTION, POLICY_OPTION
 from toril.protocol.keys import KEYS_OF_A_QUEUE
 from toril.setting import Said, Setting
 from toril.snapshots import Draft, JobRef, ParentRef
@@ -55,6 +55,8 @@ class JobOptions(TypedDict, total=False):
     """When it counts as created (default: now)."""
     parent: HasRef | JobRef | None
     """A job that shall wait for this one."""
+    timeout: timedelta | str | None
+    """How long its handler may run in a worker of Toril; goes before the worker's own."""
     on_failure: ChildFailurePolicy | None
     """What its parent does if it fails for good."""
 
@@ -183,11 +185,9 @@ def draft(
     if options.get("lifo"):
         opts["lifo"] = True
     if "backoff" in options:
-        if not isinstance(options["backoff"], Backoff):
-            raise TypeError(
-                f"backoff is a Backoff, such as Backoff.fixed('5s'), not {options['backoff']!r}"
-            )
-        opts["backoff"] = options["backoff"].encode()
+        opts["backoff"] = _backoff(options["backoff"])
+    if "timeout" in options:
+        opts[OWN_OPTION] = {"timeout": _timeout(options["timeout"])}
     if parent is not None:
         opts["parent"] = {"id": parent.id, "queue": parent.queue_key}
     policy = options.get("on_failure", "wait")
@@ -240,6 +240,19 @@ def _delay(value: timedelta | str | datetime, created: int) -> int:
     if isinstance(value, datetime):
         return max(0, _moment("delay", value) - created)
     return milliseconds(value)
+
+
+def _backoff(value: object) -> Json:
+    if not isinstance(value, Backoff):
+        raise TypeError(f"backoff is a Backoff, such as Backoff.fixed('5s'), not {value!r}")
+    return value.encode()
+
+
+def _timeout(value: timedelta | str) -> int:
+    ms = milliseconds(value)
+    if not ms:
+        raise InvalidJob("timeout must be longer than nothing")
+    return ms
 
 
 def _parent(queue_key: str, parent: Any) -> ParentRef | None:

@@ -20,6 +20,9 @@ _SHORT: Final = {
 }
 _LONG: Final = {short: long for long, short in _SHORT.items()}
 
+OWN_OPTION: Final = "toril"
+"""The option below which Toril keeps what BullMQ has no option for: `{"timeout": ms}`."""
+
 POLICY_OPTION: Final[Mapping[ChildFailurePolicy, str]] = {
     "fail": "failParentOnFailure",
     "continue": "continueParentOnFailure",

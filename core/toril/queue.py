@@ -71,7 +71,8 @@ class Queue(Inspection):
             data: The payload, any JSON value.
             settings: What is said for this one job.
             options: See `JobOptions`: `id`, `delay`, `priority`, `lifo`, `attempts`, `backoff`,
-                `size_limit`, `keep_logs`, `stack_trace_limit`, `timestamp`, `parent`, `on_failure`.
+                `size_limit`, `keep_logs`, `stack_trace_limit`, `timestamp`, `parent`, `timeout`,
+                `on_failure`.
 
         Returns:
             The job; if one with the same `id` exists, that one, unchanged.
@@ -237,7 +238,8 @@ class Queue(Inspection):
             name: What kind of job the runs are.
             data: Their payload.
             settings: What is said for each of them.
-            options: See `Queue.add`; not `id`, `delay`, `timestamp`, `parent`, `on_failure`.
+            options: See `Queue.add`; not `id`, `delay`, `timestamp`, `parent`, `timeout`,
+                `on_failure`.
 
         Raises what `Queue.add` raises; plugins are asked now, about all runs to come.
         """

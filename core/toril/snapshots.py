@@ -174,6 +174,11 @@ class JobSnapshot:
         return self._number(b"ats") or 0
 
     @property
+    def processed_by(self) -> str | None:
+        """The name of the worker that picked it up last, if it has one."""
+        return self._text(b"pb")
+
+    @property
     def stalled_count(self) -> int:
         """Times its worker vanished."""
         return self._number(b"stc") or 0

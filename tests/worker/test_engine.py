@@ -14,6 +14,7 @@ from toril.protocol.finishing import FAILED_CHILDREN, NO_LOCK, OPEN_CHILDREN, Fi
 from toril.snapshots import JobSnapshot
 from toril.worker.active_job import ActiveJob, JobHost
 from toril.worker.engine import Batch, Engine, Turn
+from toril.worker.invoking import OnLoop
 from toril.worker.runner import Runner
 from toril.worker.slots import Slots
 
@@ -70,7 +71,7 @@ class Bench:
         self.clock = ManualClock(1_000_000)
         self.slots = Slots(size)
         runner = Runner(
-            self._run, threads=1, backoffs={}, put_aside=self._put_aside,
+            OnLoop(self._run), backoffs={}, put_aside=self._put_aside,
             go_on=self._go_on, is_recent=self.slots.is_recent,
         )  # fmt: skip
         self.engine = Engine(

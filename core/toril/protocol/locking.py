@@ -40,8 +40,12 @@ class StalledReport:
     """Ids that were active although their job does not exist."""
 
 
-def renew(queue: str, jobs: Sequence[tuple[str, str]], lock_ms: int) -> Call[tuple[str, ...]]:
-    """Renew the locks of at most 250 jobs, given as (id, token).
+def renew(
+    queue: str, jobs: Sequence[tuple[str, str] | tuple[str, str, int]], lock_ms: int
+) -> Call[tuple[str, ...]]:
+    """Renew the locks of at most 250 jobs, given as (id, token) or (id, token, ms).
+
+    `ms`: how long this one lock lasts, instead of `lock_ms`.
 
     The result: the ids whose lock is gone or another's.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from toril.duration import milliseconds
 from toril.errors import LockLost
 from toril.flow import Flow
 from toril.new_job import NewJob
@@ -37,6 +39,7 @@ class JobHost(Protocol):
         self, job: ActiveJob, children: Sequence[NewJob | Flow], /
     ) -> list[JobRef]: ...
     async def children(self, job: ActiveJob, /) -> Dependencies: ...
+    async def extend_lock(self, job: ActiveJob, ms: int, /) -> None: ...
 
 
 class ActiveJob:
@@ -48,8 +51,8 @@ class ActiveJob:
     """
 
     __slots__ = (
-        "_host", "cancelled", "data", "id", "lost", "opts", "queue", "serial", "snapshot", "task",
-        "token",
+        "_host", "cancelled", "data", "id", "in_handler", "interruption", "lock_until", "lost",
+        "opts", "queue", "serial", "snapshot", "task", "token",
     )  # fmt: skip
 
     queue: str
@@ -64,10 +67,18 @@ class ActiveJob:
     snapshot: JobSnapshot
     """The job as it was stored when it was picked up."""
     cancelled: bool
-    """The job has been taken from this handler: its lock was lost, or the worker gives it back.
+    """The handler is to end: its lock was lost, the worker gives the job back, somebody cancelled
+    it, or its time is up.
 
-    An `async def` handler is cancelled then; a plain `def` handler has to look here.
+    An `async def` handler is cancelled then, and one in a process killed; a plain `def` handler in
+    a thread has to look here.
     """
+    interruption: BaseException | None
+    """Why, if that makes a failed attempt: `JobCancelled` or `JobTimedOut`."""
+    lock_until: float
+    """Until when the lock was extended by hand, on the monotonic clock; 0: it was not."""
+    in_handler: bool
+    """Its handler is being run now."""
     lost: bool
     """The job is somebody else's now: whatever the handler returns is of no use."""
     serial: int
@@ -83,6 +94,9 @@ class ActiveJob:
         self.data = None
         self.opts = {}
         self.cancelled = False
+        self.interruption = None
+        self.in_handler = False
+        self.lock_until = 0.0
         self.lost = False
         self.task = None
         self.serial = 0
@@ -120,6 +134,11 @@ class ActiveJob:
         return self.snapshot.attempts_made + 1
 
     @property
+    def starts(self) -> int:
+        """How often it was picked up, this time included; also when that counted no attempt."""
+        return self.snapshot.attempts_started
+
+    @property
     def parent(self) -> ParentRef | None:
         """The job that waits for this one."""
         return self.snapshot.parent
@@ -142,6 +161,28 @@ class ActiveJob:
     def sync(self) -> SyncActiveJob:
         """The methods below for a plain `def` handler: they block its thread."""
         return SyncActiveJob(self, self._host)
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Why the handler is to end, if somebody cancelled the job or its time is up."""
+        return None if self.interruption is None else str(self.interruption)
+
+    async def extend_lock(self, duration: timedelta | str) -> None:
+        """Keep the job this worker's for `duration` from now, even if nothing renews its lock.
+
+        The worker renews locks by itself; this is for code that stops all of its threads, such as
+        a C function that keeps Python's global lock for minutes. Should the worker die, others
+        recover the job only when the time has passed.
+
+        Raises:
+            LockLost: The job is no longer this worker's.
+            ValueError: Not a duration, or none at all.
+        """
+        self._check()
+        ms = milliseconds(duration)
+        if not ms:
+            raise ValueError("a lock is extended by more than nothing")
+        await self._host.extend_lock(self, ms)
 
     async def log(self, line: str) -> int:
         """Add a line to the job's log. Returns how many lines it has now. Raises `LockLost`."""
@@ -201,6 +242,10 @@ class SyncActiveJob:
             return asyncio.run_coroutine_threadsafe(work, self._host.loop).result()
         work.close()
         raise RuntimeError("job.sync would block the event loop; await the job's own methods")
+
+    def extend_lock(self, duration: timedelta | str) -> None:
+        """See `ActiveJob.extend_lock`."""
+        self._wait(self._job.extend_lock(duration))
 
     def log(self, line: str) -> int:
         """See `ActiveJob.log`."""

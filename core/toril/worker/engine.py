@@ -30,6 +30,9 @@ from toril.worker.slots import Slots
 
 log = logging.getLogger("toril.worker")
 
+_TWO_LANES: Final = 8
+"""From that concurrency on two calls may be under way at once: the server works on one while this
+process works on what the other brought."""
 _LONGEST_LIMITED: Final = 30.0
 """Seconds after which a rate-limited worker asks whether it still is."""
 
@@ -85,7 +88,7 @@ class Engine:
         slots: The jobs held.
         outside: What does everything that goes beyond this process.
         clock: For the times at which delayed jobs are due.
-        lanes: How many calls may be under way at once.
+        lanes: How many calls may be under way at once; None: as many as suit the slots.
         burst: Stop when there is nothing left to run.
     """
 
@@ -98,7 +101,7 @@ class Engine:
         slots: Slots,
         outside: Outside,
         clock: Clock,
-        lanes: int = 1,
+        lanes: int | None = None,
         burst: bool = False,
     ) -> None:
         self._queue = queue
@@ -107,15 +110,14 @@ class Engine:
         self._slots = slots
         self._outside = outside
         self._clock = clock
-        self._lanes = lanes
-        self._share = min(MOST_FETCHED, -(-slots.size // lanes))  # slots that one call may fill
+        self._fixed_lanes = lanes
         self._burst = burst
         self._turns: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._broken: BaseException | None = None
         self._ending: set[ActiveJob] = set()  # their end is under way to the server
         self._hungry = True  # there may be jobs to pick up
-        self._quiet = False
+        self._quiet = self._paused = False
         self._finishing = False
         self._idle_said = False
         self._due: int | None = None  # when the earliest delayed job is due
@@ -124,11 +126,13 @@ class Engine:
         self._postponed: list[tuple[ActiveJob, Finish]] = []  # such ends, not yet sent again
         self.given_back = 0
         """Jobs given back unfinished."""
+        self.resize(slots.size)
 
     @property
     def wants_jobs(self) -> bool:
         """Whether jobs could be picked up now."""
-        return not (self._quiet or self._outside.crowded) and self._slots.free > 0
+        shut = self._quiet or self._paused or self._outside.crowded
+        return not shut and self._slots.free > 0
 
     def look(self) -> None:
         """There may be jobs to pick up."""
@@ -140,6 +144,33 @@ class Engine:
         if self._due is None or due < self._due:
             self._due = due
             self._slots.changed.set()
+
+    def resize(self, size: int) -> None:
+        """From now on run up to `size` jobs at once; those beyond that go on until they end."""
+        self._slots.size = size
+        self._lanes = self._fixed_lanes or (2 if size >= _TWO_LANES else 1)
+        self._share = min(MOST_FETCHED, -(-size // self._lanes))  # slots that one call may fill
+        self.look()
+
+    def pause(self) -> None:
+        """Pick up no more jobs until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Pick up jobs again."""
+        self._paused = False
+        self.look()
+
+    async def idle(self) -> None:
+        """Wait until no job is held nor about to be."""
+        slots = self._slots
+        while slots.held or slots.reserved:
+            slots.freed.clear()
+            await slots.freed.wait()
+
+    def cancel(self, job: ActiveJob, error: BaseException) -> None:
+        """End this run of a job; its attempt fails with `error`."""
+        self._runner.interrupt(job, error)
 
     def quiet(self) -> None:
         """Pick up no more jobs."""
@@ -202,6 +233,7 @@ class Engine:
             self._under_way -= 1
             self._slots.reserved -= batch.fetch
             self._slots.changed.set()
+            self._slots.freed.set()
         self._slots.ended.extend(self._postponed)
         self._postponed.clear()
         self._settle(batch, turn.reply.codes)
@@ -322,12 +354,12 @@ class Engine:
                 log.warning("job %s/%s: its lock was lost", self._queue, job.id)
                 job.lost = True
                 self._slots.forget(job)
-                self._cancel(job)
+                self._runner.interrupt(job)
 
     def cancel_all(self) -> None:
         """Interrupt what runs; it is given back."""
         for job in self._slots.held:
-            self._cancel(job)
+            self._runner.interrupt(job)
 
     def abandon_all(self) -> None:
         """Give back what still runs, although it cannot be interrupted."""
@@ -337,8 +369,3 @@ class Engine:
                 job.lost = True
                 self._slots.ended.append((job, give_back(job)))
         self._slots.changed.set()
-
-    def _cancel(self, job: ActiveJob) -> None:
-        job.cancelled = True
-        if self._runner.on_loop and job.task is not None:
-            job.task.cancel()

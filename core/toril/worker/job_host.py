@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +17,7 @@ from toril.protocol.codec import encode_json, valid_text
 from toril.protocol.dependencies import Dependencies, dependencies
 from toril.protocol.effects import Effects
 from toril.protocol.finishing import Finish
-from toril.protocol.locking import wait_children
+from toril.protocol.locking import renew, wait_children
 from toril.snapshots import JobRef
 from toril.types import Json
 from toril.worker.active_job import ActiveJob
@@ -34,12 +35,13 @@ N = TypeVar("N", NewJob, Flow)
 class AppJobHost:
     """The `JobHost` of one worker."""
 
-    def __init__(self, app: App, queue: str, stop: Stop) -> None:
+    def __init__(self, app: App, queue: str, stop: Stop, lock_ms: int) -> None:
         self._app = app
         self._runtime = app.runtime
         self._queue = queue
         self._key = app.context.key(queue)
         self._stop = stop
+        self._lock_ms = lock_ms
         self.loop = asyncio.get_running_loop()
 
     @property
@@ -61,6 +63,16 @@ class AppJobHost:
         return await self._write(
             job, add_log(self._key, job.id, line, keep_logs=keep_logs, token=job.token)
         )
+
+    async def extend_lock(self, job: ActiveJob, ms: int, /) -> None:
+        job.lock_until = time.monotonic() + ms / 1000
+        ms = max(ms, self._lock_ms)
+        if await self._runtime.drive(only(renew(self._key, [(job.id, job.token)], ms))):
+            job.lost = True
+            raise LockLost(
+                f"the lock of job {job.id!r} of queue {job.queue!r} is gone or another's",
+                queue=job.queue, job_id=job.id,
+            )  # fmt: skip
 
     async def _write(self, job: ActiveJob, call: Call[T]) -> T:
         try:

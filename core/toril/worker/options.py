@@ -32,6 +32,12 @@ class WorkerOptions(TypedDict, total=False):
     """How often vanished workers are looked for, in the whole queue (`"30s"`)."""
     backoffs: Mapping[str, BackoffFunction]
     """The functions behind `Backoff.custom(name)`."""
+    timeout: timedelta | str | None
+    """How long a handler may run, unless its job says otherwise (None: as long as it takes). A
+    handler over its time is cancelled and its attempt fails with `JobTimedOut`; in a thread it
+    cannot be cancelled: it goes on, holds its job, and fails when it returns."""
+    max_started_attempts: int | None
+    """How often a job may be picked up; one that comes more often fails for good, without a run."""
     rate: tuple[int, timedelta | str] | None
     """At most so many jobs per so much time, in the whole queue; a limit that is stored with the
     queue goes before it."""
@@ -51,6 +57,8 @@ class Terms:
     max_stalled: int
     stalled_interval_ms: int
     backoffs: Mapping[str, BackoffFunction]
+    timeout_ms: int | None
+    max_started_attempts: int | None
     rate: tuple[int, int] | None
     metrics_minutes: int | None
 
@@ -69,6 +77,8 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
             raise TypeError(f"a worker has no option {name!r}{hint}")
     lock_ms = _duration(options, "lock", "30s", _SHORTEST_LOCK)
     rate = options.get("rate")
+    timeout = options.get("timeout")
+    most_starts = options.get("max_started_attempts")
     worker_name = options.get("name")
     if worker_name is not None and (
         not worker_name
@@ -84,6 +94,10 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
         max_stalled=count("max_stalled", options.get("max_stalled", 1), lowest=0),
         stalled_interval_ms=_duration(options, "stalled_interval", "30s", _SHORTEST_LOCK),
         backoffs=dict(options.get("backoffs") or {}),
+        timeout_ms=None if timeout is None else _duration(options, "timeout", "", 1),
+        max_started_attempts=(
+            None if most_starts is None else count("max_started_attempts", most_starts)
+        ),
         rate=None if rate is None else (count("rate", rate[0]), max(1, milliseconds(rate[1]))),
         metrics_minutes=_minutes(options.get("metrics")),
     )

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
-from toril.duration import milliseconds
-from toril.errors import LockLost, RetryIn, Unrecoverable, WaitForChildren
+from toril.duration import duration_text, milliseconds
+from toril.errors import (
+    JobTimedOut,
+    LockLost,
+    RetryIn,
+    Unrecoverable,
+    WaitForChildren,
+)
+from toril.options import OWN_OPTION
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
 from toril.protocol.replies import text
 from toril.snapshots import JobSnapshot
-from toril.types import Json
 from toril.worker.active_job import ActiveJob, Undecodable
 from toril.worker.deferred import deferred_finish
+from toril.worker.invoking import Invoker
 from toril.worker.retry import BackoffFunction, retry_delay
 from toril.worker.traces import reason_of, with_trace
 
 log = logging.getLogger("toril.worker")
 
-Handler: TypeAlias = "Callable[[ActiveJob], Awaitable[Json]] | Callable[[ActiveJob], Json]"
-"""What runs a job: `async def` on the event loop, or plain `def` in a thread."""
+STARTED_TOO_OFTEN: Final = "job started more than allowable limit"
+"""The reason of a job that was picked up more often than it may be. The text is BullMQ's."""
 
 PutAside: TypeAlias = "Callable[[ActiveJob], Awaitable[Finish | None]]"
 """Puts a job aside until its children are done. Returns None if that is done, else what instead."""
@@ -50,19 +54,14 @@ class FailedChildren(Unrecoverable):
         )
 
 
-def runs_on_loop(handler: Handler) -> bool:
-    """Whether the handler is `async def`: a function, or an object with such a `__call__`."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - looked at, not called
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-
-
 class Runner:
     """Runs jobs with one handler.
 
     Args:
-        handler: See `Handler`.
-        threads: How many plain `def` handlers run at once.
+        invoker: Runs the handler.
         backoffs: The worker's own backoff functions, by name.
+        timeout_ms: How long a handler may run, in milliseconds, unless its job says otherwise.
+        most_starts: How often a job may be picked up; None: as often as it comes.
         put_aside: See `PutAside`.
         go_on: See `GoOn`.
         is_recent: Whether a job is one of those of its worker that were picked up last.
@@ -70,26 +69,23 @@ class Runner:
 
     def __init__(
         self,
-        handler: Handler,
+        invoker: Invoker,
         *,
-        threads: int,
         backoffs: Mapping[str, BackoffFunction],
+        timeout_ms: int | None = None,
+        most_starts: int | None = None,
         put_aside: PutAside,
         go_on: GoOn,
         is_recent: Callable[[ActiveJob], bool],
     ) -> None:
-        self.on_loop = runs_on_loop(handler)
-        self._handler = cast("Callable[[ActiveJob], Any]", handler)
-        self._threads = None if self.on_loop else ThreadPoolExecutor(threads, "toril-job")
+        self._invoker = invoker
+        self._call = invoker.call
         self._backoffs = backoffs
+        self._timeout_ms = timeout_ms
+        self._most_starts = most_starts
         self._put_aside = put_aside
         self._go_on = go_on
         self._is_recent = is_recent
-
-    def close(self) -> None:
-        """Let the threads go; one that is still in a handler goes when that returns."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
 
     async def run(self, job: ActiveJob) -> Finish | None:
         """Run the job. Returns how its attempt ends, or None if the server need not be told."""
@@ -98,15 +94,11 @@ class Runner:
             schedule = job.snapshot.fields.get(b"rjk")
             if schedule is not None:
                 await self._go_on(job.snapshot, text(schedule))
-            deferred = job.snapshot.deferred_failure
-            if deferred is not None:
-                return self._deferred(job, deferred)
+            refused = self._refused(job)
+            if refused is not None:
+                return self._deferred(job, refused)
             job.decode()
-            if self.on_loop:
-                result = await self._handler(job)
-            else:
-                result = await self._in_thread(job)
-            finish = self._completed(job, result)
+            finish = self._completed(job, await self._handled(job))
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - a guard
             finish = await self._ended_by(job, error)
         return None if job.lost else finish
@@ -116,19 +108,44 @@ class Runner:
         _log_failure(job, finish.value, Unrecoverable(reason), None)
         return finish
 
-    async def _in_thread(self, job: ActiveJob) -> Any:
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        result: Any = await loop.run_in_executor(
-            self._threads, lambda: context.run(self._guarded, job)
-        )
-        return await result if inspect.isawaitable(result) else result
+    def _refused(self, job: ActiveJob) -> str | None:
+        """Why the job must fail without a run, if it must."""
+        deferred = job.snapshot.deferred_failure
+        if deferred is None and self._most_starts is not None:
+            return STARTED_TOO_OFTEN if job.starts > self._most_starts else None
+        return deferred
 
-    def _guarded(self, job: ActiveJob) -> Any:
+    async def _handled(self, job: ActiveJob) -> Any:
+        """What the handler returns, unless its time is up before."""
+        if job.cancelled:  # before its handler was begun
+            raise asyncio.CancelledError
+        timer: asyncio.TimerHandle | None = None
+        limit = _own_timeout(job) or self._timeout_ms
+        if limit is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(limit / 1000, self.interrupt, job, _time_is_up(job, limit))
+        job.in_handler = True
         try:
-            return self._handler(job)
-        except StopIteration as error:  # a future cannot hold it, and would never be done
-            raise RuntimeError("the handler raised StopIteration") from error
+            result = await self._call(job)
+        finally:
+            job.in_handler = False
+            if timer is not None:
+                timer.cancel()
+        if isinstance(job.interruption, JobTimedOut):
+            raise job.interruption
+        return result
+
+    def interrupt(self, job: ActiveJob, error: BaseException | None = None) -> None:
+        """End the job's handler.
+
+        `error`: what its attempt fails with; None: nobody needs to know how it ends. A handler in a
+        thread is only told: it goes on until it returns.
+        """
+        job.cancelled = True
+        if job.interruption is None:
+            job.interruption = error
+        if job.in_handler and self._invoker.interruptible and job.task is not None:
+            job.task.cancel(job.cancel_reason)
 
     def _completed(self, job: ActiveJob, result: Any) -> Finish:
         text = "null" if result is None else encode_json(result, "the result")
@@ -139,6 +156,7 @@ class Runner:
         """How the attempt ends after the handler raised `error`."""
         if job.lost:
             return None
+        error = _interrupted(job, error)
         match error:
             case asyncio.CancelledError() if job.cancelled:
                 return give_back(job)
@@ -161,7 +179,8 @@ class Runner:
     def failed(self, job: ActiveJob, error: BaseException) -> Finish:
         """The attempt has failed with `error`: for good, or to be tried again."""
         delay = None
-        if not isinstance(error, Unrecoverable | Undecodable):
+        again = self._most_starts is None or job.starts < self._most_starts
+        if again and not isinstance(error, Unrecoverable | Undecodable):
             delay = retry_delay(job, error, self._backoffs)
         reason = reason_of(error)
         _log_failure(job, reason, error, delay)
@@ -175,6 +194,33 @@ class Runner:
             lifo=job.opts.get("lifo") is True,
             from_head=self._is_recent(job),
         )
+
+
+def _own_timeout(job: ActiveJob) -> int | None:
+    """How long the job itself says that its handler may run, in milliseconds."""
+    own = job.opts.get(OWN_OPTION)
+    limit = own.get("timeout") if isinstance(own, dict) else None
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _time_is_up(job: ActiveJob, ms: int) -> JobTimedOut:
+    return JobTimedOut(
+        f"timed out: its handler ran for longer than {duration_text(ms)}",
+        queue=job.queue, job_id=job.id,
+    )  # fmt: skip
+
+
+def _interrupted(job: ActiveJob, error: BaseException) -> BaseException:
+    """What the attempt fails with: why it was interrupted, with the trace of where it was.
+
+    A handler whose time is up has no say; one that was cancelled may end in another way.
+    """
+    why = job.interruption
+    if isinstance(why, JobTimedOut) or (why and isinstance(error, asyncio.CancelledError)):
+        if why is not error:
+            why.__cause__ = error
+        return why
+    return error
 
 
 def give_back(job: ActiveJob) -> Finish:

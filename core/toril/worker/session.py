@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,10 +26,11 @@ from toril.setting import Level, Said, Setting
 from toril.settings import check_declared
 from toril.worker.active_job import ActiveJob
 from toril.worker.engine import Batch, Engine, Turn
+from toril.worker.invoking import Handler, invoker_of
 from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
-from toril.worker.runner import Handler, Runner
+from toril.worker.runner import Runner
 from toril.worker.series import Series
 from toril.worker.services import services_of
 from toril.worker.slots import Slots
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("toril.worker")
 
-_TWO_LANES: Final = 8
-"""From that concurrency on two calls may be under way at once: the server works on one while this
-process works on what the other brought."""
 _TO_END: Final = 1.0
 """Seconds in which what talks to the server has to end; a server that is gone does not answer."""
 _TO_GIVE_WAY: Final = (7.0, 1.0)
@@ -88,15 +87,17 @@ class Session:
         """It has begun to pick up jobs."""
         self.ended = asyncio.Event()
         self.slots = Slots(terms.concurrency)
-        host = AppJobHost(app, queue, self.stop)
+        host = AppJobHost(app, queue, self.stop, terms.lock_ms)
+        self._invoker = invoker_of(handler)
 
         def put_aside(job: ActiveJob) -> Awaitable[Finish | None]:
             return host.put_aside(job, self._runner)
 
         self._runner = Runner(
-            handler,
-            threads=terms.concurrency,
+            self._invoker,
             backoffs=terms.backoffs,
+            timeout_ms=terms.timeout_ms,
+            most_starts=terms.max_started_attempts,
             put_aside=put_aside,
             go_on=Series(app.runtime, self._key).go_on,
             is_recent=self.slots.is_recent,
@@ -108,7 +109,6 @@ class Session:
             slots=self.slots,
             outside=self,
             clock=self._runtime.clock,
-            lanes=2 if terms.concurrency >= _TWO_LANES else 1,
             burst=burst,
         )
 
@@ -116,9 +116,7 @@ class Session:
     def info(self) -> WorkerInfo:
         """What plugins are told about this worker."""
         name = self._terms.name or f"{socket.gethostname()}:{os.getpid()}:{self._who[:8]}"
-        return WorkerInfo(
-            self._queue, name, self._terms.concurrency, given_back=self.engine.given_back
-        )
+        return WorkerInfo(self._queue, name, self.slots.size, given_back=self.engine.given_back)
 
     async def take_turn(self, batch: Batch, /) -> Turn:
         """Carry out a batch on the server, however long that takes."""
@@ -153,7 +151,8 @@ class Session:
         # Whether there is a server at all is found out before anything is started.
         await self._runtime.drive(only(reading.meta(self._key)))
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self._runner.close)
+            stack.push_async_callback(self._invoker.close)
+            await self._invoker.start()
             await stack.enter_async_context(self._events())
             await stack.enter_async_context(self._lock_renewal())
             self._turns = Turns(
@@ -179,7 +178,7 @@ class Session:
             self.ready.set()
             log.info(
                 "queue %s: up to %d jobs at once, as %s",
-                self._queue, self._terms.concurrency, self.info.name,
+                self._queue, self.slots.size, self.info.name,
             )  # fmt: skip
             await self.stop.watch(self.engine, work)
             if not work.cancelled():
@@ -238,8 +237,14 @@ class Session:
         )
 
         def renew_some(jobs: Sequence[ActiveJob]) -> set[str]:
-            held = [(job.id, job.token) for job in jobs]
-            lost: tuple[str, ...] = executor.run(renew(self._key, held, self._terms.lock_ms))
+            now, lock_ms = time.monotonic(), self._terms.lock_ms
+            held = [
+                (job.id, job.token, max(lock_ms, round((job.lock_until - now) * 1000)))
+                if job.lock_until > now
+                else (job.id, job.token)
+                for job in jobs
+            ]
+            lost: tuple[str, ...] = executor.run(renew(self._key, held, lock_ms))
             return set(lost)
 
         def lose(jobs: Sequence[ActiveJob]) -> None:

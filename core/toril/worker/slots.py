@@ -25,6 +25,8 @@ class Slots:
     busy: int = 0
     reserved: int = 0
     """Slots for jobs that are being fetched."""
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    """A job is no longer held."""
     held: dict[ActiveJob, None] = field(default_factory=dict["ActiveJob", None])
     ended: deque[tuple[ActiveJob, Finish]] = field(
         default_factory=deque["tuple[ActiveJob, Finish]"]
@@ -60,6 +62,7 @@ class Slots:
     def forget(self, job: ActiveJob) -> None:
         """The job is no longer this worker's."""
         self.held.pop(job, None)
+        self.freed.set()
 
     def take_ended(self) -> list[tuple[ActiveJob, Finish]]:
         """What the next call has to finish, in the order in which it ended; no id twice."""

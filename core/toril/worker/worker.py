@@ -9,10 +9,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Self, Unpack
 
 from toril.duration import milliseconds
+from toril.errors import JobCancelled
 from toril.setting import Setting
 from toril.settings import on_this_host, say
+from toril.worker.active_job import ActiveJob
+from toril.worker.invoking import Handler
 from toril.worker.options import WorkerOptions, count, terms
-from toril.worker.runner import Handler
 from toril.worker.session import Session
 
 if TYPE_CHECKING:
@@ -65,25 +67,40 @@ class Worker:
         self._session: Session | None = None
         self._background: asyncio.Task[None] | None = None
         self._given_back = 0
+        self._paused = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.queue!r} concurrency={self.concurrency}>"
 
     @property
     def concurrency(self) -> int:
-        """How many jobs it runs at once."""
+        """How many jobs it runs at once. Can be set, also while it runs.
+
+        With a smaller number the jobs beyond it go on until they end. Setting it raises `TypeError`
+        or `ValueError` for anything but a whole number of at least 1.
+        """
         return self._terms.concurrency
+
+    @concurrency.setter
+    def concurrency(self, value: int) -> None:
+        self._terms = replace(self._terms, concurrency=count("concurrency", value))
+        if self._session is not None:
+            self._session.engine.resize(value)
 
     @property
     def running(self) -> tuple[str, ...]:
         """The ids of the jobs it holds now."""
-        held = () if self._session is None else list(self._session.slots.held)
-        return tuple(job.id for job in held)
+        return tuple(job.id for job in self._held())
 
     @property
     def is_running(self) -> bool:
         """Whether it is at work: `run` was called and has not returned."""
         return self._session is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `pause` was called, and `resume` not since."""
+        return self._paused
 
     @property
     def given_back(self) -> int:
@@ -100,7 +117,7 @@ class Worker:
         if self._session is not None:
             raise RuntimeError("a running worker cannot be configured")
         if concurrency is not None:
-            self._terms = replace(self._terms, concurrency=count("concurrency", concurrency))
+            self.concurrency = concurrency
         if grace is not None:
             self._terms = replace(self._terms, grace_ms=milliseconds(grace))
 
@@ -124,6 +141,8 @@ class Worker:
             self.app, self.queue, self._handler,
             said=self._said, terms=self._terms, burst=burst,
         )  # fmt: skip
+        if self._paused:
+            session.engine.pause()
         try:
             await session.run()
         finally:
@@ -147,6 +166,51 @@ class Worker:
         ms = self._terms.grace_ms if grace is None else milliseconds(grace)
         session.stop.ask(ms / 1000)
         await session.ended.wait()
+
+    async def pause(self, *, wait: bool = True) -> None:
+        """Pick up no more jobs until `resume`; the queue's other workers go on.
+
+        A worker that does not run begins paused.
+
+        Args:
+            wait: Return only when the jobs that run have ended.
+        """
+        self._paused = True
+        if self._session is not None:
+            self._session.engine.pause()
+            if wait:
+                await self._session.engine.idle()
+
+    def resume(self) -> None:
+        """Pick up jobs again after `pause`."""
+        self._paused = False
+        if self._session is not None:
+            self._session.engine.resume()
+
+    def cancel(self, id: str, reason: str = "cancelled") -> bool:
+        """End this worker's run of a job; see `cancel_all`. False if it does not run it now."""
+        return any(self._cancel(job, reason) for job in self._held() if job.id == id)
+
+    def cancel_all(self, reason: str = "cancelled") -> int:
+        """End this worker's run of all its jobs. Returns how many there are.
+
+        An `async def` handler gets `asyncio.CancelledError` with the reason; a plain `def` handler
+        in a thread finds `job.cancelled` and `job.cancel_reason`, and has to look. What the handler
+        makes of it counts: a value that it returns is the result. If it lets the cancellation
+        through, the attempt fails with `JobCancelled`, whose text is the reason, and attempts that
+        are left are made; `raise Unrecoverable` ends the job instead.
+        """
+        return sum(self._cancel(job, reason) for job in self._held())
+
+    def _held(self) -> list[ActiveJob]:
+        return [] if self._session is None else list(self._session.slots.held)
+
+    def _cancel(self, job: ActiveJob, reason: str) -> bool:
+        if self._session is None or not job.in_handler:
+            return False
+        error = JobCancelled(reason, queue=job.queue, job_id=job.id)
+        self._session.engine.cancel(job, error)
+        return True
 
     def quiet(self) -> None:
         """Pick up no more jobs; those that run go on. Only `stop` ends it then."""

@@ -1,0 +1,94 @@
+"""Ways of running a handler: on the event loop, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from toril.types import Json
+from toril.worker.active_job import ActiveJob
+
+Handler: TypeAlias = "Callable[[ActiveJob], Awaitable[Json]] | Callable[[ActiveJob], Json]"
+"""What runs a job: `async def` on the event loop, or plain `def` in a thread; with `processes`,
+either of them in a process of its own."""
+
+_MOST_THREADS: Final = 2**16
+"""No limit: a thread is started when a job needs one, and it is the slots that are counted."""
+
+
+class Invoker(Protocol):
+    """One way of running a handler."""
+
+    interruptible: bool
+    """A handler ends when the task that awaits `call` is cancelled."""
+    call: Callable[[ActiveJob], Awaitable[Any]]
+    """Runs the handler with a job. Raises what it raises."""
+
+    async def start(self) -> None:
+        """Get ready. Raises `ConfigurationError` if the handler cannot be run."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; no handler is waited for."""
+        ...
+
+
+def runs_on_loop(handler: Handler) -> bool:
+    """Whether the handler is `async def`: a function, or an object with such a `__call__`."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - looked at, not called
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def invoker_of(handler: Handler) -> Invoker:
+    """How the handler is run in this process."""
+    if runs_on_loop(handler):
+        return OnLoop(cast("Callable[[ActiveJob], Awaitable[Any]]", handler))
+    return InThreads(cast("Callable[[ActiveJob], Any]", handler))
+
+
+class OnLoop:
+    """Runs an `async def` handler on the event loop of the worker."""
+
+    interruptible = True
+
+    def __init__(self, handler: Callable[[ActiveJob], Awaitable[Any]]) -> None:
+        self.call: Callable[[ActiveJob], Awaitable[Any]] = handler
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class InThreads:
+    """Runs a plain `def` handler in a thread; what it returns is awaited if that can be done."""
+
+    interruptible = False
+
+    def __init__(self, handler: Callable[[ActiveJob], Any]) -> None:
+        self._handler = handler
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, "toril-job")
+        self.call: Callable[[ActiveJob], Awaitable[Any]] = self._call
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Let the threads go; one that is still in a handler goes when that returns."""
+        self._threads.shutdown(wait=False)
+
+    async def _call(self, job: ActiveJob) -> Any:
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        result: Any = await loop.run_in_executor(
+            self._threads, lambda: context.run(self._guarded, job)
+        )
+        return await result if inspect.isawaitable(result) else result
+
+    def _guarded(self, job: ActiveJob) -> Any:
+        try:
+            return self._handler(job)
+        except StopIteration as error:  # a future cannot hold it, and would never be done
+            raise RuntimeError("the handler raised StopIteration") from error
