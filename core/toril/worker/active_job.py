@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -51,8 +51,8 @@ class ActiveJob:
     """
 
     __slots__ = (
-        "_host", "cancelled", "data", "id", "in_handler", "interruption", "lock_until", "lost",
-        "opts", "queue", "serial", "snapshot", "task", "token",
+        "_host", "cancelled", "data", "id", "interruption", "lock_until", "lost", "opts",
+        "phase", "queue", "serial", "snapshot", "task", "token",
     )  # fmt: skip
 
     queue: str
@@ -77,8 +77,8 @@ class ActiveJob:
     """Why, if that makes a failed attempt: `JobCancelled` or `JobTimedOut`."""
     lock_until: float
     """Until when the lock was extended by hand, on the monotonic clock; 0: it was not."""
-    in_handler: bool
-    """Its handler is being run now."""
+    phase: Literal["held", "running", "ended"]
+    """Where its handler is: not begun, running, or done."""
     lost: bool
     """The job is somebody else's now: whatever the handler returns is of no use."""
     serial: int
@@ -95,7 +95,7 @@ class ActiveJob:
         self.opts = {}
         self.cancelled = False
         self.interruption = None
-        self.in_handler = False
+        self.phase = "held"
         self.lock_until = 0.0
         self.lost = False
         self.task = None

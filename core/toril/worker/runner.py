@@ -124,11 +124,11 @@ class Runner:
         if limit is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(limit / 1000, self.interrupt, job, _time_is_up(job, limit))
-        job.in_handler = True
+        job.phase = "running"
         try:
             result = await self._call(job)
         finally:
-            job.in_handler = False
+            job.phase = "ended"
             if timer is not None:
                 timer.cancel()
         if isinstance(job.interruption, JobTimedOut):
@@ -144,7 +144,7 @@ class Runner:
         job.cancelled = True
         if job.interruption is None:
             job.interruption = error
-        if job.in_handler and self._invoker.interruptible and job.task is not None:
+        if job.phase == "running" and self._invoker.interruptible and job.task is not None:
             job.task.cancel(job.cancel_reason)
 
     def _completed(self, job: ActiveJob, result: Any) -> Finish:

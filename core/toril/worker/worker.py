@@ -206,7 +206,7 @@ class Worker:
         return [] if self._session is None else list(self._session.slots.held)
 
     def _cancel(self, job: ActiveJob, reason: str) -> bool:
-        if self._session is None or not job.in_handler:
+        if self._session is None or job.phase == "ended":
             return False
         error = JobCancelled(reason, queue=job.queue, job_id=job.id)
         self._session.engine.cancel(job, error)
