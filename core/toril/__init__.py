@@ -37,6 +37,7 @@ __all__ = [
     "SyncApp",
     "TorilError",
     "Unrecoverable",
+    "WaitAgain",
     "WaitForChildren",
     "Worker",
     "hookimpl",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         ServerError,
         TorilError,
         Unrecoverable,
+        WaitAgain,
         WaitForChildren,
     )
     from toril.event_values import EventValues

@@ -26,6 +26,7 @@ Raised by handlers to steer their job (they are not failures of Toril):
     JobSignal
     ├── Unrecoverable           fail now, whatever attempts are left
     ├── RetryIn                 run again after a delay, without counting an attempt
+    ├── WaitAgain               wait for a worker again, without counting an attempt
     └── WaitForChildren         run again when the children are done
 """
 
@@ -174,6 +175,13 @@ class RetryIn(JobSignal):
     def __init__(self, delay: timedelta | str) -> None:
         super().__init__(delay)
         self.delay = delay
+
+
+class WaitAgain(JobSignal):
+    """Give the job back: it waits again, before the others of its priority.
+
+    Counts no attempt. Any worker of the queue may be the next to run it, at once.
+    """
 
 
 class WaitForChildren(JobSignal):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
-from toril.connection.call import Procedure
-from toril.operations import only
+from toril.connection.call import Procedure, only
 from toril.protocol import inspecting
 from toril.protocol.inspecting import MinuteMetrics
 from toril.types import Outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from toril.connection.call import Procedure
@@ -11,7 +11,7 @@ from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
 from toril.job_operations import JobOperations
 from toril.protocol.dependencies import Dependencies
-from toril.removals import Erasure
+from toril.removals import Erasure, Removals
 from toril.snapshots import JobRef, JobSnapshot
 from toril.types import Json, State
 
@@ -122,22 +122,73 @@ class Job(StoredJob):
         """
         return await self._app.results.wait(self.snapshot, timeout)
 
-    async def retry(self, *, reset_attempts: bool = False) -> None:
+    async def retry(self, *, reset_attempts: bool = False, reset_started: bool = False) -> None:
         """Let the finished job run again.
 
         Args:
             reset_attempts: Begin to count its attempts anew; otherwise one that has used them up
                 gets one more.
+            reset_started: Begin to count anew how often it was picked up.
 
         Raises:
             JobNotFound: It is gone.
             JobStateError: It has not finished.
         """
-        await self._perform(self._operations.retry(reset_attempts=reset_attempts))
+        await self._perform(
+            self._operations.retry(reset_attempts=reset_attempts, reset_started=reset_started)
+        )
 
     async def promote(self) -> None:
         """Let the delayed job run now. Raises `JobStateError` if it is not delayed."""
         await self._perform(self._operations.promote())
+
+    async def change_delay(self, delay: timedelta | str | datetime) -> None:
+        """Let the delayed job run so long from now, or at that moment.
+
+        Raises:
+            JobNotFound: It is gone.
+            JobStateError: It is not delayed.
+        """
+        await self._perform(self._operations.change_delay(delay))
+
+    async def change_priority(self, priority: int, *, lifo: bool = False) -> None:
+        """Give the job another priority; one that waits gets its place by it.
+
+        Args:
+            priority: 1 is the most urgent, 2097151 the least; 0: none, so that it goes before all
+                that have one.
+            lifo: It goes before the others of that priority, not behind them.
+
+        Raises `JobNotFound` if it is gone.
+        """
+        await self._perform(self._operations.change_priority(priority, lifo=lifo))
+
+    async def unlink(self) -> bool:
+        """Take the job off its parent, which runs if it waits for nothing else.
+
+        Returns:
+            False if the parent does not wait for it, as it has ended; nothing is changed then.
+
+        Raises:
+            JobNotFound: It is gone.
+            ParentError: It has no parent, or that is gone.
+        """
+        return await self._perform(self._operations.unlink())
+
+    async def remove_unprocessed_children(self) -> Removals:
+        """Remove its children that have not ended, each with those below it.
+
+        What a worker is running, or has failed, is left. If the job waits for nothing else, it
+        runs.
+
+        Returns:
+            The ids of the children that went; `kept` tells which a plugin keeps.
+
+        Raises:
+            JobNotFound: It is gone.
+            Reject: A plugin refuses; nothing was removed.
+        """
+        return await self._perform(self._operations.remove_unprocessed_children())
 
     async def remove(self, *, children: bool = True) -> bool:
         """Remove the job, with all jobs below it unless `children` is False.
@@ -180,9 +231,18 @@ class Job(StoredJob):
         """Add a line to its log. Returns how many it has. Raises `JobNotFound` if it is gone."""
         return await self._perform(self._operations.log(line, self.keep_logs))
 
-    async def logs(self, *, limit: int | None = None) -> tuple[str, ...]:
-        """Its log lines, oldest first; with `limit` the newest so many."""
-        return await self._perform(self._operations.logs(limit))
+    async def logs(self, *, limit: int | None = None, skip: int = 0) -> tuple[str, ...]:
+        """Its log lines, oldest first.
+
+        Args:
+            limit: The newest so many.
+            skip: Pass over the newest so many.
+        """
+        return await self._perform(self._operations.logs(limit, skip))
+
+    async def clear_logs(self, *, keep: int = 0) -> None:
+        """Remove its log lines but for the newest `keep`. Raises `JobNotFound` if it is gone."""
+        await self._perform(self._operations.clear_logs(keep))
 
     async def children(self) -> Dependencies:
         """Its children, by what became of them."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from toril.connection.call import Procedure, only
 from toril.context import Context
 from toril.errors import JobStateError
-from toril.protocol import changing, dependencies, erasing, reading, removing
-from toril.protocol.codec import encode_json
+from toril.new_job import checked_priority, delay_after
+from toril.protocol import changing, dependencies, erasing, reading, trees
+from toril.protocol.codec import encode_json, valid_text
 from toril.protocol.erasing import Traces
+from toril.protocol.keys import queue_name
+from toril.removals import Removals
 from toril.snapshots import JobSnapshot, ParentRef
 from toril.types import Json, State
 
@@ -32,7 +37,7 @@ class JobOperations:
         """In which state it is."""
         return only(reading.state(self._key, self._id))
 
-    def retry(self, *, reset_attempts: bool) -> Procedure[None]:
+    def retry(self, *, reset_attempts: bool, reset_started: bool) -> Procedure[None]:
         """Let the finished job run again."""
         state: State = yield reading.state(self._key, self._id)
         if state not in ("completed", "failed"):
@@ -47,6 +52,7 @@ class JobOperations:
             self._id,
             state,
             reset_attempts=reset_attempts,
+            reset_started=reset_started,
             wants=self._context.wants(),
         )
 
@@ -54,12 +60,49 @@ class JobOperations:
         """Let the delayed job run now."""
         return only(changing.promote_job(self._key, self._id))
 
+    def change_delay(self, delay: timedelta | str | datetime) -> Procedure[None]:
+        """Give the delayed job another delay."""
+        now = self._context.clock.now_ms()
+        return self._change_delay(delay_after(delay, now), now)
+
+    def _change_delay(self, delay_ms: int, now: int) -> Procedure[None]:
+        with self._context.lanes.call() as record:
+            yield changing.change_delay(self._key, self._id, delay_ms, now=now, record=record)
+
+    def change_priority(self, priority: int, *, lifo: bool) -> Procedure[None]:
+        """Give the job another priority."""
+        return self._change_priority(checked_priority(priority), lifo=lifo)
+
+    def _change_priority(self, priority: int, *, lifo: bool) -> Procedure[None]:
+        with self._context.lanes.call() as record:
+            yield changing.change_priority(self._key, self._id, priority, lifo=lifo, record=record)
+
+    def unlink(self) -> Procedure[bool]:
+        """Take the job off its parent."""
+        with self._context.lanes.call() as record:
+            unlinked: bool = yield trees.unlink(self._key, self._id, record=record)
+            return unlinked
+
+    def remove_unprocessed_children(self) -> Procedure[Removals]:
+        """Remove the children that have not ended, with those below them."""
+        context = self._context
+        children = yield from trees.unprocessed_children(self._key, self._id)
+        if not children:
+            yield from self.read()  # raises if it does not exist
+        ids: dict[str, list[str]] = {}
+        for key, id in children:
+            ids.setdefault(queue_name(key), []).append(id)
+        for queue, some in ids.items():
+            context.ask_before_removal(queue, "operator", ids=some)
+        now, wants = context.clock.now_ms(), context.wants()
+        return (yield from trees.remove_unprocessed(self._key, children, now=now, wants=wants))
+
     def remove(self, *, children: bool) -> Procedure[bool]:
         """Remove the job, with all jobs below it if asked."""
         context = self._context
         context.ask_before_removal(self._queue, "operator", ids=(self._id,))
         return (
-            yield from removing.remove_job(
+            yield from trees.remove_job(
                 self._key,
                 self._id,
                 with_children=children,
@@ -93,15 +136,28 @@ class JobOperations:
         text = encode_json(value, "progress")
         return only(changing.update_progress(self._key, self._id, text))
 
-    def log(self, line: str, keep_logs: int | None) -> Procedure[int]:
+    def log(self, line: str, keep: int | None) -> Procedure[int]:
         """Add a line to its log."""
-        return only(changing.add_log(self._key, self._id, line, keep_logs=keep_logs))
+        checked = valid_text(line)
+        return only(changing.add_log(self._key, self._id, checked, keep_logs=keep))
 
-    def logs(self, limit: int | None) -> Procedure[tuple[str, ...]]:
+    def clear_logs(self, keep: int) -> Procedure[None]:
+        """Remove its log lines but for the newest."""
+        if keep < 0:
+            raise ValueError(f"keep is at least 0, not {keep!r}")
+        return only(changing.clear_logs(self._key, self._id, keep_logs=keep))
+
+    def logs(self, limit: int | None, skip: int) -> Procedure[tuple[str, ...]]:
         """Its newest log lines, oldest first."""
+        if (limit is not None and limit < 0) or skip < 0:
+            raise ValueError(f"limit and skip are at least 0, not {limit!r} and {skip!r}")
+        return self._logs(limit, skip)
+
+    def _logs(self, limit: int | None, skip: int) -> Procedure[tuple[str, ...]]:
         if limit == 0:
             return ()
-        found: reading.Logs = yield reading.logs(self._key, self._id, -(limit or 0), -1)
+        first = 0 if limit is None else -(limit + skip)
+        found: reading.Logs = yield reading.logs(self._key, self._id, first, -1 - skip)
         return found.lines
 
     def children(self) -> Procedure[dependencies.Dependencies]:

@@ -181,7 +181,7 @@ def draft(
     if "timestamp" in options:
         opts["timestamp"] = _moment("timestamp", options["timestamp"])
     if "delay" in options:
-        opts["delay"] = _delay(options["delay"], cast(int, opts.get("timestamp", now)))
+        opts["delay"] = delay_after(options["delay"], cast(int, opts.get("timestamp", now)))
     if options.get("lifo"):
         opts["lifo"] = True
     if "backoff" in options:
@@ -235,10 +235,13 @@ def _moment(option: str, value: Any) -> int:
     return round(value.timestamp() * 1000)
 
 
-def _delay(value: timedelta | str | datetime, created: int) -> int:
-    """Milliseconds from the moment the job counts as created."""
+def delay_after(value: timedelta | str | datetime, start: int) -> int:
+    """How many milliseconds a job waits from `start` (ms since the epoch) on.
+
+    Raises `TypeError`, `ValueError`: no duration, or a moment without a time zone.
+    """
     if isinstance(value, datetime):
-        return max(0, _moment("delay", value) - created)
+        return max(0, _moment("delay", value) - start)
     return milliseconds(value)
 
 
@@ -253,6 +256,11 @@ def _timeout(value: timedelta | str) -> int:
     if not ms:
         raise InvalidJob("timeout must be longer than nothing")
     return ms
+
+
+def checked_priority(value: int) -> int:
+    """A priority that a job can have. Raises `TypeError`, `InvalidJob`."""
+    return _count({"priority": value}, "priority", 0, HIGHEST_PRIORITY)
 
 
 def _parent(queue_key: str, parent: Any) -> ParentRef | None:

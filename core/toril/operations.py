@@ -15,7 +15,7 @@ from toril.context import Context, Drafted, data_text, saved_job
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, JobError
 from toril.job_operations import JobOperations
-from toril.new_job import NewJob, QueueDefaults, draft
+from toril.new_job import NewJob, QueueDefaults, checked_priority, draft
 from toril.protocol import adding, changing, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.settings import SettingChange, change_live, read_live, set_live
@@ -99,13 +99,24 @@ class QueueOperations:
         """The job with that id."""
         return only(reading.job(self.key, id))
 
-    def pages(self, states: Sequence[State], limit: int | None) -> Pages:
+    def pages(
+        self,
+        states: Sequence[State],
+        *,
+        start: int = 0,
+        limit: int | None = None,
+        ascending: bool | None = None,
+    ) -> Pages:
         """The jobs of some states, page by page."""
-        return Pages(self.key, states, limit)
+        return Pages(self.key, states, start=start, limit=limit, ascending=ascending)
 
-    def counts(self) -> Procedure[dict[State, int]]:
-        """How many jobs are in each state."""
-        return only(reading.counts(self.key, STATES))
+    def counts(self, states: Sequence[State] = ()) -> Procedure[dict[State, int]]:
+        """How many jobs are in each of some states."""
+        return only(reading.counts(self.key, known_states(states)))
+
+    def counts_per_priority(self, priorities: Sequence[int]) -> Procedure[dict[int, int]]:
+        """How many jobs wait with each of some priorities."""
+        return only(reading.counts_per_priority(self.key, [*map(checked_priority, priorities)]))
 
     def pause(self) -> Procedure[None]:
         """Let no worker begin another job."""
@@ -120,22 +131,36 @@ class QueueOperations:
         meta: reading.QueueMeta = yield reading.meta(self.key)
         return meta.paused
 
-    def retry_all(self, state: Outcome, *, reset_attempts: bool) -> Procedure[int]:
-        """Let all finished jobs of one outcome run again."""
-        context = self._context
-        return (
-            yield from changing.retry_all(
-                self.key,
-                state,
-                before=context.clock.now_ms(),
-                reset_attempts=reset_attempts,
-                wants=context.wants(),
-            )
+    def retry_all(
+        self,
+        state: Outcome,
+        *,
+        limit: int | None,
+        older_than: timedelta | str | None,
+        reset_attempts: bool,
+        reset_started: bool,
+    ) -> Procedure[int]:
+        """Let finished jobs of one outcome run again."""
+        _check_limit(limit)
+        if state not in ("completed", "failed"):
+            raise ValueError(f"jobs that are {state} have not finished")
+        age = 0 if older_than is None else milliseconds(older_than)
+        return self._retry_all(
+            state,
+            age,
+            limit=limit,
+            reset_attempts=reset_attempts,
+            reset_started=reset_started,
         )
 
-    def promote_all(self) -> Procedure[int]:
-        """Let all delayed jobs run now."""
-        return changing.promote_all(self.key)
+    def _retry_all(self, state: Outcome, age: int, **terms: Any) -> Procedure[int]:
+        before, wants = self._context.clock.now_ms() - age, self._context.wants()
+        return (yield from changing.retry_all(self.key, state, before=before, wants=wants, **terms))
+
+    def promote_all(self, limit: int | None) -> Procedure[int]:
+        """Let delayed jobs run now."""
+        _check_limit(limit)
+        return changing.promote_all(self.key, limit)
 
     def drain(self, *, delayed: bool) -> Procedure[Removals]:
         """Remove the jobs that wait to run."""
@@ -153,8 +178,7 @@ class QueueOperations:
     ) -> Procedure[Removals]:
         """Remove old jobs of one state."""
         age = milliseconds(older_than)
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is at least 1, or None for no limit, not {limit!r}")
+        _check_limit(limit)
         if state not in STATES or state == "waiting-children":
             raise ValueError(f"jobs that are {state} cannot be cleaned")
         return self._clean(state, age, limit or 0)
@@ -242,19 +266,40 @@ def _parts(nodes: Sequence[NewNode]) -> Iterator[Sequence[NewNode]]:
         yield part
 
 
-class Pages:
-    """The jobs of some states, state by state, in pages of 100."""
+def known_states(states: Sequence[State]) -> list[State]:
+    """The states, each once; without any, all. Raises `ConfigurationError` for one there is not."""
+    for state in states:
+        if state not in STATES:
+            raise ConfigurationError(
+                f"there is no state {state!r} to list; there are {', '.join(STATES)}"
+            )
+    return list(dict.fromkeys(states or STATES))
 
-    def __init__(self, key: str, states: Sequence[State], limit: int | None) -> None:
-        for state in states:
-            if state not in STATES:
-                raise ConfigurationError(
-                    f"there is no state {state!r} to list; there are {', '.join(STATES)}"
-                )
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is at least 1, or None for no limit, not {limit!r}")
+
+
+class Pages:
+    """The jobs of some states, state by state, in pages of 100. See `Queue.jobs`."""
+
+    def __init__(
+        self,
+        key: str,
+        states: Sequence[State],
+        *,
+        start: int,
+        limit: int | None,
+        ascending: bool | None,
+    ) -> None:
+        if start < 0:
+            raise ValueError(f"start is at least 0, not {start!r}")
         self._key = key
-        self._states = list(dict.fromkeys(states or STATES))
+        self._states = known_states(states)
+        self._ascending = ascending
         self._left = limit
-        self._start = 0
+        self._start = start
         self._seen: set[str] = set()
 
     @property
@@ -266,17 +311,16 @@ class Pages:
         """The next page; jobs that have been given before are left out."""
         state = self._states[0]
         size = _PAGE if self._left is None else min(_PAGE, self._left)
+        ascending = self._ascending
+        if ascending is None:
+            ascending = state not in ("completed", "failed")
         page: reading.Page = yield from reading.page(
-            self._key,
-            (state,),
-            self._start,
-            self._start + size - 1,
-            ascending=state not in ("completed", "failed"),
+            self._key, (state,), self._start, self._start + size - 1, ascending=ascending
         )
         self._start += size
         if self._start >= page.total:
             del self._states[0]
-            self._start = 0
+            self._start = max(0, self._start - size - page.total)
         fresh = [listed for listed in page.jobs if listed.job.id not in self._seen]
         self._seen.update(listed.job.id for listed in fresh)
         if self._left is not None:

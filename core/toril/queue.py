@@ -106,13 +106,27 @@ class Queue(Inspection):
         found = await self._perform(self._operations.get(id))
         return None if found is None else Job(self._app, found)
 
-    async def jobs(self, *states: State, limit: int | None = None) -> AsyncIterator[Job]:
+    async def jobs(
+        self,
+        *states: State,
+        start: int = 0,
+        limit: int | None = None,
+        ascending: bool | None = None,
+    ) -> AsyncIterator[Job]:
         """The jobs of some states (default: all), state by state, read in pages.
 
-        Within a state what runs next comes first; of finished jobs the newest. `limit`: at most so
-        many in all. The pages are not one moment: a job that moves meanwhile may be missed.
+        Within a state what runs next comes first; of finished jobs the newest. The pages are not
+        one moment: a job that moves meanwhile may be missed.
+
+        Args:
+            states: In this order.
+            start: Pass over the first so many of them all.
+            limit: At most so many in all.
+            ascending: What ran or will run first comes first (True), or last (False).
+
+        Raises `ConfigurationError` for a state that there is not.
         """
-        pages = self._operations.pages(states, limit)
+        pages = self._operations.pages(states, start=start, limit=limit, ascending=ascending)
         while not pages.done:
             for listed in await self._perform(pages.following()):
                 yield Job(self._app, listed.job)
@@ -129,9 +143,32 @@ class Queue(Inspection):
         """In which state the job is; `unknown` if it is in none."""
         return await self._perform(self._operations.job(id).state())
 
-    async def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        return await self._perform(self._operations.counts())
+    async def counts(self, *states: State) -> dict[State, int]:
+        """How many jobs are in each of some states (default: all)."""
+        return await self._perform(self._operations.counts(states))
+
+    async def count(self, *states: State) -> int:
+        """How many jobs are in some states (default: all) together."""
+        return sum((await self.counts(*states)).values())
+
+    async def counts_per_priority(self, *priorities: int) -> dict[int, int]:
+        """How many jobs wait for a worker with each of these priorities; 0: without one."""
+        return await self._perform(self._operations.counts_per_priority(priorities))
+
+    async def update(self, id: str, data: Json) -> None:
+        """Replace the payload of a job. Raises `JobNotFound`."""
+        await self._perform(self._operations.job(id).update(data))
+
+    async def progress(self, id: str, value: Json) -> None:
+        """Report the progress of a job, any JSON value. Raises `JobNotFound`."""
+        await self._perform(self._operations.job(id).progress(value))
+
+    async def log(self, id: str, line: str, *, keep: int | None = None) -> int:
+        """Add a line to the log of a job. Returns how many it has. Raises `JobNotFound`.
+
+        `keep`: only the newest so many lines stay; None: all.
+        """
+        return await self._perform(self._operations.job(id).log(line, keep))
 
     async def pause(self) -> None:
         """Let no worker begin another job of this queue; those that run are not touched."""
@@ -203,16 +240,37 @@ class Queue(Inspection):
         """
         return await self._app.erase(JobRef(self.name, id))
 
-    async def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
-        """Let all finished jobs of one outcome run again. Returns how many.
+    async def retry_all(
+        self,
+        state: Outcome = "failed",
+        *,
+        limit: int | None = None,
+        older_than: timedelta | str | None = None,
+        reset_attempts: bool = False,
+        reset_started: bool = False,
+    ) -> int:
+        """Let finished jobs of one outcome run again, oldest first. Returns how many.
 
-        `reset_attempts`: begin to count their attempts anew.
+        Args:
+            state: How they ended.
+            limit: At most so many.
+            older_than: Only those that ended so long ago.
+            reset_attempts: Begin to count their attempts anew.
+            reset_started: Begin to count anew how often they were picked up.
         """
-        return await self._perform(self._operations.retry_all(state, reset_attempts=reset_attempts))
+        return await self._perform(
+            self._operations.retry_all(
+                state,
+                limit=limit,
+                older_than=older_than,
+                reset_attempts=reset_attempts,
+                reset_started=reset_started,
+            )
+        )
 
-    async def promote_all(self) -> int:
-        """Let all delayed jobs run now. Returns how many."""
-        return await self._perform(self._operations.promote_all())
+    async def promote_all(self, *, limit: int | None = None) -> int:
+        """Let the delayed jobs run now, at most `limit`, earliest first. Returns how many."""
+        return await self._perform(self._operations.promote_all(limit))
 
     @cached_property
     def _schedules(self) -> ScheduleOperations:

@@ -171,9 +171,15 @@ class SyncQueue(SyncInspection):
         found = self._perform(self._operations.get(id))
         return None if found is None else SyncJob(self._app, found)
 
-    def jobs(self, *states: State, limit: int | None = None) -> Iterator[SyncJob]:
-        """The jobs of some states (default: all), state by state."""
-        pages = self._operations.pages(states, limit)
+    def jobs(
+        self,
+        *states: State,
+        start: int = 0,
+        limit: int | None = None,
+        ascending: bool | None = None,
+    ) -> Iterator[SyncJob]:
+        """The jobs of some states (default: all), state by state; see `Queue.jobs`."""
+        pages = self._operations.pages(states, start=start, limit=limit, ascending=ascending)
         while not pages.done:
             for listed in self._perform(pages.following()):
                 yield SyncJob(self._app, listed.job)
@@ -187,9 +193,29 @@ class SyncQueue(SyncInspection):
         """In which state the job is."""
         return self._perform(self._operations.job(id).state())
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        return self._perform(self._operations.counts())
+    def counts(self, *states: State) -> dict[State, int]:
+        """How many jobs are in each of some states (default: all)."""
+        return self._perform(self._operations.counts(states))
+
+    def count(self, *states: State) -> int:
+        """How many jobs are in some states (default: all) together."""
+        return sum(self.counts(*states).values())
+
+    def counts_per_priority(self, *priorities: int) -> dict[int, int]:
+        """How many jobs wait for a worker with each of these priorities; 0: without one."""
+        return self._perform(self._operations.counts_per_priority(priorities))
+
+    def update(self, id: str, data: Json) -> None:
+        """Replace the payload of a job."""
+        self._perform(self._operations.job(id).update(data))
+
+    def progress(self, id: str, value: Json) -> None:
+        """Report the progress of a job, any JSON value."""
+        self._perform(self._operations.job(id).progress(value))
+
+    def log(self, id: str, line: str, *, keep: int | None = None) -> int:
+        """Add a line to the log of a job; see `Queue.log`."""
+        return self._perform(self._operations.job(id).log(line, keep))
 
     def pause(self) -> None:
         """Let no worker begin another job of this queue."""
@@ -225,13 +251,29 @@ class SyncQueue(SyncInspection):
         """Erase a job and everything that names it; see `Job.erase`."""
         return self._app.erase(JobRef(self.name, id))
 
-    def retry_all(self, state: Outcome = "failed", *, reset_attempts: bool = False) -> int:
-        """Let all finished jobs of one outcome run again."""
-        return self._perform(self._operations.retry_all(state, reset_attempts=reset_attempts))
+    def retry_all(
+        self,
+        state: Outcome = "failed",
+        *,
+        limit: int | None = None,
+        older_than: timedelta | str | None = None,
+        reset_attempts: bool = False,
+        reset_started: bool = False,
+    ) -> int:
+        """Let finished jobs of one outcome run again; see `Queue.retry_all`."""
+        return self._perform(
+            self._operations.retry_all(
+                state,
+                limit=limit,
+                older_than=older_than,
+                reset_attempts=reset_attempts,
+                reset_started=reset_started,
+            )
+        )
 
-    def promote_all(self) -> int:
-        """Let all delayed jobs run now."""
-        return self._perform(self._operations.promote_all())
+    def promote_all(self, *, limit: int | None = None) -> int:
+        """Let the delayed jobs run now, at most `limit`."""
+        return self._perform(self._operations.promote_all(limit))
 
     @cached_property
     def _schedules(self) -> ScheduleOperations:

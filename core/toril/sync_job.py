@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from toril.connection.blocking import SyncStreamRead
@@ -14,7 +14,7 @@ from toril.job import StoredJob
 from toril.job_operations import JobOperations
 from toril.protocol import streams
 from toril.protocol.dependencies import Dependencies
-from toril.removals import Erasure
+from toril.removals import Erasure, Removals
 from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.snapshots import JobSnapshot
 from toril.types import Json, State
@@ -94,13 +94,31 @@ class SyncJob(StoredJob):
             facts += [fact for _, fact in runtime.run(runtime.dispatcher.explain(self.ref))]
         return facts
 
-    def retry(self, *, reset_attempts: bool = False) -> None:
-        """Let the finished job run again."""
-        self._perform(self._operations.retry(reset_attempts=reset_attempts))
+    def retry(self, *, reset_attempts: bool = False, reset_started: bool = False) -> None:
+        """Let the finished job run again; see `Job.retry`."""
+        self._perform(
+            self._operations.retry(reset_attempts=reset_attempts, reset_started=reset_started)
+        )
 
     def promote(self) -> None:
         """Let the delayed job run now."""
         self._perform(self._operations.promote())
+
+    def change_delay(self, delay: timedelta | str | datetime) -> None:
+        """Let the delayed job run so long from now, or at that moment."""
+        self._perform(self._operations.change_delay(delay))
+
+    def change_priority(self, priority: int, *, lifo: bool = False) -> None:
+        """Give the job another priority; see `Job.change_priority`."""
+        self._perform(self._operations.change_priority(priority, lifo=lifo))
+
+    def unlink(self) -> bool:
+        """Take the job off its parent; see `Job.unlink`."""
+        return self._perform(self._operations.unlink())
+
+    def remove_unprocessed_children(self) -> Removals:
+        """Remove its children that have not ended; see `Job.remove_unprocessed_children`."""
+        return self._perform(self._operations.remove_unprocessed_children())
 
     def remove(self, *, children: bool = True) -> bool:
         """Remove the job, with all jobs below it unless `children` is False."""
@@ -122,9 +140,13 @@ class SyncJob(StoredJob):
         """Add a line to its log."""
         return self._perform(self._operations.log(line, self.keep_logs))
 
-    def logs(self, *, limit: int | None = None) -> tuple[str, ...]:
-        """Its log lines, oldest first; with `limit` the newest so many."""
-        return self._perform(self._operations.logs(limit))
+    def logs(self, *, limit: int | None = None, skip: int = 0) -> tuple[str, ...]:
+        """Its log lines, oldest first; see `Job.logs`."""
+        return self._perform(self._operations.logs(limit, skip))
+
+    def clear_logs(self, *, keep: int = 0) -> None:
+        """Remove its log lines but for the newest `keep`."""
+        self._perform(self._operations.clear_logs(keep))
 
     def children(self) -> Dependencies:
         """Its children, by what became of them."""

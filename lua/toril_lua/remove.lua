@@ -1,11 +1,13 @@
--- Remove jobs in whatever state they are, on request with all their children.
+-- Remove jobs in whatever state they are, on request with all their children, or the open ones.
 --
 -- Keys:      [1] the queue of the call; the jobs may be in other queues of the slot
 -- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
 --                         open = boolean: a lock on a target counts, cause = text,
 --                         want_removed = boolean, now = ms,
 --                         doomed = {key = true} of jobs that the caller will remove next,
---                         look = boolean: only say what would become of them; writes nothing}
+--                         look = boolean: only say what would become of them; writes nothing,
+--                         unprocessed = boolean: with children, only those that have not ended;
+--                         what is locked or has failed is left, at any level}
 -- Returns:   {{code, ...}, {{queue, id, plugin, reason}, ...} of what is kept, effects}, a code per
 --            target, in order; fewer codes than targets if the limit of 100 jobs a call was
 --            reached.
@@ -14,6 +16,7 @@
 --            -21: locked, or an open job below it is; nothing removed of this target
 --            -22: more than 100 jobs, or 1000 children, below it: remove the children first
 --            -24: a plugin keeps it, or a job below it; nothing removed of this target
+--            -26: left, as it is locked or has failed (unprocessed)
 -- Events:    removed {jobId, prev}, capped, per job in its own queue;
 --            waiting {jobId, prev = waiting-children} where a parent lost its last open child
 -- Seam:      removing, removed
@@ -37,7 +40,7 @@ want_removed = request.want_removed
 seam.now = request.now
 --- @end
 
-local PENDING, LOCKED, TOO_LARGE, KEPT = -8, -21, -22, -24
+local PENDING, LOCKED, TOO_LARGE, KEPT, LEFT = -8, -21, -22, -24, -26
 local MAX_JOBS, MAX_LOOKS = 100, 1000
 local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
 
@@ -46,6 +49,17 @@ local CHILDREN = {
   {'processed', 'HLEN', 'HKEYS'}, {'failed', 'HLEN', 'HKEYS'},
   {'unsuccessful', 'ZCARD', 'ZRANGE', 0, -1}, {'dependencies', 'SCARD', 'SMEMBERS'},
 }
+if not request.children then CHILDREN = {} end
+if request.unprocessed and request.children then CHILDREN = {CHILDREN[4]} end
+
+-- Why a job cannot be removed, whatever is below it: nil or a code. `open`: see `tree_of`.
+local function objection_to(Q, id, key, open)
+  local locked = redis.call('EXISTS', key .. ':lock') == 1
+  if request.unprocessed then
+    return (locked or redis.call('ZSCORE', Q .. ':failed', id)) and LEFT or nil
+  end
+  return open and locked and LOCKED or nil
+end
 
 -- The job with all jobs below it, or nil and a code. Writes nothing. `open`: it hangs on the root
 -- by open dependencies only, so that its lock counts.
@@ -53,13 +67,14 @@ local function tree_of(Q, id, open, seen, cause)
   local node = {queue = Q, id = id, links = links_of(Q, id), children = {}}
   local key = node.links.key
   seen[key] = true
-  if open and redis.call('EXISTS', key .. ':lock') == 1 then return nil, LOCKED end
+  local refused = objection_to(Q, id, key, open)
+  if refused then return nil, refused end
   jobs_left = jobs_left - 1
   if jobs_left < 0 then return nil, TOO_LARGE end
 --- @when removing
   is_kept(Q, id, outcome_of(Q, id), cause)
 --- @end
-  for _, place in ipairs(request.children and CHILDREN or {}) do
+  for _, place in ipairs(CHILDREN) do
     local size = redis.pcall(place[2], key .. ':' .. place[1])
     if type(size) ~= 'number' then size = 0 end -- not what it should be: nobody's children
     looks_left = looks_left - size
@@ -70,7 +85,7 @@ local function tree_of(Q, id, open, seen, cause)
       if child_queue and not seen[child_key] and redis.call('EXISTS', child_key) == 1 then
         local still_open = open and place[1] == 'dependencies'
         local child, code = tree_of(child_queue, child_id, still_open, seen, 'parent')
-        if not child then return nil, code end
+        if not child and code ~= LEFT then return nil, code end
         node.children[#node.children + 1] = child
       end
     end

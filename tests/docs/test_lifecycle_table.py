@@ -14,7 +14,17 @@ import pytest
 from tests.docs.blocks import DOCS
 from tests.docs.stage import DEADLINE, Stage
 from tests.support.server import Server
-from toril import ActiveJob, Backoff, Cron, Flow, Job, RetryIn, Unrecoverable, WaitForChildren
+from toril import (
+    ActiveJob,
+    Backoff,
+    Cron,
+    Flow,
+    Job,
+    RetryIn,
+    Unrecoverable,
+    WaitAgain,
+    WaitForChildren,
+)
 from toril_plugins import IdWindow, Keep, Retention
 
 
@@ -232,6 +242,22 @@ async def _(stage: Stage) -> Job:
     return job
 
 
+@scenario("delayed → delayed")
+async def _(stage: Stage) -> Job:
+    job = await stage.add(delay="1h")
+    await stage.mark()
+    await (await stage.find(job)).change_delay("2h")
+    return job
+
+
+@scenario("waiting → prioritized")
+async def _(stage: Stage) -> Job:
+    job = await stage.add()
+    await stage.mark()
+    await (await stage.find(job)).change_priority(2)
+    return job
+
+
 @scenario("waiting → active")
 async def _(stage: Stage) -> Job:
     job = await stage.add()
@@ -281,6 +307,12 @@ async def _(stage: Stage) -> Job:
     return job
 
 
+@scenario("active → waiting, asked for")
+async def _(stage: Stage) -> Job:
+    await stage.start(then_waits(stage, WaitAgain()))
+    return await stage.add()
+
+
 @scenario("active → failed")
 async def _(stage: Stage) -> Job:
     await stage.start(then_waits(stage, Unrecoverable("no")))
@@ -311,6 +343,16 @@ async def _(stage: Stage) -> Job:
     flow = Flow("stage", "parent", on_child_failure="fail", children=[Flow("elsewhere", "child")])
     job = await stage.producer.add_flow(flow)
     await stage.start(then_waits(stage, ValueError("no")), queue="elsewhere")
+    return job
+
+
+@scenario("waiting-children → waiting, unlinked")
+async def _(stage: Stage) -> Job:
+    flow = Flow("stage", "parent", children=[Flow("stage", "child")])
+    job = await stage.producer.add_flow(flow)
+    (child,) = (await stage.producer.flow_tree(job)).children
+    await stage.mark()
+    await (await stage.find(child.job)).unlink()
     return job
 
 
@@ -400,6 +442,17 @@ async def _(stage: Stage) -> Job:
     assert child is not None
     await stage.mark()
     await (await stage.find(parent)).remove()
+    return child
+
+
+@scenario("any → removed, not processed")
+async def _(stage: Stage) -> Job:
+    flow = Flow("stage", "parent", children=[Flow("elsewhere", "child", id="child")])
+    parent = await stage.producer.add_flow(flow)
+    child = await stage.operator.queue("elsewhere").get("child")
+    assert child is not None
+    await stage.mark()
+    await (await stage.find(parent)).remove_unprocessed_children()
     return child
 
 

@@ -287,7 +287,6 @@ scenario(
     Settle({"a": "completed"}),
     Dump("completed"),
     python_worker=NO_SIGNAL,
-    toril_worker=NOT_OURS,
 )
 
 # -- flows -----------------------------------------------------------------------------------------
@@ -752,7 +751,6 @@ scenario(
     Act("change_delay", "a", {"delay": 2 * MINUTE}),
     Dump("changed"),
     python_producer=NO_METHOD,
-    toril_producer=NOT_THERE,
 )
 scenario(
     "change priority",
@@ -767,7 +765,6 @@ scenario(
     Act("change_priority", "c", {"priority": 5, "lifo": True}),
     Act("change_priority", "a", {"priority": 0, "lifo": True}),
     Dump("changed again"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "update data",
@@ -800,7 +797,6 @@ scenario(
     Act("clear_logs", "a"),
     Dump("none kept"),
     python_producer=NO_METHOD,
-    toril_producer=NOT_THERE,
 )
 scenario(
     "retry a failed job",
@@ -935,7 +931,6 @@ scenario(
     Act("unlink", "one"),
     Dump("unlinked"),
     python_producer=NO_METHOD,
-    toril_producer=NOT_THERE,
 )
 scenario(
     "remove unprocessed children",
@@ -947,7 +942,6 @@ scenario(
     Act("remove_unprocessed", "parent"),
     Dump("removed"),
     python_producer=NO_METHOD,
-    toril_producer=NOT_THERE,
 )
 scenario(
     "clean",

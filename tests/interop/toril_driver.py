@@ -25,6 +25,7 @@ from toril import (
     RetryIn,
     Setting,
     Unrecoverable,
+    WaitAgain,
     WaitForChildren,
     Worker,
 )
@@ -155,6 +156,10 @@ class Handler(Script):
     async def do_delay(self, ms: int) -> None:
         if self.first_time():
             raise RetryIn(_ms(ms))
+
+    async def do_wait(self) -> None:
+        if self.first_time():
+            raise WaitAgain
 
     async def do_child(self, queue: str, name: str, data: Any, opts: dict[str, Any]) -> None:
         if self.first_time():
@@ -392,9 +397,22 @@ class Toril(Service):
         await (await self.found(queue, id)).progress(value)
 
     async def log(self, queue: str, id: str, text: str, keep: int | None = None) -> int:
-        if keep is not None:
-            raise Unsupported("a number of lines to keep per call")
-        return await (await self.found(queue, id)).log(text)
+        return await self.queue(queue).log(id, text, keep=keep)
+
+    async def clear_logs(self, queue: str, id: str, keep: int = 0) -> None:
+        await (await self.found(queue, id)).clear_logs(keep=keep)
+
+    async def change_delay(self, queue: str, id: str, delay: int) -> None:
+        await (await self.found(queue, id)).change_delay(_ms(delay))
+
+    async def change_priority(self, queue: str, id: str, priority: int, lifo: bool = False) -> None:
+        await (await self.found(queue, id)).change_priority(priority, lifo=lifo)
+
+    async def unlink(self, queue: str, id: str) -> bool:
+        return await (await self.found(queue, id)).unlink()
+
+    async def remove_unprocessed(self, queue: str, id: str) -> None:
+        await (await self.found(queue, id)).remove_unprocessed_children()
 
 
 def _view(tree: FlowTree[Job]) -> dict[str, Any]:

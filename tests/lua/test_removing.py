@@ -13,7 +13,7 @@ from toril.errors import JobLocked, JobNotFound, JobStateError
 from toril.protocol.changing import update_data
 from toril.protocol.effects import REMOVED
 from toril.protocol.reading import job
-from toril.protocol.removing import remove_job
+from toril.protocol.trees import remove_job
 from toril.snapshots import JobRemoved
 from toril_lua.catalogue import Chunk
 

@@ -13,7 +13,8 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import JobLocked, Reject
-from toril.protocol.removing import clean, drain, obliterate, remove_job
+from toril.protocol.removing import clean, drain, obliterate
+from toril.protocol.trees import remove_job
 from toril.removals import KeptJob
 from toril_lua import Chunk, compose, compose_plugin_script
 

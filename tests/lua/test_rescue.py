@@ -20,8 +20,8 @@ from toril.protocol import rescuing
 from toril.protocol.changing import retry_job
 from toril.protocol.finishing import tick
 from toril.protocol.record import CallRecord
-from toril.protocol.removing import remove_job
 from toril.protocol.rescuing import DONE, GARBLED, NOT_ACTIVE, NOT_FOUND, Deferred, Place
+from toril.protocol.trees import remove_job
 from toril.snapshots import JobAttemptFailed, JobSnapshot
 from toril_lua import Chunk, compose
 

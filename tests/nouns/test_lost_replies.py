@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from tests.lua.database import events
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 
@@ -98,3 +99,23 @@ async def test_erasing_tells_what_there_was(
     kept = [raw.get(key) for key in raw.keys(f"{Q}:toril:call:*")]
     assert kept
     assert "ada@example.org" not in str(kept)
+
+
+@pytest.mark.parametrize("fault", ["drop_reply", "drop_command"])
+async def test_a_job_is_changed_once(
+    app: App, proxy: FaultProxy, raw: redis.Redis, fault: str
+) -> None:
+    late = await app.queue("mail").add("late", delay="1h")
+    root = await app.add_flow(Flow("p", "root", children=[Flow("mail", "kid")]))
+    (kid,) = [job async for job in app.queue("mail").jobs("waiting")]
+    lose = getattr(proxy, fault)
+    lose("EVALSHA")
+    await late.change_delay("2h")
+    told = [event["event"] for event in events(raw, Q)]
+    assert told.count("delayed") == 2
+    lose("EVALSHA")
+    await kid.change_priority(3)
+    assert raw.get(f"{Q}:pc") == "1"
+    lose("EVALSHA")
+    assert await kid.unlink() is True
+    assert raw.lrange("bull:p:wait", 0, -1) == [root.id]

@@ -303,12 +303,18 @@ class TestJob:
         assert (job.data, job.snapshot.progress) == ({"n": 3}, {"part": 0.5})
 
     @pytest.mark.parametrize(
-        "act", ["update", "progress", "log", "retry", "promote", "refresh", "explain"]
+        "act",
+        [
+            *("update", "progress", "log", "retry", "promote", "refresh", "explain", "unlink"),
+            *("change_priority", "change_delay", "clear_logs", "remove_unprocessed_children"),
+        ],
     )
     async def test_a_job_that_is_gone(self, app: App, act: str) -> None:
         job = await app.queue("mail").add("w")
         await job.remove()
-        arguments: tuple[Any, ...] = ("x",) if act in ("update", "progress", "log") else ()
+        given: dict[str, Any] = {"change_priority": 1, "change_delay": "5m"}
+        given |= dict.fromkeys(("update", "progress", "log"), "x")
+        arguments: tuple[Any, ...] = (given[act],) if act in given else ()
         with pytest.raises(JobNotFound, match=job.id):
             await getattr(job, act)(*arguments)
 

@@ -17,7 +17,7 @@ from tests.worker.conftest import until
 
 from toril.app import App
 from toril.backoff import Backoff
-from toril.errors import JobFailed, RetryIn, Unrecoverable
+from toril.errors import JobFailed, RetryIn, Unrecoverable, WaitAgain
 from toril.new_job import NewJob
 from toril.types import Json
 from toril.worker import ActiveJob
@@ -265,6 +265,25 @@ async def test_retry_in_counts_no_attempt(app: App, raw: redis.Redis) -> None:
         assert await job.result(timeout="5s") == "attempt 1"
     stored = hash_of(raw, job.id)
     assert (stored["atm"], stored["ats"]) == ("1", "4")
+    assert "failedReason" not in stored
+
+
+async def test_wait_again_gives_the_job_to_any_worker(app: App, raw: redis.Redis) -> None:
+    seen: list[str] = []
+
+    async def handler(job: ActiveJob) -> str:
+        seen.append(job.name)
+        if len(seen) <= 2:
+            raise WaitAgain
+        return f"attempt {job.attempt}"
+
+    queue = app.queue("q")
+    first, plain = await queue.add("first", priority=3), await queue.add("second", priority=3)
+    await app.worker("q", handler, concurrency=1).run(burst=True)
+    assert seen == ["first", "first", "first", "second"]
+    assert await first.result() == await plain.result() == "attempt 1"
+    stored = hash_of(raw, first.id)
+    assert (stored["atm"], stored["ats"]) == ("1", "3")
     assert "failedReason" not in stored
 
 

@@ -9,6 +9,7 @@ import msgspec
 from toril.connection.call import Argument, Call, Procedure, Read, Resend
 from toril.protocol.effects import RETRIED, Effects, Wants, with_effects
 from toril.protocol.keys import can_be_job, queue_name
+from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
 from toril.snapshots import JobRef, JobRetried
@@ -63,6 +64,7 @@ def retry_all(
     state: Outcome,
     *,
     before: int,
+    limit: int | None = None,
     reset_attempts: bool = False,
     reset_started: bool = False,
     wants: Wants = frozenset(),
@@ -70,12 +72,12 @@ def retry_all(
     """Put back to run all jobs that ended so until `before`, oldest first, 100 a call.
 
     `before` (milliseconds since the epoch) keeps jobs that fail again meanwhile from being put
-    back for ever. The other arguments are those of `retry_job`. Returns how many there were.
+    back for ever. `limit`: at most so many. The other arguments are those of `retry_job`. Returns
+    how many there were.
     """
     request = {
         "state": state,
         "before": str(before),
-        "limit": RETRIED_PER_CALL,
         "reset_attempts": reset_attempts,
         "reset_started": reset_started,
     }
@@ -86,8 +88,10 @@ def retry_all(
         return with_effects((len(retried), bool(more)), told, events)
 
     total, more = 0, True
-    while more:
-        count, more = yield Call("retry", (queue,), (_pack(request),), parse)
+    while more and total != limit:
+        most = RETRIED_PER_CALL if limit is None else min(limit - total, RETRIED_PER_CALL)
+        arguments = (_pack({**request, "limit": most}),)
+        count, more = yield Call("retry", (queue,), arguments, parse)
         total += count
     return total
 
@@ -107,16 +111,70 @@ def promote_job(queue: str, id: str) -> Call[Effects[None]]:
     return Call("promote", (queue,), (_pack({"id": id}),), parse, job_ids=(id,))
 
 
-def promote_all(queue: str) -> Procedure[int]:
+def change_delay(
+    queue: str, id: str, delay_ms: int, *, now: int, record: CallRecord | None = None
+) -> Call[None]:
+    """Let a delayed job run `delay_ms` milliseconds from now.
+
+    Args:
+        queue: The queue's key.
+        id: The job's id.
+        delay_ms: Milliseconds, at least 0.
+        now: Milliseconds since the epoch.
+        record: Makes the call safe to send again.
+
+    The result raises `JobNotFound`, and `JobStateError` if it is not delayed.
+    """
+    request = {"id": id, "delay": delay_ms, "now": now}
+    return _recorded("change_delay", queue, id, request, record)
+
+
+def change_priority(
+    queue: str, id: str, priority: int, *, lifo: bool = False, record: CallRecord | None = None
+) -> Call[None]:
+    """Give a job another priority; one that waits gets its place by it.
+
+    Args:
+        queue: The queue's key.
+        id: The job's id.
+        priority: 1 is the most urgent; 0: none, so that it goes before all that have one.
+        lifo: It goes before the others of that priority, not behind them.
+        record: Makes the call safe to send again.
+
+    The result raises `JobNotFound`.
+    """
+    request = {"id": id, "priority": priority, "lifo": lifo}
+    return _recorded("change_priority", queue, id, request, record)
+
+
+def _recorded(
+    script: str, queue: str, id: str, request: dict[str, Any], record: CallRecord | None
+) -> Call[None]:
+    if not can_be_job(id):
+        raise refusal(-1, queue, id)
+    if record is not None:
+        request["record"] = pack_record(record)
+
+    def parse(code: Any) -> None:
+        refuse_late(code)
+        if code < 0:
+            raise refusal(code, queue, id, "is not delayed")
+
+    return Call(script, (queue,), (_pack(request),), parse, resend_for(record), (id,))
+
+
+def promote_all(queue: str, limit: int | None = None) -> Procedure[int]:
     """Let as many delayed jobs run as there are now, earliest first, 200 a call.
 
-    Returns how many were promoted.
+    `limit`: at most so many. Returns how many were promoted.
     """
 
     def parse(reply: Any) -> Effects[tuple[int, int]]:
         return with_effects((reply[1], reply[2]), reply[3])
 
     left: int = yield Read((("ZCARD", f"{queue}:delayed"),), lambda replies: replies[0])
+    if limit is not None:
+        left = min(left, limit)
     total = 0
     while left > 0:
         arguments = (_pack({"limit": min(left, PROMOTED_PER_CALL)}),)

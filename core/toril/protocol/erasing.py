@@ -13,9 +13,9 @@ from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
-from toril.protocol.removing import kept_jobs
 from toril.protocol.replies import text
 from toril.protocol.streams import last_event_id
+from toril.protocol.trees import kept_jobs
 from toril.removals import rejection
 
 _KEPT: Final = -24

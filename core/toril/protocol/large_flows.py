@@ -21,8 +21,8 @@ from toril.protocol.dependencies import DependencyPage, dependency_page
 from toril.protocol.effects import REMOVED, Wants
 from toril.protocol.keys import split_job_key
 from toril.protocol.record import CallRecord
-from toril.protocol.removing import REMOVED_PER_CALL, removal
 from toril.protocol.replies import hash_fields, text
+from toril.protocol.trees import REMOVED_PER_CALL, removal
 
 LEASE_MS: Final = 60_000
 """How long after its last step a large flow counts as left unfinished."""

@@ -23,6 +23,10 @@ _LIST_KEYS: Final[Mapping[State, tuple[str, ...]]] = {
 }
 
 
+_PRIORITY_STEP: Final = 2**32
+"""The score of a prioritised job is its priority times this, plus a sequence."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedJob:
     """A job and the state it was found in."""
@@ -165,6 +169,28 @@ def counts(queue: str, states: Sequence[State]) -> Read[dict[State, int]]:
         return {state: sum(next(sizes) for _ in _keys(state)) for state in states}
 
     return Read(commands, parse)
+
+
+def counts_per_priority(queue: str, priorities: Sequence[int]) -> Read[dict[int, int]]:
+    """How many jobs wait for a worker with each of these priorities; 0: without any."""
+    asked = tuple(dict.fromkeys(priorities))
+    commands: list[tuple[str | int, ...]] = []
+    for priority in asked:
+        if priority:
+            lowest = priority * _PRIORITY_STEP
+            commands.append(("ZCOUNT", f"{queue}:prioritized", lowest, lowest + _PRIORITY_STEP - 1))
+        else:
+            commands += [("LLEN", f"{queue}:{key}") for key in _LIST_KEYS["waiting"]]
+
+    def parse(replies: list[Any]) -> dict[int, int]:
+        sizes = iter(cast("list[int]", replies))
+        lists = len(_LIST_KEYS["waiting"])
+        return {
+            priority: sum(next(sizes) for _ in range(1 if priority else lists))
+            for priority in asked
+        }
+
+    return Read(tuple(commands), parse)
 
 
 def page(

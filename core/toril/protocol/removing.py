@@ -1,4 +1,4 @@
-"""Removing jobs on somebody's request: one, those of a state, what waits, a whole queue."""
+"""Removing jobs on somebody's request: those of a state, what waits, a whole queue."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ import msgspec
 from toril.connection.call import Call, Procedure, Read
 from toril.errors import JobLocked, JobStateError
 from toril.protocol.changing import pause
-from toril.protocol.dependencies import DEPENDENCY_KINDS, DependencyPage, dependency_page
 from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
-from toril.protocol.keys import can_be_job, queue_name
+from toril.protocol.keys import queue_name
 from toril.protocol.reading import queue_keys
-from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
-from toril.removals import KeptJob, Removals, rejection
-from toril.types import RemovalCause, State
+from toril.protocol.trees import REMOVED_PER_CALL, kept_jobs
+from toril.removals import Removals, rejection
+from toril.types import State
 
-REMOVED_PER_CALL: Final = 100
 _KEYS_PER_CALL: Final = 500
-_TOO_LARGE: Final = -22
 _KEPT: Final = -24
 _NOT_PAUSED: Final = -1
 _ACTIVE: Final = -2
@@ -34,38 +31,6 @@ _CLEANABLE: Final[dict[State, tuple[str, ...]]] = {
     "completed": ("completed",),
     "failed": ("failed",),
 }
-
-
-def remove_job(
-    queue: str,
-    id: str,
-    *,
-    with_children: bool,
-    now: int,
-    wants: Wants = frozenset(),
-) -> Procedure[bool]:
-    """Remove a job in whatever state it is; True, or False if there was none.
-
-    Its parent loses the child, and runs if that was the last open one. A tree of up to 100 jobs is
-    removed in one step. A larger one goes in several, from below, after a look at all of its jobs;
-    its upper jobs cannot start meanwhile.
-
-    Args:
-        queue: The queue's key.
-        id: The job's id.
-        with_children: Remove everything below it, too, in any queue.
-        now: Milliseconds since the epoch.
-        wants: The event hooks that somebody implements.
-
-    Raises:
-        JobLocked: A worker is running it, or an open job below it.
-        JobStateError: It is the iteration that a schedule waits for.
-        Reject: A plugin keeps it, or a job below it.
-    """
-    if not can_be_job(id):
-        return False
-    tree = _Tree(queue, now, want_removed=REMOVED in wants)
-    return (yield from tree.remove(queue, id, children=with_children))
 
 
 def clean(
@@ -198,155 +163,6 @@ def _obliterate(queue: str, request: Mapping[str, Any]) -> Procedure[Sequence[in
     if code == _ACTIVE:
         raise _active(queue, text(more))
     return more if code and more else bool(code)
-
-
-class _Tree:
-    """One removal, with what its calls have in common."""
-
-    def __init__(self, queue: str, now: int, *, want_removed: bool) -> None:
-        self._queue = queue
-        self._now = now
-        self._want_removed = want_removed
-        self._doomed: dict[str, bool] = {}
-
-    def remove(self, queue: str, id: str, *, children: bool) -> Procedure[bool]:
-        codes = yield from self._call([(queue, id)], "operator", children=children)
-        if codes[0] == _TOO_LARGE:
-            yield from self._look([(queue, id)], "operator", open=True)
-            yield from self._look_below(queue, id)
-            yield from self._remove_below(queue, id, open=True)
-            codes = yield from self._call([(queue, id)], "operator", children=False)
-        return codes[0] == 1
-
-    def _call(
-        self,
-        targets: list[tuple[str, str]],
-        cause: RemovalCause,
-        *,
-        children: bool,
-        open: bool = True,
-        look: bool = False,
-    ) -> Procedure[list[int]]:
-        """The codes of targets: 1, 0 or `_TOO_LARGE`; for any other the error is raised."""
-        codes: list[int]
-        codes, kept = yield removal(
-            self._queue,
-            targets,
-            cause,
-            children=children,
-            open=open,
-            look=look,
-            doomed=self._doomed,
-            now=self._now,
-            want_removed=self._want_removed,
-        )
-        for code, (queue, id) in zip(codes, targets, strict=False):
-            if code == _KEPT:
-                raise rejection(f"job {id!r} of queue {queue_name(queue)!r}", kept_jobs(kept))
-            if code < 0 and code != _TOO_LARGE:
-                raise refusal(code, queue, id)
-        return codes
-
-    def _remove_below(self, queue: str, id: str, *, open: bool) -> Procedure[None]:
-        """Remove the children of a job that is itself to go in a later call.
-
-        `open`: whether this job, if locked, would have stopped the removal.
-        """
-        self._doomed[f"{queue}:{id}"] = True
-        for kind in DEPENDENCY_KINDS:
-            cursor: str | None = "0"
-            while cursor is not None:
-                page: DependencyPage = yield dependency_page(queue, id, kind, cursor)
-                targets = [_split(key) for key in page.children]
-                yield from self._remove_children(targets, open=open and kind == "unprocessed")
-                cursor = page.cursor
-
-    def _remove_children(self, targets: list[tuple[str, str]], *, open: bool) -> Procedure[None]:
-        while targets:
-            some = targets[:REMOVED_PER_CALL]
-            codes = yield from self._call(some, "parent", children=True, open=open)
-            for target, code in zip(targets, codes, strict=False):
-                if code == _TOO_LARGE:
-                    yield from self._remove_below(*target, open=open)
-                    yield from self._call([target], "parent", children=False, open=open)
-            targets = targets[len(codes) :]
-
-    def _look(
-        self, targets: list[tuple[str, str]], cause: RemovalCause, *, open: bool
-    ) -> Procedure[None]:
-        """Raise what removing these jobs would raise: they are locked, or a plugin keeps them.
-
-        `open`: whether a lock counts; see `_remove_below`.
-        """
-        for start in range(0, len(targets), REMOVED_PER_CALL):
-            some = targets[start : start + REMOVED_PER_CALL]
-            yield from self._call(some, cause, children=False, open=open, look=True)
-
-    def _look_below(self, queue: str, id: str) -> Procedure[None]:
-        """`_look` at all jobs below a job."""
-        seen: set[str] = set()
-        parents = [(queue, id, True)]
-        while parents:
-            parent_queue, parent_id, open = parents.pop()
-            for kind in DEPENDENCY_KINDS:
-                still_open = open and kind == "unprocessed"
-                cursor: str | None = "0"
-                while cursor is not None:
-                    page: DependencyPage = yield dependency_page(
-                        parent_queue, parent_id, kind, cursor
-                    )
-                    new = [key for key in page.children if key not in seen]
-                    seen.update(new)
-                    targets = [_split(key) for key in new]
-                    yield from self._look(targets, "parent", open=still_open)
-                    parents += [(*target, still_open) for target in targets]
-                    cursor = page.cursor
-
-
-def removal(
-    queue: str,
-    targets: Sequence[tuple[str, str]],
-    cause: RemovalCause,
-    *,
-    children: bool,
-    doomed: Mapping[str, bool],
-    now: int,
-    want_removed: bool,
-    open: bool = True,
-    look: bool = False,
-) -> Call[Effects[tuple[list[int], Sequence[Any]]]]:
-    """Remove at most 100 jobs, given by queue and id: a code for each, and what plugins keep.
-
-    The arguments, and the codes, are the script's.
-    """
-    request = {
-        "targets": targets,
-        "children": children,
-        "open": open,
-        "cause": cause,
-        "want_removed": want_removed,
-        "now": now,
-        "doomed": doomed,
-        "look": look,
-    }
-    return Call(
-        "remove",
-        (queue,),
-        (msgspec.msgpack.encode(request),),
-        lambda reply: with_effects((list(reply[0]), reply[1]), reply[2]),
-        job_ids=tuple(target[1] for target in targets),
-    )
-
-
-def kept_jobs(entries: Sequence[Sequence[bytes]]) -> list[KeptJob]:
-    """Which jobs a script kept, and why."""
-    return [KeptJob(queue_name(text(queue)), *map(text, rest)) for queue, *rest in entries]
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Queue and id of a child, whose key is all that its parent knows."""
-    queue, _, child_id = key.rpartition(":")
-    return queue, child_id
 
 
 def _foreign_prefixes(queue: str, keys: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from toril.errors import (
     LockLost,
     RetryIn,
     Unrecoverable,
+    WaitAgain,
     WaitForChildren,
 )
 from toril.options import OWN_OPTION
@@ -164,7 +165,7 @@ class Runner:
                 return await self._put_aside(job)
             case RetryIn():
                 return self._retry_in(job, error)
-            case LockLost(job_id=job.id):
+            case WaitAgain() | LockLost(job_id=job.id):
                 return give_back(job)
             case _:
                 return self.failed(job, error)
