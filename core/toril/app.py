@@ -29,7 +29,7 @@ from toril.snapshots import JobRef, ParentRef
 from toril.sync import SyncApp
 
 if TYPE_CHECKING:
-    from toril.worker import Handler, Worker, WorkerOptions
+    from toril.worker import Fetcher, Handler, Worker, WorkerOptions
 
 T = TypeVar("T")
 
@@ -149,6 +149,22 @@ class App:
         made = Worker(self, name, handler, *settings, **options)
         self._workers.append(made)
         return made
+
+    def fetcher(
+        self, queue: str | Queue, /, *settings: Setting, **options: Unpack[WorkerOptions]
+    ) -> Fetcher:
+        """What fetches jobs of a queue to be ended by hand: a worker without a handler.
+
+            async with app.fetcher("emails") as fetcher:
+                while job := await fetcher.next_job(wait="5s"):
+                    await job.complete(send(job.data))
+
+        The arguments are those of `worker`. `toril worker` does not run it.
+        """
+        from toril.worker import Fetcher
+
+        name = queue if isinstance(queue, str) else queue.name
+        return Fetcher(self, name, *settings, **options)
 
     async def add_flow(self, flow: Flow, /, *settings: Setting) -> Job:
         """Add a flow: all its jobs, or none.

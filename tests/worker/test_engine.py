@@ -47,6 +47,8 @@ class Server:
 
     async def room(self) -> None: ...
 
+    def empty_handed(self) -> None: ...
+
     def watch(self) -> None:
         self.watched += 1
 

@@ -69,6 +69,10 @@ class Outside(Protocol):
         """Wait until that is over."""
         ...
 
+    def empty_handed(self) -> None:
+        """The engine is about to wait although it has free slots."""
+        ...
+
     def watch(self) -> None:
         """The engine waits although it has free slots: call `look` once there may be jobs."""
         ...
@@ -90,6 +94,7 @@ class Engine:
         clock: For the times at which delayed jobs are due.
         lanes: How many calls may be under way at once; None: as many as suit the slots.
         burst: Stop when there is nothing left to run.
+        job_type: What the jobs are made as.
     """
 
     def __init__(
@@ -103,7 +108,9 @@ class Engine:
         clock: Clock,
         lanes: int | None = None,
         burst: bool = False,
+        job_type: type[ActiveJob] = ActiveJob,
     ) -> None:
+        self._job_type = job_type
         self._queue = queue
         self._host = host
         self._runner = runner
@@ -151,6 +158,17 @@ class Engine:
         self._lanes = self._fixed_lanes or (2 if size >= _TWO_LANES else 1)
         self._share = min(MOST_FETCHED, -(-size // self._lanes))  # slots that one call may fill
         self.look()
+
+    @property
+    def size(self) -> int:
+        """How many jobs may be run at once."""
+        return self._slots.size
+
+    async def released(self, job: ActiveJob) -> None:
+        """Wait until the job is no longer held."""
+        while job in self._slots.held:
+            self._slots.freed.clear()
+            await self._slots.freed.wait()
 
     def pause(self) -> None:
         """Pick up no more jobs until `resume`."""
@@ -272,6 +290,7 @@ class Engine:
         self._again.discard(job)
         if code in (OPEN_CHILDREN, FAILED_CHILDREN):
             error = OpenChildren(job.id) if code == OPEN_CHILDREN else FailedChildren(job.id)
+            job.interruption = error
             self._slots.ended.append((job, self._runner.failed(job, error)))
         else:
             # Somebody else has the job, or it is gone, or garbled: the stalled check sees to it.
@@ -286,7 +305,7 @@ class Engine:
         """Start what was picked up, and note what the server said of the jobs to come."""
         reply = turn.reply
         for snapshot in reply.jobs:
-            job = ActiveJob(self._host, snapshot, turn.token)
+            job = self._job_type(self._host, snapshot, turn.token)
             self._slots.start(job)
             job.task = asyncio.create_task(self._work(job))
         self._outside.hold(self._slots.held)
@@ -320,6 +339,7 @@ class Engine:
         if not self.wants_jobs:
             await (self._room() if self._outside.crowded else slots.changed.wait())
             return
+        self._outside.empty_handed()
         if not (self._idle_said or slots.held):
             self._idle_said = True
             log.info("queue %s: nothing to do, waiting for jobs", self._queue)

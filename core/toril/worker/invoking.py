@@ -20,21 +20,41 @@ _MOST_THREADS: Final = 2**16
 """No limit: a thread is started when a job needs one, and it is the slots that are counted."""
 
 
-class Invoker(Protocol):
-    """One way of running a handler."""
+class Room(Protocol):
+    """The slots of a worker, as far as a way of running its handler has to do with them."""
 
-    interruptible: bool
-    """A handler ends when the task that awaits `call` is cancelled."""
+    @property
+    def size(self) -> int:
+        """How many jobs may be run at once."""
+        ...
+
+    def resize(self, size: int, /) -> None:
+        """Change that."""
+        ...
+
+    async def released(self, job: ActiveJob, /) -> None:
+        """Wait until the job is no longer held: the server has taken note of its end."""
+        ...
+
+
+class Invoker:
+    """One way of running a handler; a new one for each run of a worker."""
+
+    interruptible = True
+    """The handler ends when the task that awaits `call` is cancelled."""
+    job_type: type[ActiveJob] = ActiveJob
+    """What it gives to the handler."""
     call: Callable[[ActiveJob], Awaitable[Any]]
     """Runs the handler with a job. Raises what it raises."""
 
-    async def start(self) -> None:
+    async def start(self, room: Room) -> None:
         """Get ready. Raises `ConfigurationError` if the handler cannot be run."""
-        ...
 
     async def close(self) -> None:
         """Let go of everything; no handler is waited for."""
-        ...
+
+    def empty_handed(self) -> None:
+        """There was nothing to pick up for the slots that are free."""
 
 
 def runs_on_loop(handler: Handler) -> bool:
@@ -50,20 +70,14 @@ def invoker_of(handler: Handler) -> Invoker:
     return InThreads(cast("Callable[[ActiveJob], Any]", handler))
 
 
-class OnLoop:
+class OnLoop(Invoker):
     """Runs an `async def` handler on the event loop of the worker."""
 
-    interruptible = True
-
     def __init__(self, handler: Callable[[ActiveJob], Awaitable[Any]]) -> None:
-        self.call: Callable[[ActiveJob], Awaitable[Any]] = handler
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
+        self.call = handler
 
 
-class InThreads:
+class InThreads(Invoker):
     """Runs a plain `def` handler in a thread; what it returns is awaited if that can be done."""
 
     interruptible = False
@@ -71,9 +85,7 @@ class InThreads:
     def __init__(self, handler: Callable[[ActiveJob], Any]) -> None:
         self._handler = handler
         self._threads = ThreadPoolExecutor(_MOST_THREADS, "toril-job")
-        self.call: Callable[[ActiveJob], Awaitable[Any]] = self._call
-
-    async def start(self) -> None: ...
+        self.call = self._call
 
     async def close(self) -> None:
         """Let the threads go; one that is still in a handler goes when that returns."""

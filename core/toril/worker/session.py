@@ -26,7 +26,7 @@ from toril.setting import Level, Said, Setting
 from toril.settings import check_declared
 from toril.worker.active_job import ActiveJob
 from toril.worker.engine import Batch, Engine, Turn
-from toril.worker.invoking import Handler, invoker_of
+from toril.worker.invoking import Invoker
 from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
@@ -58,7 +58,7 @@ class Session:
     Args:
         app: Where it works.
         queue: The queue's name.
-        handler: What runs a job.
+        invoker: Runs the handler.
         said: What the worker says for its queue.
         terms: Its options.
         burst: Stop when there is nothing left to run.
@@ -68,7 +68,7 @@ class Session:
         self,
         app: App,
         queue: str,
-        handler: Handler,
+        invoker: Invoker,
         *,
         said: Sequence[Said[Any]],
         terms: Terms,
@@ -88,7 +88,7 @@ class Session:
         self.ended = asyncio.Event()
         self.slots = Slots(terms.concurrency)
         host = AppJobHost(app, queue, self.stop, terms.lock_ms)
-        self._invoker = invoker_of(handler)
+        self._invoker = invoker
 
         def put_aside(job: ActiveJob) -> Awaitable[Finish | None]:
             return host.put_aside(job, self._runner)
@@ -110,6 +110,7 @@ class Session:
             outside=self,
             clock=self._runtime.clock,
             burst=burst,
+            job_type=invoker.job_type,
         )
 
     @property
@@ -130,6 +131,10 @@ class Session:
     async def room(self) -> None:
         """Wait until that is over."""
         await self._buffer.room()
+
+    def empty_handed(self) -> None:
+        """The engine is about to wait although it has free slots."""
+        self._invoker.empty_handed()
 
     def watch(self) -> None:
         """The engine waits although it has free slots: tell it when there may be jobs."""
@@ -152,7 +157,7 @@ class Session:
         await self._runtime.drive(only(reading.meta(self._key)))
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._invoker.close)
-            await self._invoker.start()
+            await self._invoker.start(self.engine)
             await stack.enter_async_context(self._events())
             await stack.enter_async_context(self._lock_renewal())
             self._turns = Turns(

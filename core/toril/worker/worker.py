@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 
 from toril.duration import milliseconds
@@ -13,7 +15,7 @@ from toril.errors import JobCancelled
 from toril.setting import Setting
 from toril.settings import on_this_host, say
 from toril.worker.active_job import ActiveJob
-from toril.worker.invoking import Handler
+from toril.worker.invoking import Handler, Invoker, invoker_of
 from toril.worker.options import WorkerOptions, count, terms
 from toril.worker.session import Session
 
@@ -60,7 +62,7 @@ class Worker:
         app.context.key(queue)
         self.app = app
         self.queue = queue
-        self._handler = handler
+        self._invoking: Callable[[], Invoker] = partial(invoker_of, handler)
         self._terms = terms(**options)
         source = on_this_host("app.worker")
         self._said = say("worker", settings, source, app.runtime.clock.now_ms())
@@ -138,7 +140,7 @@ class Worker:
         if self._session is not None:
             raise RuntimeError("this worker is running already")
         session = self._session = Session(
-            self.app, self.queue, self._handler,
+            self.app, self.queue, self._invoking(),
             said=self._said, terms=self._terms, burst=burst,
         )  # fmt: skip
         if self._paused:
