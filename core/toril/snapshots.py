@@ -127,13 +127,20 @@ class JobSnapshot:
     @cached_property
     def settings(self) -> SettingsView:
         """The settings that were stored with this job."""
-        own = self._json(b"toril")
+        own = self._own
         said = own.get("said") if isinstance(own, dict) else None
         return SettingsView(cast("Mapping[str, list[dict[str, Any]]]", said or {}))
 
+    @property
+    def _own(self) -> Json:
+        """What Toril stored beside BullMQ's fields; of a schedule's run it is among the options."""
+        if b"toril" not in self.fields and b'"toril"' in self.fields.get(b"opts", b""):
+            return self.opts.get("toril")
+        return self._json(b"toril")
+
     def plugin_field(self, plugin: str) -> Json:
         """What a plugin stored with this job through `SavePlan.field`, or None."""
-        own = self._json(b"toril")
+        own = self._own
         fields = own.get("plugins") if isinstance(own, dict) else None
         return fields.get(plugin) if isinstance(fields, dict) else None
 

@@ -31,6 +31,10 @@ class Says:
 
     job: Keep | None = None
     flow: Keep | None = None
+    scheduled_by: Literal["toril", "node", "python"] | None = None
+    """The job is a run of a schedule that this library has made."""
+    template: Keep | None = None
+    """What is said in that schedule's template."""
     queue: Keep | None = None
     workers: tuple[Keep, ...] = ()
     """What workers of Toril say that start one after the other."""
@@ -125,6 +129,54 @@ ROWS: Final = (
         at("an hour", "flow: 1h"), at("an hour", "flow: 1h"), at("an hour", "flow: 1h")),
     Row("job: for ever, in a flow: nothing", Says(job=FOREVER, flow=NOTHING), False,
         kept("job: for ever"), kept("job: for ever"), kept("job: for ever")),
+
+    # said in the template of its schedule
+    Row("schedule", Says(scheduled_by="toril"), ...,
+        kept(), kept(), None),
+    Row("template: nothing", Says(scheduled_by="toril", template=NOTHING), True,
+        at("finish", "template: nothing"), silently("finish"), None),
+    Row("template: for ever, queue: nothing",
+        Says(scheduled_by="toril", template=FOREVER, queue=NOTHING), False,
+        kept("template: for ever"), kept("template: for ever"), None),
+    Row("template: last 1", Says(scheduled_by="toril", template=LAST), {"count": 1},
+        at("newer", "template: last 1"), at("59 minutes", "template: last 1"), None),
+    Row("template: an hour, queue: for ever",
+        Says(scheduled_by="toril", template=HOUR, queue=FOREVER), {"age": 3600},
+        at("an hour", "template: 1h"), at("an hour", "template: 1h"), None),
+    Row("template: last 1 per name",
+        Says(scheduled_by="toril", template=BY_NAME, newer_job=BY_NAME), False,
+        at("newer", "template: last 1 per name"),
+        at("newer, swept", "template: last 1 per name"), None),
+    Row("schedule, queue: nothing", Says(scheduled_by="toril", queue=NOTHING), ...,
+        at("finish", "queue: nothing"), at("sweep", "queue: nothing"), None),
+    Row("template: for ever, ceiling: an hour",
+        Says(scheduled_by="toril", template=FOREVER, ceiling=HOUR), False,
+        at("an hour", "ceiling of the queue: 1h"),
+        at("an hour", "ceiling of the queue: 1h"), None),
+    Row("template: an hour, held",
+        Says(scheduled_by="toril", template=HOUR, guards=HOLD), {"age": 3600},
+        kept(), kept(), None),
+    Row("isolate, template: an hour",
+        Says(scheduled_by="toril", template=HOUR, guards=ISOLATE), False,
+        at("an hour", "template: 1h"), at("an hour", "template: 1h"), None),
+    Row("isolate, schedule, queue: nothing",
+        Says(scheduled_by="toril", queue=NOTHING, guards=ISOLATE), False,
+        at("finish", "queue: nothing"), at("sweep", "queue: nothing"), None),
+
+    # BullMQ has made the schedule: what its template says are options
+    *(row for by in ("node", "python") for row in (
+        Row(f"template of {by}: nothing", Says(scheduled_by=by, template=NOTHING), True,
+            at("finish", "template: nothing"), silently("finish"), None),
+        Row(f"template of {by}: for ever, queue: nothing",
+            Says(scheduled_by=by, template=FOREVER, queue=NOTHING), False,
+            kept("template: for ever"), kept("template: for ever"), None),
+        Row(f"template of {by}: last 1", Says(scheduled_by=by, template=LAST), {"count": 1},
+            at("newer", "template: last 1"), at("59 minutes", "template: last 1"), None),
+        Row(f"template of {by}: an hour", Says(scheduled_by=by, template=HOUR), {"age": 3600},
+            at("an hour", "template: 1h"), at("an hour", "template: 1h"), None),
+        Row(f"schedule of {by}, queue: nothing", Says(scheduled_by=by, queue=NOTHING), ...,
+            at("finish", "queue: nothing"), at("sweep", "queue: nothing"), None),
+    )),
 
     # said for its queue
     Row("queue: nothing", Says(queue=NOTHING), ...,

@@ -6,16 +6,18 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import redis
 
 from tests.conftest import Library
 from tests.support.driver import Driver
-from toril import ActiveJob, App, Unrecoverable, hookimpl
+from toril import ActiveJob, App, Every, Reject, Unrecoverable, hookimpl
 from toril.errors import GiveWay
 from toril.plugins import JobRemoved, ManualClock, Outcome
 from toril_plugins import Keep, Retention
+from toril_plugins.retention.bullmq import to_option
 
 DEADLINE: Final = 15.0  # seconds
 OPTION: Final[Mapping[Outcome, str]] = {
@@ -124,6 +126,10 @@ class Stage:
         errors = await driver.worker_errors(self._foreign[library, queue])
         assert errors == [], f"errors of the worker of {library}"
 
+    async def leave(self, library: str, queue: str) -> None:
+        """Close the foreign worker of that queue."""
+        await self.driver(library).worker_close(self._foreign.pop((library, queue)))
+
     async def worked_off(self, queue: str) -> None:
         """Wait until no job of the queue waits or runs."""
         await until(f"{queue} is worked off", lambda: self._is_idle(queue))
@@ -140,6 +146,33 @@ class Stage:
         self.raw.hincrby(f"bull:{queue}:{id}", "ats")
         self.raw.sadd(f"bull:{queue}:stalled", id)
         self.raw.delete(f"bull:{queue}:stalled-check")  # so that the next check is due
+
+    async def schedule(
+        self, by: str, queue: str, data: Any, said: tuple[Retention, ...], makes: str
+    ) -> str:
+        """A schedule that `by` has made, whose second run waits; `makes`: who has added that.
+
+        Nothing is left of the first one, unless it is held. Returns the id of the second.
+        """
+        if by == "toril":
+            await self.away.queue(queue).schedule("s", Every("1d"), "job", data, *said)
+        else:
+            opts = {OPTION[o]: to_option(each) for o in OPTION for s in said if (each := s.of(o))}
+            template = {"name": "job", "data": data, "opts": opts}
+            repeat = {"every": 86_400_000}
+            await self.driver(by).act("schedule", queue, id="s", repeat=repeat, template=template)
+        await self.work(makes, queue)
+        (run,) = cast("list[str]", self.raw.zrange(f"bull:{queue}:delayed", 0, -1))
+        if makes != "toril":
+            await self.leave(makes, queue)
+        for state in ("completed", "failed"):
+            for first in cast("list[str]", self.raw.zrange(f"bull:{queue}:{state}", 0, -1)):
+                with suppress(Reject):  # it is held
+                    await self.away.queue(queue).remove(first)
+        self.raw.zrem(f"bull:{queue}:delayed", run)
+        self.raw.lpush(f"bull:{queue}:wait", run)
+        self.raw.zadd(f"bull:{queue}:marker", {"0": 0})
+        return run
 
     async def sweep(self, queue: str, *, later: str = "0s") -> None:
         """One sweep of the queue, so much later."""
@@ -166,10 +199,10 @@ class Stage:
         """Keys that still speak of a job."""
         found: list[str] = []
         for key in cast("Iterator[str]", self.raw.scan_iter(f"bull:{queue}:*", count=1000)):
-            rest = key.split(":")[2:]
-            kind = self.raw.type(key) if rest[:2] == ["toril", "cleanup"] else None
+            rest = key.removeprefix(f"bull:{queue}:")
+            kind = self.raw.type(key) if rest.startswith("toril:cleanup:") else None
             if (
-                rest[0] == id
+                f"{rest}:".startswith(f"{id}:")
                 or (kind == "zset" and self.raw.zscore(key, id) is not None)
                 or (kind == "hash" and self.raw.hexists(key, id))
             ):

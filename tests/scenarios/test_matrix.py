@@ -32,6 +32,8 @@ class Hand:
     outcomes: tuple[Outcome, ...] = ("failed",)
     child: str | None = None
     levels: int = 0
+    makes: str | None = None
+    """The library whose worker has added it, if it is a run of a schedule."""
     stalled: bool = False
     rescued: bool = False
     """Whether no worker serves the job's queue when it has to fail."""
@@ -66,12 +68,25 @@ HANDS = (
     Hand("Python, for a child of Toril", "bullmq", "python", child="toril", levels=1),
     Hand("the script of a child of Node 5.45.2", "script", "toril", child="node5452", levels=1),
 )
-
+SCHEDULED = (
+    Hand("Toril, made by Toril", "toril", "toril", BOTH, makes="toril"),
+    Hand("Toril, made by Node 6", "toril", "toril", BOTH, makes="node"),
+    Hand("Toril, made by Node 5.45.2", "toril", "toril", makes="node5452"),
+    Hand("Toril, made by Python", "toril", "toril", makes="python"),
+    Hand("Toril, stalled, made by Node 6", "toril", "toril", makes="node", stalled=True),
+    Hand("Node 6, made by Toril", "bullmq", "node", makes="toril"),
+    Hand("Node 6, made by Node 6", "bullmq", "node", BOTH, makes="node"),
+    Hand("Node 5, made by Python", "bullmq", "node5", makes="python"),
+    Hand("Python, made by Toril", "bullmq", "python", makes="toril"),
+    Hand("Python, made by Python", "bullmq", "python", BOTH, makes="python"),
+    Hand("Python, stalled, made by Node 6", "bullmq", "python", makes="node", stalled=True),
+)
+"""Who finishes the run of a schedule."""
 
 CASES = [
     pytest.param(row, hand, outcome, end, id=f"{row.said} - {hand.name} {outcome}")
     for row in ROWS
-    for hand in HANDS
+    for hand in (SCHEDULED if row.says.scheduled_by else HANDS)
     if (end := hand.end(row)) is not None
     for outcome in hand.outcomes
 ]
@@ -153,6 +168,15 @@ class Scenario:
         own = retention(self.outcome, says.job) + retention(self.other, says.job_of_other)
         for_flow = retention(self.outcome, says.flow)
         data = steps(self.outcome)
+        if says.scheduled_by is not None:
+            assert self.hand.makes is not None
+            template = retention(self.outcome, says.template)
+            run = await self.stage.schedule(
+                says.scheduled_by, QUEUE, data, template, self.hand.makes
+            )
+            job = await home.queue(QUEUE).get(run)
+            assert job is not None
+            return job
         if not (self.hand.levels or for_flow):
             return await home.queue(QUEUE).add("job", data, *own)
         below: list[Flow] = []

@@ -20,12 +20,14 @@ from toril.types import Json, JsonObject
 
 PAGE: Final = 100
 
-OF_A_RUN: Final = frozenset({"jobId", "delay", "timestamp", "repeatJobKey", "prevMillis", "repeat"})
+OF_A_RUN: Final = frozenset(
+    {"jobId", "delay", "timestamp", "repeatJobKey", "prevMillis", "repeat", "toril"}
+)
 """Options that each run has of its own; the others come from the template."""
 
 _PATTERN_TAKEN: Final = -10
 _SLOTS_TAKEN: Final = -11
-_FIELDS: Final = ("id", "name", "data", "opts", "timestamp", "delay", "priority", "toril")
+_FIELDS: Final = ("id", "name", "data", "opts", "timestamp", "delay", "priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +262,6 @@ def _saved(queue: str, stored: Sequence[Any], wants: Wants) -> list[JobSaved]:
         for field, value in zip(_FIELDS, stored, strict=True)
     }
     id = text(fields.pop(b"id"))
-    if not fields[b"toril"]:
-        del fields[b"toril"]
     return [JobSaved(JobSnapshot(queue_name(queue), id, fields), scheduled=True)]
 
 

@@ -17,16 +17,19 @@ end
 
 -- Adds the run of a schedule that is due then. run = {name, data, opts, repetition (the options
 -- that BullMQ keeps in each run, as JSON), pattern = boolean, priority, lifo, deid, toril}; `opts`
--- is JSON too, without what is known only here. Returns the id and the job as it is stored.
+-- is JSON too, without what is known only here. What plugins store stands among the options, which
+-- every library hands on from run to run; a field of the job would be lost.
+-- Returns the id and the job as it is stored.
 local function add_run(Q, schedule, due, run, now)
   local id, delay = run_id(schedule, due), math.max(0, due - now)
   local known = string.format('"jobId":%s,"repeatJobKey":%s,"timestamp":%s,"delay":%s,"repeat":%s',
     cjson.encode(id), cjson.encode(schedule), int(now), int(delay), run.repetition)
   if run.pattern then known = known .. ',"prevMillis":' .. int(due) end
+  if run.toril then known = known .. ',"toril":' .. run.toril end
   local opts = string.sub(run.opts, 1, -2) .. (run.opts == '{}' and '' or ',') .. known .. '}'
   local job = {
     name = run.name, data = run.data, opts = opts, timestamp = now, delay = delay,
-    priority = run.priority, lifo = run.lifo, deid = run.deid, rjk = schedule, toril = run.toril,
+    priority = run.priority, lifo = run.lifo, deid = run.deid, rjk = schedule,
   }
   redis.call('INCR', Q .. ':id')
   store_job(Q, id, job)
@@ -40,6 +43,5 @@ end
 
 -- A run as the caller is told of it.
 local function told(id, job)
-  return {id, job.name, job.data, job.opts, job.timestamp, job.delay, job.priority,
-    job.toril or ''}
+  return {id, job.name, job.data, job.opts, job.timestamp, job.delay, job.priority}
 end

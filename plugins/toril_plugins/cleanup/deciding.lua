@@ -36,8 +36,11 @@ end
 local function has_own_value(id, outcome)
   local fields = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts')
   if fields.err then return false end
-  if fields[1] then
-    local ok, own = pcall(cjson.decode, fields[1])
+  -- A schedule's run has it among its options.
+  local in_opts = not fields[1] and string.find(fields[2] or '', '"toril"', 1, true)
+  if fields[1] or in_opts then
+    local ok, own = pcall(cjson.decode, in_opts and fields[2] or fields[1])
+    if in_opts then own = ok and type(own) == 'table' and own.toril end
     local said = ok and type(own) == 'table' and type(own.said) == 'table' and own.said.retention
     for _, each in ipairs(type(said) == 'table' and said or {}) do
       local value = type(each) == 'table' and each.v

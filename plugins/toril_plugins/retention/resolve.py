@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Outcome, Said
+from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Level, Outcome, Said
 from toril_plugins.retention.bullmq import OPTION, from_option
 from toril_plugins.retention.values import Keep, Retention
 
@@ -44,7 +44,7 @@ def own_values(job: JobSnapshot, outcome: Outcome) -> tuple[Said[Retention], ...
     """What was said for this job itself about `outcome`, most specific first.
 
     Settings stored by Toril are exact; a job that another library added carries BullMQ's options
-    only, which then are what was said.
+    only, which then are what was said: for it or, if it is a run of a schedule, in the template.
     """
     stored = tuple(
         said for said in job.settings.said(Retention) if said.value.of(outcome) is not None
@@ -55,7 +55,8 @@ def own_values(job: JobSnapshot, outcome: Outcome) -> tuple[Said[Retention], ...
     if keep is None:
         return ()
     value = Retention(completed=keep) if outcome == "completed" else Retention(failed=keep)
-    return (Said(value, "job", f"option {OPTION[outcome]}", job.created),)
+    level: Level = "template" if b"rjk" in job.fields else "job"
+    return (Said(value, level, f"option {OPTION[outcome]}", job.created),)
 
 
 def told_only(job: JobSnapshot) -> tuple[str, ...]:
