@@ -13,6 +13,7 @@ __all__ = [
     "Backoff",
     "ConfigurationError",
     "Cron",
+    "Deduplication",
     "EventValues",
     "Every",
     "Flow",
@@ -27,6 +28,7 @@ __all__ = [
     "PluginError",
     "Queue",
     "QueueEvents",
+    "RateLimit",
     "Reject",
     "RetryIn",
     "Said",
@@ -46,6 +48,7 @@ __all__ = [
 if TYPE_CHECKING:
     from toril.app import App
     from toril.backoff import Backoff
+    from toril.deduplication import Deduplication
     from toril.errors import (
         ConfigurationError,
         JobFailed,
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from toril.flow import Flow, FlowTree
     from toril.hooks.markers import hookimpl
     from toril.job import Job
+    from toril.limits import RateLimit
     from toril.new_job import JobOptions, NewJob
     from toril.queue import Queue
     from toril.schedule import Cron, Every, Schedule
@@ -79,8 +83,9 @@ else:
     _HOMES = {
         "App": "app",
         "Backoff": "backoff",
-        "EventValues": "event_values",
         "Cron": "schedule",
+        "Deduplication": "deduplication",
+        "EventValues": "event_values",
         "Every": "schedule",
         "Flow": "flow",
         "FlowTree": "flow",
@@ -89,6 +94,7 @@ else:
         "NewJob": "new_job",
         "Queue": "queue",
         "QueueEvents": "events",
+        "RateLimit": "limits",
         "Said": "setting",
         "Schedule": "schedule",
         "Setting": "setting",

@@ -15,7 +15,7 @@ from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.codec import encode_json
-from toril.protocol.keys import queue_key, split_job_key
+from toril.protocol.keys import queue_key, queue_name, split_job_key
 from toril.setting import Said
 from toril.snapshots import Draft, JobSnapshot, Removal
 from toril.types import RemovalCause, State
@@ -103,8 +103,17 @@ def data_text(one: Draft) -> str:
 
 
 def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
-    """The job as it is stored; read only if it existed before."""
+    """The job as it is stored; read only if it existed before.
+
+    One that stood for the node and is gone since has nothing but its id.
+    """
     if not added.duplicate:
         return node.snapshot(added.id)
     found: JobSnapshot | None = yield reading.job(node.queue, added.id)
-    return found or node.snapshot(added.id)
+    if found is None:
+        same = added.id == node.id
+        found = (
+            node.snapshot(added.id) if same else JobSnapshot(queue_name(node.queue), added.id, {})
+        )
+    found.duplicate = True
+    return found

@@ -27,6 +27,8 @@ class StoredJob:
     def __init__(self, snapshot: JobSnapshot) -> None:
         self.snapshot = snapshot
         """The job as it was when it was last read, with everything that is stored of it."""
+        self.duplicate = snapshot.duplicate
+        """`add` returned it for a job that was not added: one with its id, or its deduplication."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.queue}/{self.id} {self.name!r}>"
@@ -218,6 +220,12 @@ class Job(StoredJob):
             PluginError: A plugin could not erase what it keeps.
         """
         return await self._app.erase(self.ref, self.snapshot.parent)
+
+    async def remove_deduplication(self) -> bool:
+        """Close its deduplication window. False if it has none, or it is not open for this job."""
+        return await self._perform(
+            self._operations.remove_deduplication(self.snapshot.deduplication_id)
+        )
 
     async def update(self, data: Json) -> None:
         """Replace its payload. Raises `JobNotFound` if it is gone."""

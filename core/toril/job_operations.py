@@ -127,6 +127,13 @@ class JobOperations:
                 )
             )
 
+    def remove_deduplication(self, id: str | None) -> Procedure[bool]:
+        """Close the deduplication window `id` if the job owns it."""
+        if id is None:
+            return False
+        closed: bool = yield changing.close_window(self._key, id, owner=self._id)
+        return closed
+
     def update(self, data: Json) -> Procedure[None]:
         """Replace its payload."""
         return only(changing.update_data(self._key, self._id, encode_json(data)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypedDict, Unpack, cast
 
 from toril.backoff import Backoff
+from toril.deduplication import Deduplication
 from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
@@ -53,6 +54,8 @@ class JobOptions(TypedDict, total=False):
     """How many of its stack traces are kept; 0: none."""
     timestamp: datetime | None
     """When it counts as created (default: now)."""
+    deduplication: Deduplication | str | None
+    """Do not add it while another job with that id stands for it; see `Deduplication`."""
     parent: HasRef | JobRef | None
     """A job that shall wait for this one."""
     timeout: timedelta | str | None
@@ -184,10 +187,9 @@ def draft(
         opts["delay"] = delay_after(options["delay"], cast(int, opts.get("timestamp", now)))
     if options.get("lifo"):
         opts["lifo"] = True
-    if "backoff" in options:
-        opts["backoff"] = _backoff(options["backoff"])
-    if "timeout" in options:
-        opts[OWN_OPTION] = {"timeout": _timeout(options["timeout"])}
+    for option, stored, encode in _ENCODED:
+        if option in options:
+            opts[stored] = encode(options[option])
     if parent is not None:
         opts["parent"] = {"id": parent.id, "queue": parent.queue_key}
     policy = options.get("on_failure", "wait")
@@ -251,11 +253,25 @@ def _backoff(value: object) -> Json:
     return value.encode()
 
 
-def _timeout(value: timedelta | str) -> int:
+def _timeout(value: timedelta | str) -> Json:
     ms = milliseconds(value)
     if not ms:
         raise InvalidJob("timeout must be longer than nothing")
-    return ms
+    return {"timeout": ms}
+
+
+def _window(given: Any) -> JsonObject:
+    window = Deduplication(given) if isinstance(given, str) else given
+    if not isinstance(window, Deduplication):
+        raise TypeError(f"deduplication is an id or a Deduplication(…), not {given!r}")
+    return window.encode()
+
+
+_ENCODED: Final[tuple[tuple[str, str, Callable[[Any], Json]], ...]] = (
+    ("backoff", "backoff", _backoff),
+    ("timeout", OWN_OPTION, _timeout),
+    ("deduplication", "deduplication", _window),
+)
 
 
 def checked_priority(value: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from toril.connection.call import Procedure, only
 from toril.context import Context, Drafted, data_text, saved_job
+from toril.deduplication import check_window
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, JobError
 from toril.job_operations import JobOperations
@@ -98,6 +99,16 @@ class QueueOperations:
     def get(self, id: str) -> Procedure[JobSnapshot | None]:
         """The job with that id."""
         return only(reading.job(self.key, id))
+
+    def deduplication_owner(self, id: str) -> Procedure[str | None]:
+        """The id of the job that owns a deduplication window."""
+        check_window(id)
+        return only(reading.window_owner(self.key, id))
+
+    def remove_deduplication(self, id: str) -> Procedure[bool]:
+        """Close a deduplication window."""
+        check_window(id)
+        return only(changing.close_window(self.key, id))
 
     def pages(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 from toril.connection.call import Procedure
 from toril.inspection import Inspection
 from toril.job import Job
+from toril.limits import Limits
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
 from toril.operations import QueueOperations
 from toril.removals import Erasure, Removals
@@ -26,7 +27,7 @@ S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
 
 
-class Queue(Inspection):
+class Queue(Inspection, Limits):
     """A queue of an App, made by `app.queue(name)`.
 
     Every method raises `ServerError` if the server cannot do what was asked.
@@ -169,6 +170,14 @@ class Queue(Inspection):
         `keep`: only the newest so many lines stay; None: all.
         """
         return await self._perform(self._operations.job(id).log(line, keep))
+
+    async def deduplication_owner(self, id: str) -> str | None:
+        """The id of the job that owns a deduplication window; None if it is not open."""
+        return await self._perform(self._operations.deduplication_owner(id))
+
+    async def remove_deduplication(self, id: str) -> bool:
+        """Close a deduplication window, so that the next job is added. False if it was not open."""
+        return await self._perform(self._operations.remove_deduplication(id))
 
     async def pause(self) -> None:
         """Let no worker begin another job of this queue; those that run are not touched."""

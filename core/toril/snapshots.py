@@ -78,6 +78,9 @@ class JobSnapshot:
     `fields` is the job's hash as read from the server: field name → bytes.
     """
 
+    duplicate = False
+    """An add returned it for a job that was not added: it has that id, or stands for that job."""
+
     def __init__(self, queue: str, id: str, fields: Mapping[bytes, bytes]) -> None:
         self.queue = queue
         self.id = id
@@ -198,6 +201,11 @@ class JobSnapshot:
         except ValueError:
             return 0
         return value if isinstance(value, int) else 0
+
+    @property
+    def deduplication_id(self) -> str | None:
+        """The id of its deduplication; None: it has none."""
+        return self._text(b"deid")
 
     @cached_property
     def result(self) -> Json:

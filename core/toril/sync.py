@@ -14,6 +14,7 @@ from toril.flow_operations import FlowOperations
 from toril.hooks.findings import AuditReport, Finding, Repair
 from toril.inspection import SyncInspection
 from toril.job_operations import JobOperations
+from toril.limits import SyncLimits
 from toril.metrics import Sample
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
 from toril.operations import QueueOperations
@@ -127,7 +128,7 @@ async def _repaired(repair: Repair) -> bool:
     return await repair.run()
 
 
-class SyncQueue(SyncInspection):
+class SyncQueue(SyncInspection, SyncLimits):
     """A queue, made by `app.sync.queue(name)`. Every method is that of `Queue`, without `await`."""
 
     def __init__(self, app: SyncApp, name: str, defaults: QueueDefaults) -> None:
@@ -216,6 +217,14 @@ class SyncQueue(SyncInspection):
     def log(self, id: str, line: str, *, keep: int | None = None) -> int:
         """Add a line to the log of a job; see `Queue.log`."""
         return self._perform(self._operations.job(id).log(line, keep))
+
+    def deduplication_owner(self, id: str) -> str | None:
+        """The id of the job that owns a deduplication window; None if it is not open."""
+        return self._perform(self._operations.deduplication_owner(id))
+
+    def remove_deduplication(self, id: str) -> bool:
+        """Close a deduplication window; see `Queue.remove_deduplication`."""
+        return self._perform(self._operations.remove_deduplication(id))
 
     def pause(self) -> None:
         """Let no worker begin another job of this queue."""

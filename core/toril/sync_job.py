@@ -124,6 +124,10 @@ class SyncJob(StoredJob):
         """Remove the job, with all jobs below it unless `children` is False."""
         return self._perform(self._operations.remove(children=children))
 
+    def remove_deduplication(self) -> bool:
+        """Close its deduplication window; see `Job.remove_deduplication`."""
+        return self._perform(self._operations.remove_deduplication(self.snapshot.deduplication_id))
+
     def erase(self) -> Erasure:
         """Erase the job and everything that names it; see `Job.erase`."""
         return self._app.erase(self.ref, self.snapshot.parent)

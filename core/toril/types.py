@@ -53,9 +53,18 @@ FinishCause = Literal["processor", "stalled", "child", "deferred", "operator", "
 of their own, which this worker carried out; a person or program; another library's worker."""
 
 RemovalCause = Literal[
-    "operator", "rule", "drain", "clean", "obliterate", "parent", "schedule", "erase", "flow"
+    "operator",
+    "rule",
+    "drain",
+    "clean",
+    "obliterate",
+    "parent",
+    "schedule",
+    "replaced",
+    "erase",
+    "flow",
 ]
 """Why a job was removed. `parent`: it went along with its parent; `rule`: a plugin's rule;
-`schedule`: it was the next run of a schedule that was replaced, paused or removed; `flow`: it was
-part of a large flow whose adding broke off; `erase`: nothing of it is to be left, so nobody keeps
-what they are told of it."""
+`schedule`: it was the next run of a schedule that was replaced, paused or removed; `replaced`: by
+the next job of its deduplication; `flow`: it was part of a large flow whose adding broke off;
+`erase`: nothing of it is to be left, so nobody keeps what they are told of it."""

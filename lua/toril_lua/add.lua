@@ -1,10 +1,12 @@
 -- Adds jobs: standard, delayed, prioritised, parents of a flow; also the steps of a large flow.
 --
 -- Keys:      [1] the queue (of a flow: the root's), [2...] the other queues
--- Arguments: [1] msgpack {now, record, nodes = {node, ...}, whole, check, links, flow}
+-- Arguments: [1] msgpack {now, record, nodes = {node, ...}, whole, check, links, flow,
+--            want_removed}
 --            node = {q = number of its queue, id, name, data, opts, timestamp, delay, priority,
---            lifo, parent_key, parent, inner, toril, is_parent, counter, given}; inner: its
---            parent is in the same flow. counter: the id is the next of the queue's counter.
+--            lifo, parent_key, parent, inner, toril, is_parent, counter, given, deid,
+--            window = {id, ttl, extend, replace, keep, reschedule}}; inner: its parent is in the
+--            same flow. counter: the id is the next of the queue's counter.
 --            given: the caller gave the id. Parents stand before their children.
 --            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
 --            children that come in later steps. flow = {root, lease (ms), nodes, first}: the
@@ -12,8 +14,8 @@
 -- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late;
 --            or -26: the large flow is being taken back, or has been.
 --            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
--- Events:    added, waiting, delayed, waiting-children, duplicated
--- Seam:      adding, saved
+-- Events:    added, waiting, delayed, waiting-children, duplicated, deduplicated, removed
+-- Seam:      adding, saved, removing, removed
 --
 -- A job whose id was given is not added if a plugin says that it is a duplicate, nor is what is
 -- below it in a flow: as if it existed, and had ended.
@@ -145,6 +147,23 @@ local function is_refused(node, queue, key)
 end
 --- @end
 
+-- The owner of the node's deduplication window, if that keeps the node from being added.
+local function deduplicated_by(node, queue)
+  if not node.window then return nil end
+--- @local "open_window"
+  want_removed = request.want_removed
+--- @when removing, removed
+  seam.now = now
+--- @end
+  return rejected_by(queue, node)
+end
+
+-- The window of a job that could not be written after all.
+local function give_window_back(queue, node)
+  local key = queue .. ':de:' .. node.window.id
+  if redis.pcall('GET', key) == node.id then redis.call('DEL', key) end
+end
+
 -- Returns whether the job existed, and a code.
 local function add(node)
   local queue = KEYS[node.q]
@@ -168,6 +187,11 @@ local function add(node)
     return 1, OK
   end
 --- @end
+  local owner = deduplicated_by(node, queue)
+  if owner then
+    node.id = owner
+    return 1, OK
+  end
   created = key
   store_job(queue, node.id, node)
   place(queue, node, key)
@@ -208,6 +232,7 @@ for i, node in ipairs(nodes) do
     local ok, existed, code = pcall(add, node)
     if not ok then
       if created then redis.call('DEL', created) end
+      if node.window then give_window_back(KEYS[node.q], node) end
       existed, code, created = 0, CORRUPT, nil
     end
     results[i] = {node.id or '', existed, code}

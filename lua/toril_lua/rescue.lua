@@ -8,8 +8,8 @@
 -- Returns:   {code, effects}; or -20: late. Codes: 0 done, -1 there is nothing to do any more;
 --            -3 not now: its queue is paused, or it does not wait; looked at again later;
 --            -23 garbled: it waits again, and is not looked at again.
--- Events:    active, failed, retries-exhausted, drained; waiting (a delayed one); removed
--- Seam:      finished, finished_batch, removed
+-- Events:    active, failed, retries-exhausted, drained; waiting (a delayed one); removed; added
+-- Seam:      finished, finished_batch, removed, saved
 --
 -- Whoever takes it out of where it waits first has it: this script or a worker. Concurrency and
 -- rate limits do not count, as no handler runs.

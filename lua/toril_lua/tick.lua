@@ -15,8 +15,9 @@
 --            -1 no such job, -2 no lock,
 --            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
 --            still active.
--- Events:    completed, failed, retries-exhausted, waiting, delayed, active, drained; removed
--- Seam:      finished, finished_batch, removed
+-- Events:    completed, failed, retries-exhausted, waiting, delayed, active, drained; removed;
+--            added (a job that was kept while the owner of its deduplication window ran)
+-- Seam:      finished, finished_batch, removed, saved
 
 --- @include "record"
 --- @include "events"

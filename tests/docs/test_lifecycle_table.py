@@ -18,6 +18,7 @@ from toril import (
     ActiveJob,
     Backoff,
     Cron,
+    Deduplication,
     Flow,
     Job,
     RetryIn,
@@ -224,6 +225,34 @@ async def _(stage: Stage) -> Job:
     await stage.raw.set("bull:stage:toril:cleanup:taken:@same", 1)
     await stage.mark()
     return await stage.add(id="same")
+
+
+@scenario("new → nothing, deduplicated")
+async def _(stage: Stage) -> Job:
+    await stage.add(deduplication="d")
+    await stage.mark()
+    return await stage.add(deduplication="d")
+
+
+@scenario("new → waiting, kept for later")
+async def _(stage: Stage) -> Job:
+    window = Deduplication("d", keep_last=True)
+    go = asyncio.Event()
+
+    async def handler(job: ActiveJob) -> None:
+        await (go if job.name == "owner" else stage.gate).wait()
+
+    owner = await stage.add("owner", deduplication=window)
+    await stage.start(handler)
+    await stage.until(lambda: stage.state(owner), "active")
+    await stage.add("kept", deduplication=window)
+    kept = await stage.raw.hget("bull:stage:dn:d", "jid")
+    await stage.mark()
+    go.set()
+    async with asyncio.timeout(DEADLINE):
+        while (job := await stage.producer.queue("stage").get(kept)) is None:
+            await asyncio.sleep(0.01)
+    return job
 
 
 @scenario("delayed → waiting")
@@ -491,6 +520,15 @@ async def _(stage: Stage) -> Job:
     job = await run_of(stage, "s")
     await stage.mark()
     await stage.operator.queue("stage").remove_schedule("s")
+    return job
+
+
+@scenario("delayed → removed, replaced")
+async def _(stage: Stage) -> Job:
+    window = Deduplication("d", replace=True)
+    job = await stage.add(delay="1h", deduplication=window)
+    await stage.mark()
+    await stage.add(delay="1h", deduplication=window)
     return job
 
 

@@ -113,6 +113,12 @@ DIFFERENCES = [
         scenarios=frozenset({"id without a job"}),
     ),
     Difference(
+        "Toril makes the ids of jobs itself, also of those that are then not added",
+        roles("toril producer"),
+        r"deduplicatedJobId={(\d+|[A-Za-z]\w{15})}",
+        "deduplicatedJobId={new}",
+    ),
+    Difference(
         "promoting and retrying all, Toril keeps the priorities, as promoting or retrying one does",
         roles("toril producer"),
         r"^q:(wait {b}|prioritized {b} priority 2 number 1|pc = 1)$",

@@ -1021,7 +1021,6 @@ scenario(
     Settle({"a": "completed", "b": "completed", "c": "completed"}),
     Act("concurrency", "q"),
     Dump("completed"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "worker's limiter",
@@ -1042,7 +1041,6 @@ scenario(
     Settle({"a": "completed", "b": "completed"}, busy=1),
     Pass(250),
     Dump("completed"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "handler says limited",
@@ -1116,7 +1114,6 @@ scenario(
     Add("q", "c", OK, dedup()),
     Settle({"c": "completed"}),
     Dump("completed"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication for a time",
@@ -1126,14 +1123,12 @@ scenario(
     Settle({"a": "completed"}),
     Add("q", "c", OK, dedup(ttl=MINUTE), again=True),
     Dump("completed"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication that replaces",
     Add("q", "a", OK, {**dedup(replace=True, ttl=MINUTE, extend=True), "delay": MINUTE}),
     Add("q", "b", OK, {**dedup(replace=True, ttl=MINUTE, extend=True), "delay": MINUTE}),
     Dump("added"),
-    toril_producer=NOT_THERE,
 )
 scenario(
     "deduplication that keeps the last",
@@ -1144,7 +1139,29 @@ scenario(
     Open("a"),
     Settle({"a": "completed", "b": "completed"}),
     Dump("completed"),
-    toril_producer=NOT_THERE,
+)
+
+scenario(
+    "deduplication that extends",
+    Add("q", "a", OK, {**dedup(ttl=MINUTE, extend=True), "delay": MINUTE}),
+    Add("q", "b", OK, dedup(ttl=5 * MINUTE, extend=True), again=True),
+    Dump("added"),
+)
+scenario(
+    "deduplication that replaces within its time",
+    Add("q", "a", OK, {**dedup(replace=True, ttl=MINUTE), "delay": MINUTE}),
+    Add("q", "b", OK, dedup(replace=True, ttl=5 * MINUTE)),
+    Add("q", "c", OK, dedup(replace=True, ttl=5 * MINUTE), again=True),
+    Dump("added"),
+)
+scenario(
+    "deduplication whose owner was deleted",
+    Add("q", "a", OK, dedup()),
+    Surgery(lambda run: run.client.delete(*run.client.keys(run.key("q", "*")))),
+    Surgery(lambda run: run.client.set(run.key("q", "de:d"), "gone")),
+    Add("q", "b", OK, dedup()),
+    Dump("added"),
+    python_producer="BullMQ for Python takes the window for open",
 )
 
 # -- schedulers ------------------------------------------------------------------------------------

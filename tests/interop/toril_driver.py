@@ -17,11 +17,13 @@ from toril import (
     App,
     Backoff,
     Cron,
+    Deduplication,
     Every,
     Flow,
     Job,
     NewJob,
     Queue,
+    RateLimit,
     RetryIn,
     Setting,
     Unrecoverable,
@@ -49,6 +51,13 @@ def _rate(told: Mapping[str, int]) -> tuple[int, timedelta]:
 
 def _parent(told: Mapping[str, str]) -> JobRef:
     return JobRef(told["queue"].split(":")[1], told["id"])
+
+
+def _window(told: dict[str, Any]) -> Deduplication:
+    options = {name: told[name] for name in ("extend", "replace", "reschedule") if name in told}
+    ttl = None if "ttl" not in told else _ms(told["ttl"])
+    keep = told.get("keepLastIfActive", False)
+    return Deduplication(told["id"], ttl, keep_last=keep, **options)
 
 
 def _backoff(told: Any) -> Backoff:
@@ -90,6 +99,7 @@ OPTIONS: Mapping[str, tuple[str, Any]] = {
     "sizeLimit": ("size_limit", int),
     "timestamp": ("timestamp", _at),
     "parent": ("parent", _parent),
+    "deduplication": ("deduplication", _window),
 }
 
 WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
@@ -368,6 +378,15 @@ class Toril(Service):
 
     async def promote_all(self, queue: str) -> None:
         await self.queue(queue).promote_all()
+
+    async def concurrency(self, queue: str, value: int | None = None) -> None:
+        await self.queue(queue).set_limits(concurrency=value or "none")
+
+    async def rate_limit(
+        self, queue: str, max: int | None = None, duration: int | None = None
+    ) -> None:
+        rate = RateLimit(max, _ms(duration or 0)) if max else None
+        await self.queue(queue).set_limits(rate=rate or "none")
 
     async def schedule(
         self, queue: str, id: str, repeat: dict[str, Any], template: dict[str, Any]

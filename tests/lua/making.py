@@ -54,9 +54,9 @@ def active(raw: Any, seed: Seed, id: str = "j", **more: Any) -> str:
     return key
 
 
-def codes(run: Runner, *finishes: Finish) -> tuple[int, ...]:
+def codes(run: Runner, *finishes: Finish, **more: Any) -> tuple[int, ...]:
     """What became of attempts that are ended in one call."""
-    return end(run, *finishes).codes
+    return end(run, *finishes, **more).codes
 
 
 def end(run: Runner, *finishes: Finish, now: int = NOW + 5, **more: Any) -> TickReply:

@@ -282,3 +282,13 @@ def test_closing_twice_and_using_again(redis_url: str) -> None:
     app.close()
     assert app.queue("mail").counts()["waiting"] == 1
     app.close()
+
+
+def test_deduplication(app: SyncApp) -> None:
+    queue = app.queue("mail")
+    jobs = [queue.add("send", deduplication="d") for _ in range(2)]
+    assert [job.duplicate for job in jobs] == [False, True]
+    assert queue.deduplication_owner("d") == jobs[0].id
+    assert jobs[0].remove_deduplication()
+    assert not jobs[0].remove_deduplication()
+    assert not queue.remove_deduplication("d")

@@ -122,9 +122,9 @@ def test_opts_are_stored_under_short_names() -> None:
     assert json.loads(encode_opts({"attempts": 5})) == {"attempts": 5}
 
 
-def test_deduplication_is_refused_not_ignored() -> None:
-    with pytest.raises(InvalidJob, match="not supported"):
-        encode_opts({"deduplication": {"id": "x"}})
+def test_deduplication_has_a_short_name_and_its_options_have_none() -> None:
+    window: Any = {"id": "x", "keepLastIfActive": True}
+    assert json.loads(encode_opts({"deduplication": window}))["de"] == window
 
 
 def test_traces_and_reasons_are_made_valid() -> None:

@@ -13,7 +13,7 @@ from toril.connection.call import Call, Resend
 from toril.errors import InvalidJob, JobError, ServerError
 from toril.options import POLICY_OPTION
 from toril.protocol.codec import encode_json, encode_opts
-from toril.protocol.effects import SAVED, Effects, Wants, with_effects
+from toril.protocol.effects import REMOVED, SAVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
@@ -27,6 +27,13 @@ LARGEST_FLOW: Final = 500
 """Nodes of a flow that is added in one step."""
 _GARBLED: Final = -23
 _TAKEN_BACK: Final = -26
+_FIELDS: Final = ("name", "data", "opts", "timestamp", "delay", "priority", "parent", "deid")
+_WINDOW_FLAGS: Final = {
+    "extend": "extend",
+    "replace": "replace",
+    "keepLastIfActive": "keep",
+    "reschedule": "reschedule",
+}
 _POLICY_FLAGS: Final = {
     "failParentOnFailure": "fpof",
     "continueParentOnFailure": "cpof",
@@ -58,6 +65,24 @@ class NewNode:
     given: bool = False
     """The caller gave the id."""
 
+    def __post_init__(self) -> None:
+        if self._window is not None and (self.parent is not None or self.is_parent):
+            raise InvalidJob(
+                f"job {self.name!r}: a job with a parent or children cannot be deduplicated, as "
+                "the flow would wait for a job that is not added"
+            )
+
+    @property
+    def _window(self) -> dict[str, Any] | None:
+        """Its deduplication as scripts get it."""
+        stored = self.opts.get("deduplication")
+        if stored is None:
+            return None
+        if not isinstance(stored, dict) or not stored.get("id"):
+            raise InvalidJob(f"job {self.name!r}: not a deduplication: {stored!r}")
+        flags = {name: True for option, name in _WINDOW_FLAGS.items() if stored.get(option) is True}
+        return {"id": str(stored["id"]), "ttl": stored.get("ttl") or 0, **flags}
+
     @property
     def key(self) -> str:
         """The key of its hash."""
@@ -83,6 +108,9 @@ class NewNode:
             packed["parent"] = self._parent_json(self.parent)
         if self.own is not None:
             packed["toril"] = encode_json(self.own, "what plugins store with the job")
+        window = self._window
+        if window is not None:
+            packed["window"], packed["deid"] = window, window["id"]
         if self.is_parent:
             packed["is_parent"] = True
         if self.counter:
@@ -106,9 +134,7 @@ class NewNode:
         """The job as it has been written under `id`."""
         stored = self.stored
         fields = {
-            field.encode(): str(stored[field]).encode()
-            for field in ("name", "data", "opts", "timestamp", "delay", "priority", "parent")
-            if field in stored
+            field.encode(): str(stored[field]).encode() for field in _FIELDS if field in stored
         }
         if self.parent is not None:
             fields[b"parentKey"] = stored["parent_key"].encode()
@@ -122,7 +148,8 @@ class Added:
     """What became of a node.
 
     `duplicate`: a job of that id existed; it was not touched, except that it may have become the
-    child of the node's parent. `error`: why it was not added; None if it was.
+    child of the node's parent; or the job `id` owns the window of its deduplication. `error`: why
+    it was not added; None if it was.
     """
 
     id: str
@@ -200,6 +227,8 @@ def add_nodes(
     """Add nodes in one call. `extra`: what else the script is told, see there."""
     keys, request = _request(nodes, queue, now, flow_root)
     request.update(extra)
+    if REMOVED in wants:  # a job can take the place of another
+        request["want_removed"] = True
     if record is not None:
         request["record"] = pack_record(record)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import msgspec
@@ -262,6 +264,38 @@ def _update(
         return int(code) if action == "log" else None
 
     return Call("update", (queue,), (_pack(request), value), parse, resend, (id,))
+
+
+def close_window(queue: str, deduplication: str, *, owner: str | None = None) -> Call[bool]:
+    """Close a deduplication window; False if it was not open, or not owned by the job `owner`."""
+    request = {"id": deduplication} if owner is None else {"id": deduplication, "owner": owner}
+    return Call("close_window", (queue,), (_pack(request),), bool, Resend.ALWAYS)
+
+
+def set_limits(
+    queue: str, *, set: Mapping[str, int] = MappingProxyType({}), unset: Sequence[str] = ()
+) -> Call[None]:
+    """Set or take back limits of a queue that hold for all of its workers.
+
+    Args:
+        queue: The queue's key.
+        set: Fields of its `meta`: `concurrency`, `max`, `duration` (ms).
+        unset: Such fields to take away.
+    """
+    request = {"set": [str(part) for field in set.items() for part in field], "unset": list(unset)}
+    return Call("limits", (queue,), (_pack(request),), _nothing, Resend.ALWAYS)
+
+
+def hold_back(queue: str, duration_ms: int) -> Call[None]:
+    """Let no worker take a job for so long, where a rate is limited."""
+    request = {"set": (), "unset": (), "hold": duration_ms}
+    return Call("limits", (queue,), (_pack(request),), _nothing, Resend.ALWAYS)
+
+
+def end_hold(queue: str) -> Call[bool]:
+    """End the window of the rate limit; False if there is none."""
+    request = {"set": (), "unset": (), "hold": 0}
+    return Call("limits", (queue,), (_pack(request),), bool, Resend.ALWAYS)
 
 
 def _retried(queue: str, state: Outcome, ids: list[bytes], wants: Wants) -> tuple[JobRetried, ...]:

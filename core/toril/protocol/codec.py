@@ -130,11 +130,8 @@ def encode_opts(opts: Mapping[str, Json]) -> str:
     """Job options (long names) as they are stored. `attempts` is always there, as in BullMQ.
 
     Raises:
-        InvalidJob: A value cannot be stored, or the job asks for deduplication, which Toril does
-            not do yet.
+        InvalidJob: A value cannot be stored.
     """
-    if opts.get("deduplication") is not None:
-        raise InvalidJob("deduplication is not supported yet")
     return encode_json(short_names({"attempts": 0, **opts}), "opts")
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from toril.protocol.keys import queue_name
 from toril.protocol.replies import hash_fields, text
-from toril.snapshots import JobEvent, JobRemoved, JobSnapshot
+from toril.snapshots import JobEvent, JobRemoved, JobSaved, JobSnapshot
 from toril.types import Json, RemovalCause, State
 
 T = TypeVar("T")
@@ -60,14 +60,19 @@ class Effects(Generic[T]):
     reports: tuple[Report, ...] = ()
 
 
-def with_effects(value: T, told: Sequence[Any], events: Sequence[JobEvent] = ()) -> Effects[T]:
-    """`value` with the effects part of a reply; `events` come before the removals in it."""
+def with_effects(
+    value: T, told: Sequence[Any], events: Sequence[JobEvent] = (), wants: Wants = frozenset()
+) -> Effects[T]:
+    """`value` with the effects part of a reply; `events` come before those in it.
+
+    `wants`: the jobs that were saved beside what was asked for are events only if it says so.
+    """
     if not told:
         return Effects(value, tuple(events))
-    errors, reports, removed = told
+    errors, reports, removed, saved = told
     return Effects(
         value,
-        (*events, *map(_removed, removed)),
+        (*events, *(map(_saved, saved) if SAVED in wants else ()), *map(_removed, removed)),
         tuple(ChunkError(text(plugin), text(at), text(what)) for plugin, at, what in errors),
         tuple(Report(text(plugin), unpack(packed)) for plugin, packed in reports),
     )
@@ -76,6 +81,11 @@ def with_effects(value: T, told: Sequence[Any], events: Sequence[JobEvent] = ())
 def unpack(packed: bytes) -> Json:
     """A value that a script packed. Raises `ValueError` if it holds text that is not UTF-8."""
     return cast(Json, msgspec.msgpack.decode(packed))
+
+
+def _saved(entry: Sequence[Any]) -> JobSaved:
+    queue, id, fields = entry
+    return JobSaved(JobSnapshot(queue_name(text(queue)), text(id), hash_fields(fields)))
 
 
 def _removed(entry: Sequence[Any]) -> JobRemoved:

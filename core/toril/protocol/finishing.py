@@ -161,7 +161,7 @@ def tick(
             bool(blocked),
             bool(more),
         )
-        return with_effects(value, told, events_of(finishes, codes, now, wants))
+        return with_effects(value, told, events_of(finishes, codes, now, wants), wants)
 
     return Call(
         "tick",

@@ -78,6 +78,37 @@ class FinishedPage:
     missing: tuple[str, ...] = ()
 
 
+def window_owner(queue: str, deduplication: str) -> Read[str | None]:
+    """The id of the job that owns a deduplication window; None if it is not open."""
+
+    def parse(replies: list[Any]) -> str | None:
+        return None if replies[0] is None else text(replies[0])
+
+    return Read((("GET", f"{queue}:de:{deduplication}"),), parse)
+
+
+@dataclass(frozen=True, slots=True)
+class RateWindow:
+    """The window in which a queue's jobs are counted: how many, and how long it still is.
+
+    `left_ms` is None if there is no window, or one without an end, which limits nothing.
+    """
+
+    count: int
+    left_ms: int | None
+
+
+def rate_window(queue: str) -> Read[RateWindow]:
+    """The window of the rate limit."""
+    key = f"{queue}:limiter"
+
+    def parse(replies: list[Any]) -> RateWindow:
+        counted, left = replies
+        return RateWindow(int(counted or 0), left if left > 0 else None)
+
+    return Read((("GET", key), ("PTTL", key)), parse)
+
+
 @dataclass(frozen=True, slots=True)
 class Logs:
     """Some log lines of a job, oldest first, and how many it has."""

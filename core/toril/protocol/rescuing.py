@@ -106,7 +106,7 @@ def rescue(
     def parse(reply: Any) -> Effects[int]:
         refuse_late(reply)
         code, told = reply
-        return with_effects(code, told, events_of((finish,), (code,), now, wants))
+        return with_effects(code, told, events_of((finish,), (code,), now, wants), wants)
 
     return Call(
         "rescue",

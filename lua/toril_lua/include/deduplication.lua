@@ -1,15 +1,19 @@
 --- @include "numbers"
 --- @include "store"
+--- @include "effects"
+--- @include "saved"
 -- What becomes of a deduplication window when the job that owns it ends.
 
 -- The job that was kept for later while the owner ran, or nil.
 local function kept_job(key)
-  local kept = redis.call('HMGET', key, 'jid', 'name', 'data', 'opts', 'pk', 'pd', 'pdk', 'rjk')
+  local kept = redis.call('HMGET', key,
+    'jid', 'name', 'data', 'opts', 'pk', 'pd', 'pdk', 'rjk', 'toril')
   local ok, opts = pcall(cjson.decode, kept[4] or '{}')
   if not kept[1] or not ok or type(opts) ~= 'table' then return nil end
   return {
     id = kept[1], name = kept[2] or '', data = kept[3] or '{}', opts = kept[4] or '{}',
     parent_key = kept[5], parent = kept[6], dependencies = kept[7], rjk = kept[8],
+    toril = kept[9],
     delay = whole(opts.delay), priority = whole(opts.priority), lifo = opts.lifo == true,
     window = type(opts.de) == 'table' and opts.de or {},
   }
@@ -37,6 +41,10 @@ local function close_window(Q, deduplication_id, owner, now)
   store_job(Q, job.id, job)
   if push_new(Q, job.id, job) then mark_delayed(Q) end
   if job.dependencies then redis.call('SADD', job.dependencies, Q .. ':' .. job.id) end
+--- @when saved
+  tell_saved(Q, job.id, job)
+--- @end
+  note_saved(Q, job.id)
   return true
 end
 

@@ -1,6 +1,8 @@
 --- @include "numbers"
 --- @include "events"
 --- @include "promote-due"
+--- @include "effects"
+--- @include "saved"
 -- Ending one attempt of an active job. Whoever calls it has trimmed the events: then the server
 -- allows all writes here, also when it is full. The codes are those in the header of `tick`.
 
@@ -29,6 +31,9 @@ end
 -- are garbled does not keep the job from ending.
 local function end_window(Q, deduplication_id, id)
 --- @local "deduplication"
+--- @when saved
+  seam.now = finishing.now
+--- @end
   local ok, added = pcall(close_window, Q, deduplication_id, id, finishing.now)
   if added then finishing.open, finishing.pushed = true, true end
   return ok and 0 or 1
