@@ -37,6 +37,7 @@ __all__ = [
     "Setting",
     "State",
     "SyncApp",
+    "Task",
     "TorilError",
     "Unrecoverable",
     "WaitAgain",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from toril.schedule import Cron, Every, Schedule
     from toril.setting import Said, Setting
     from toril.sync import SyncApp
+    from toril.task import Task
     from toril.types import State
     from toril.worker import ActiveJob, Worker
 else:
@@ -100,6 +102,7 @@ else:
         "Setting": "setting",
         "State": "types",
         "SyncApp": "sync",
+        "Task": "task",
         "hookimpl": "hooks.markers",
         "ActiveJob": "worker",
         "Worker": "worker",

@@ -10,6 +10,7 @@ from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
 from toril.context import Context
+from toril.errors import ConfigurationError
 from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
@@ -29,6 +30,7 @@ from toril.snapshots import JobRef, ParentRef
 from toril.sync import SyncApp
 
 if TYPE_CHECKING:
+    from toril.task import Tasks
     from toril.worker import Fetcher, Handler, Worker, WorkerOptions
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class App:
         self.sync = SyncApp(self.runtime)
         self._workers: list[Worker] = []
         self._adds: dict[str, AddBatches] = {}
+        self._tasks: dict[str, Tasks] = {}
 
     @classmethod
     def from_client(
@@ -127,7 +130,7 @@ class App:
     def worker(
         self,
         queue: str | Queue,
-        handler: Handler,
+        handler: Handler | None = None,
         /,
         *settings: Setting,
         **options: Unpack[WorkerOptions],
@@ -139,14 +142,25 @@ class App:
 
         Args:
             queue: The queue, or its name.
-            handler: What runs a job: `async def`, or `def` (in a thread), with one argument.
+            handler: What runs a job: `async def`, or `def` (in a thread), with one argument. None:
+                the tasks of the queue.
             settings: What is said for the queue by this worker; what the queue says goes before it.
             options: See `WorkerOptions`: `concurrency`, `lock`, `grace`, …
+
+        Raises:
+            ConfigurationError: There is neither a handler nor a task.
+            TypeError: An unknown option, or a value of the wrong type.
+            ValueError: A value out of range.
         """
         from toril.worker import Worker
 
         name = queue if isinstance(queue, str) else queue.name
-        made = Worker(self, name, handler, *settings, **options)
+        if handler is None and not self.tasks(name):
+            raise ConfigurationError(
+                f"a worker for queue {name!r} needs a handler, or tasks: declare them with "
+                "@queue.task, and import the modules where that is done, before the worker is made"
+            )
+        made = Worker(self, name, handler or self.tasks(name), *settings, **options)
         self._workers.append(made)
         return made
 
@@ -165,6 +179,21 @@ class App:
 
         name = queue if isinstance(queue, str) else queue.name
         return Fetcher(self, name, *settings, **options)
+
+    def tasks(self, queue: str | Queue) -> Tasks:
+        """The tasks of a queue by name; also the handler that runs them."""
+        from toril.task import Tasks
+
+        name = queue if isinstance(queue, str) else queue.name
+        return self._tasks.setdefault(name, Tasks(name))
+
+    def serve_tasks(self) -> tuple[Worker, ...]:
+        """Make a worker for each queue that has tasks and no worker; all workers of the App."""
+        served = {worker.queue for worker in self._workers}
+        for name, tasks in self._tasks.items():
+            if tasks and name not in served:
+                self.worker(name)
+        return self.workers
 
     async def add_flow(self, flow: Flow, /, *settings: Setting) -> Job:
         """Add a flow: all its jobs, or none.

@@ -10,6 +10,7 @@
     │   ├── JobNotFound         there is no such job
     │   ├── JobFailed           `result()` of a job that failed
     │   ├── JobRemoved          `result()` of a job that is gone without a trace of its outcome
+    │   ├── InvalidResult       `result()` of a task's job is not of the task's type
     │   ├── JobStateError       the job is not in a state in which this can be done
     │   ├── JobLocked           a worker is running it
     │   ├── LockLost            this worker no longer owns the job
@@ -96,6 +97,10 @@ class JobFailed(JobError):
 
 class JobRemoved(JobError):
     """The job is gone and nothing tells how it ended."""
+
+
+class InvalidResult(JobError):
+    """The result of a task's job is not what the task returns; the message says what it is."""
 
 
 class JobStateError(JobError):

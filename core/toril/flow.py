@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
@@ -82,6 +83,15 @@ class Flow:
         }
         for attribute, value in fields.items():
             object.__setattr__(self, attribute, value)
+
+    def after(self, *children: Flow, on_child_failure: ChildFailurePolicy | None = None) -> Flow:
+        """The same node with these children more; `on_child_failure` None: as it was."""
+        policy = on_child_failure or self.on_child_failure
+        check_policy("on_child_failure", policy)
+        made = copy(self)
+        object.__setattr__(made, "children", (*self.children, *children))
+        object.__setattr__(made, "on_child_failure", policy)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from toril.connection.call import Procedure
 from toril.errors import JobNotFound
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from toril.app import App
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    import typing_extensions
+
+    R = typing_extensions.TypeVar("R", default=Json)
+else:  # the type checkers know it; nothing else needs its default
+    R = TypeVar("R")
 
 
 class StoredJob:
@@ -85,21 +92,30 @@ class StoredJob:
         return self.snapshot.reason
 
 
-class Job(StoredJob):
+def plain(result: Json) -> Json:
+    """The result of a job that is of no task: as it is."""
+    return result
+
+
+class Job(StoredJob, Generic[R]):
     """A job of an App, as `Queue.add` and `Queue.get` return it.
 
-    The properties tell how it was when it was last read; `refresh` reads it again.
+    The properties tell how it was when it was last read; `refresh` reads it again. `R` is the type
+    of its result: JSON, unless it is the job of a task.
     """
 
-    def __init__(self, app: App, snapshot: JobSnapshot) -> None:
+    def __init__(
+        self, app: App, snapshot: JobSnapshot, decode: Callable[[Json], R] | None = None
+    ) -> None:
         super().__init__(snapshot)
         self._app = app
+        self._decode = decode or cast("Callable[[Json], R]", plain)
         self._operations = JobOperations(app.context, snapshot.queue, snapshot.id)
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         return await self._app.perform(procedure, self.queue)
 
-    async def refresh(self) -> Job:
+    async def refresh(self) -> Job[R]:
         """Read the job again. Raises `JobNotFound` if it is gone."""
         self.snapshot = await self._perform(self._operations.read())
         return self
@@ -108,7 +124,7 @@ class Job(StoredJob):
         """In which state it is now; `unknown` if it is in none."""
         return await self._perform(self._operations.state())
 
-    async def result(self, *, timeout: timedelta | str | None = None) -> Json:
+    async def result(self, *, timeout: timedelta | str | None = None) -> R:
         """Wait for the job to end, and return what its handler returned.
 
         Of a job that has been removed since, plugins are asked (`toril_recall_job`), and if none
@@ -121,8 +137,9 @@ class Job(StoredJob):
             JobFailed: It failed for good.
             JobRemoved: It is gone, and nothing tells how it ended, or what its result was.
             TimeoutError: It has not ended in time.
+            InvalidResult: It is the job of a task, and its result is not of the task's type.
         """
-        return await self._app.results.wait(self.snapshot, timeout)
+        return self._decode(await self._app.results.wait(self.snapshot, timeout))
 
     async def retry(self, *, reset_attempts: bool = False, reset_started: bool = False) -> None:
         """Let the finished job run again.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toril.app import App
     from toril.schedule import Pace, Schedule
     from toril.schedule_operations import ScheduleOperations
+    from toril.task import TaskMaker
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -51,6 +52,17 @@ class Queue(Inspection, Limits):
     def key(self) -> str:
         """What the names of its keys in the server begin with."""
         return self._operations.key
+
+    @property
+    def task(self) -> TaskMaker:
+        """Make a typed task of a function: `@queue.task`, or `@queue.task(attempts=5)`.
+
+        The arguments of the latter are settings, `name` (the function's, if nothing is said), and
+        the options of `add`, for each job of the task.
+        """
+        from toril.task import TaskMaker  # many programs have none
+
+        return TaskMaker(self)
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         return await self._app.perform(procedure, self.name)

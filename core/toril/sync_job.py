@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure, only
 from toril.errors import JobNotFound
 from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
-from toril.job import StoredJob
+from toril.job import R, StoredJob, plain
 from toril.job_operations import JobOperations
 from toril.protocol import streams
 from toril.protocol.dependencies import Dependencies
@@ -28,18 +29,21 @@ _EVENTS: Final = 200
 """Events read at once."""
 
 
-class SyncJob(StoredJob):
+class SyncJob(StoredJob, Generic[R]):
     """A job, as `SyncQueue.add` returns it. Every method is that of `Job`, without `await`."""
 
-    def __init__(self, app: SyncApp, snapshot: JobSnapshot) -> None:
+    def __init__(
+        self, app: SyncApp, snapshot: JobSnapshot, decode: Callable[[Json], R] | None = None
+    ) -> None:
         super().__init__(snapshot)
         self._app = app
+        self._decode = decode or cast("Callable[[Json], R]", plain)
         self._operations = JobOperations(app.runtime.context, snapshot.queue, snapshot.id)
 
     def _perform(self, procedure: Procedure[T]) -> T:
         return self._app.perform(procedure, self.queue)
 
-    def refresh(self) -> SyncJob:
+    def refresh(self) -> SyncJob[R]:
         """Read the job again."""
         self.snapshot = self._perform(self._operations.read())
         return self
@@ -48,7 +52,7 @@ class SyncJob(StoredJob):
         """In which state it is now."""
         return self._perform(self._operations.state())
 
-    def result(self, *, timeout: timedelta | str | None = None) -> Json:
+    def result(self, *, timeout: timedelta | str | None = None) -> R:
         """Wait for the job to end, and return what its handler returned."""
         key = self._app.runtime.context.key(self.queue)
         deadline = Deadline(self.snapshot, timeout)
@@ -70,7 +74,7 @@ class SyncJob(StoredJob):
                     end = self._end(key)
         finally:
             reader.close()
-        return end.result(self.snapshot)
+        return self._decode(end.result(self.snapshot))
 
     def _end(self, key: str) -> Ended | None:
         """How the job ended, None if it has not; also if it is gone and somebody can tell."""

@@ -23,6 +23,7 @@ from toril.errors import (
     GiveWay,
     IndeterminateError,
     InvalidJob,
+    InvalidResult,
     JobError,
     JobFailed,
     JobLocked,
@@ -153,8 +154,9 @@ def test_no_error_about_one_job_is_unexpected_by_oversight() -> None:
         for kind in vars(toril.errors).values()
         if isinstance(kind, type) and issubclass(kind, JobError) and kind is not JobError
     }
-    # That a job failed is news of the job, and no fault of the command.
-    codes = {kind: exit_code(kind("x", queue="q", job_id="1")) for kind in kinds - {JobFailed}}
+    # That a job failed, or left a strange result, is news of the job, and no fault of the command.
+    faults = kinds - {JobFailed, InvalidResult}
+    codes = {kind: exit_code(kind("x", queue="q", job_id="1")) for kind in faults}
     assert Exit.UNEXPECTED not in codes.values()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
@@ -10,13 +10,16 @@ from toril import (
     ActiveJob,
     App,
     Backoff,
+    Cron,
     Flow,
     Job,
     JobFailed,
     NewJob,
     Queue,
     RetryIn,
+    Schedule,
     SyncApp,
+    Task,
     Unrecoverable,
     Worker,
 )
@@ -97,6 +100,51 @@ async def produce() -> None:
         async with app.events("emails") as events:
             async for event in events:
                 print(event.kind, event.job_id)
+
+
+@emails.task(Retention(failed="10y"), attempts=5)
+async def welcome(address: str, *, lang: str = "en") -> int:
+    return len(address + lang)
+
+
+@emails.task
+async def remind(job: ActiveJob, when: datetime, to: list[str]) -> dict[str, int]:
+    return dict.fromkeys(to, job.attempt + when.year)
+
+
+@emails.task(name="shrink")
+def resize(job: ActiveJob, width: int = 100) -> bytes:
+    return bytes(width)
+
+
+@emails.task
+def count(text: str) -> int:
+    return len(text)
+
+
+async def tasks() -> None:
+    job: Job[int] = await welcome.add("ada@example.org", lang="es")
+    n: int = await job.result(timeout="10s")
+    times: dict[str, int] = await (await remind.add(datetime.now(UTC), to=["ada"])).result()
+    small: bytes = await (await resize.options(delay="5m", id="one").add(width=n)).result()
+    later = welcome.options(Retention(completed="1h"), priority=1)
+    many: list[Job[int]] = await later.add_many(welcome.new(to) for to in ("a", "b"))
+    mixed: list[Job] = await emails.add_many([welcome.new("a"), resize.new()])
+    nightly: Schedule = await count.schedule("n", Cron("0 3 * * *"), "text")
+    flow: Flow = count.flow("a").after(welcome.flow("b"), resize.flow())
+    root: Job[int] = count.of(await app.add_flow(flow))
+    results: list[int] = welcome.results(await root.children())
+    found: Job[int] | None = await count.get("one")
+    here: int = await welcome("ada") + count("text")
+    made: bytes = resize.function(await active(), 5)
+    again: int = welcome.sync.add("ada").result(timeout="5s")
+    any_task: Task[..., object, Callable[..., object]] = app.tasks("emails")["shrink"]
+    serving: Worker = app.worker(emails, concurrency=3)
+    print(times, small, many, mixed, nightly, results, found, here, made, again, any_task, serving)
+
+
+async def active() -> ActiveJob:
+    raise NotImplementedError
 
 
 def synchronously() -> Json:

@@ -23,7 +23,8 @@ from toril.app import App
 from toril.cli.exits import CommandError, Exit
 from toril.cli.output import talk
 from toril.duration import milliseconds
-from toril.errors import TorilError
+from toril.errors import ConfigurationError, TorilError
+from toril.queue import Queue
 from toril.worker import Worker
 
 log = logging.getLogger("toril.worker")
@@ -49,8 +50,8 @@ def worker(  # noqa: PLR0917 - click passes them by name
 ) -> None:
     r"""Run workers.
 
-    OBJECT is an App, whose workers are run, or a Worker, or a function that returns one of these.
-    Modules of the working directory can be named.
+    OBJECT is an App, whose workers are run, and its tasks; a Queue, whose tasks are run; a Worker;
+    or a function that returns one of these. Modules of the working directory can be named.
 
     \b
     Signals:
@@ -139,9 +140,13 @@ def _of(target: str, found: object) -> list[Worker]:
     if isinstance(found, Worker):
         return [found]
     if isinstance(found, App):
-        if not found.workers:
-            raise click.UsageError(f"{target!r} is an App without workers; see app.worker(…)")
+        if not found.serve_tasks():
+            raise click.UsageError(
+                f"{target!r} is an App without workers and tasks; see app.worker(…)"
+            )
         return list(found.workers)
+    if isinstance(found, Queue):
+        return _of_queue(target, found)
     if callable(found):
         try:
             made = cast("Callable[[], object]", found)()
@@ -149,10 +154,20 @@ def _of(target: str, found: object) -> list[Worker]:
             raise _not_usable(
                 f"{target!r} is called, to get an App or a Worker; it raised", error
             ) from error
-        if isinstance(made, App | Worker):
+        if isinstance(made, App | Queue | Worker):
             return _of(target, made)
         found = made
-    raise click.UsageError(f"{target!r} is {found!r}, which is no App and no Worker")
+    raise click.UsageError(f"{target!r} is {found!r}, which is no App, no Queue and no Worker")
+
+
+def _of_queue(target: str, queue: Queue) -> list[Worker]:
+    """The workers of a queue that the program made, else one that runs its tasks."""
+    if made := [worker for worker in queue.app.workers if worker.queue == queue.name]:
+        return made
+    try:
+        return [queue.app.worker(queue)]
+    except ConfigurationError as error:
+        raise click.UsageError(f"{target!r}: {error}") from error
 
 
 def _choose(workers: Sequence[Worker], queues: Sequence[str]) -> list[Worker]:

@@ -37,15 +37,15 @@ class DrivenApp(App):
         """Run everything that can run now, until nothing is left to do.
 
         That is: the jobs of all queues by the workers of this App (made by `app.worker`, started or
-        not), delayed ones whose time has come included, and the plugins' services. What is due
-        later stays: advance the clock, and drain again.
+        not) and by its tasks, delayed ones whose time has come included, and the plugins' services.
+        What is due later stays: advance the clock, and drain again.
 
         Raises:
             LookupError: Jobs wait in a queue for which this App has no worker.
             Exception: Whatever a service raises.
         """
         await self.runtime.start()
-        await self._work(self.workers)
+        await self._work(self.serve_tasks())
         while True:
             await self._work_off()
             await self.sweep()
@@ -71,7 +71,7 @@ class DrivenApp(App):
     async def _work_off(self) -> None:
         """Let the workers work until nothing is left to run now."""
         while waiting := await self._with_work():
-            able = [worker for worker in self.workers if worker.queue in waiting]
+            able = [worker for worker in self.serve_tasks() if worker.queue in waiting]
             unserved = waiting - {worker.queue for worker in able}
             if unserved:
                 raise LookupError(

@@ -77,8 +77,8 @@ class ActiveJob:
     """Why, if that makes a failed attempt: `JobCancelled` or `JobTimedOut`."""
     lock_until: float
     """Until when the lock was extended by hand, on the monotonic clock; 0: it was not."""
-    phase: Literal["held", "running", "ended"]
-    """Where its handler is: not begun, running, or done."""
+    phase: Literal["held", "running", "in a thread", "ended"]
+    """Where its handler is: not begun, running, running where nothing can interrupt it, or done."""
     lost: bool
     """The job is somebody else's now: whatever the handler returns is of no use."""
     serial: int

@@ -57,7 +57,19 @@ class Invoker:
         """There was nothing to pick up for the slots that are free."""
 
 
-def runs_on_loop(handler: Handler) -> bool:
+class HandlerByJob(Protocol):
+    """A handler that says for each job where it is to be run."""
+
+    def runs_on_loop(self, job: ActiveJob, /) -> bool:
+        """On the event loop, and not in a thread."""
+        ...
+
+    def __call__(self, job: ActiveJob, /) -> Any:
+        """Run the job; what it returns is awaited if that can be done."""
+        ...
+
+
+def runs_on_loop(handler: Callable[..., object]) -> bool:
     """Whether the handler is `async def`: a function, or an object with such a `__call__`."""
     call = getattr(handler, "__call__", None)  # noqa: B004 - looked at, not called
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
@@ -65,6 +77,8 @@ def runs_on_loop(handler: Handler) -> bool:
 
 def invoker_of(handler: Handler) -> Invoker:
     """How the handler is run in this process."""
+    if hasattr(handler, "runs_on_loop"):
+        return ByJob(cast(HandlerByJob, handler))
     if runs_on_loop(handler):
         return OnLoop(cast("Callable[[ActiveJob], Awaitable[Any]]", handler))
     return InThreads(cast("Callable[[ActiveJob], Any]", handler))
@@ -104,3 +118,20 @@ class InThreads(Invoker):
             return self._handler(job)
         except StopIteration as error:  # a future cannot hold it, and would never be done
             raise RuntimeError("the handler raised StopIteration") from error
+
+
+class ByJob(InThreads):
+    """Runs each job where its handler says: on the event loop, or in a thread."""
+
+    interruptible = True
+
+    def __init__(self, handler: HandlerByJob) -> None:
+        super().__init__(handler)
+        self._runs_on_loop = handler.runs_on_loop
+
+    async def _call(self, job: ActiveJob) -> Any:
+        if self._runs_on_loop(job):
+            result = self._handler(job)
+            return await result if inspect.isawaitable(result) else result
+        job.phase = "in a thread"  # and so cannot be interrupted
+        return await super()._call(job)
