@@ -24,10 +24,12 @@ from toril.errors import (
     IndeterminateError,
     InvalidJob,
     InvalidResult,
+    JobCancelled,
     JobError,
     JobFailed,
     JobLocked,
     JobNotFound,
+    JobTimedOut,
     PluginError,
     Reject,
     ServerFull,
@@ -155,7 +157,7 @@ def test_no_error_about_one_job_is_unexpected_by_oversight() -> None:
         if isinstance(kind, type) and issubclass(kind, JobError) and kind is not JobError
     }
     # That a job failed, or left a strange result, is news of the job, and no fault of the command.
-    faults = kinds - {JobFailed, InvalidResult}
+    faults = kinds - {JobFailed, JobCancelled, JobTimedOut, InvalidResult}
     codes = {kind: exit_code(kind("x", queue="q", job_id="1")) for kind in faults}
     assert Exit.UNEXPECTED not in codes.values()
 
