@@ -54,7 +54,10 @@ class Says:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """When the job goes (None: never), and under which rule it stood (None: none of Toril's)."""
+    """When the job goes (None: never), and under which rule it stood (None: none of Toril's).
+
+    Of a held job, under which no rule counts: `held; ` and the rule that would.
+    """
 
     moment: Moment | None
     rule: str | None
@@ -155,7 +158,7 @@ ROWS: Final = (
         at("an hour", "ceiling of the queue: 1h"), None),
     Row("template: an hour, held",
         Says(scheduled_by="toril", template=HOUR, guards=HOLD), {"age": 3600},
-        kept(), kept(), None),
+        kept("held; template: 1h"), kept("held; template: 1h"), None),
     Row("isolate, template: an hour",
         Says(scheduled_by="toril", template=HOUR, guards=ISOLATE), False,
         at("an hour", "template: 1h"), at("an hour", "template: 1h"), None),
@@ -268,14 +271,14 @@ ROWS: Final = (
 
     # nobody removes it; while a job is held, no rule counts for it
     Row("held, queue: nothing", Says(guards=HOLD, queue=NOTHING), ...,
-        kept(), kept(), kept()),
+        kept("held; queue: nothing"), kept("held; queue: nothing"), kept("held; queue: nothing")),
     Row("held, job: an hour, ceiling: last 1",
         Says(guards=HOLD, job=HOUR, ceiling=LAST), {"age": 3600},
-        kept(), kept(), kept()),
+        kept("held; job: 1h"), kept("held; job: 1h"), kept("held; job: 1h")),
     Row("held, theirs: last 1", Says(guards=HOLD, theirs=LAST), ...,
-        None, kept(), kept()),
+        None, kept("held"), kept("held")),
     Row("held, job: nothing", Says(guards=HOLD, job=NOTHING), True,
-        kept(), silently("finish", HELD), silently("finish", HELD)),
+        kept("held; job: nothing"), silently("finish", HELD), silently("finish", HELD)),
     Row("required plugin missing, job: nothing", Says(guards=REQUIRE, job=NOTHING), False,
         kept("job: nothing"), kept("job: nothing"), kept("job: nothing")),
     Row("required plugin missing, queue: an hour, ceiling: last 1",

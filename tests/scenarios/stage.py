@@ -15,7 +15,7 @@ from tests.conftest import Library
 from tests.support.driver import Driver
 from toril import ActiveJob, App, Every, Reject, Unrecoverable, hookimpl
 from toril.errors import GiveWay
-from toril.plugins import JobRemoved, ManualClock, Outcome
+from toril.plugins import Fact, JobRemoved, ManualClock, Outcome
 from toril_plugins import Keep, Retention
 from toril_plugins.retention.bullmq import to_option
 
@@ -128,7 +128,9 @@ class Stage:
 
     async def leave(self, library: str, queue: str) -> None:
         """Close the foreign worker of that queue."""
-        await self.driver(library).worker_close(self._foreign.pop((library, queue)))
+        handle = self._foreign.pop((library, queue))
+        # It is idle; BullMQ for Python may wait for ever where it is not forced.
+        await self.driver(library).worker_close(handle, force=True)
 
     async def worked_off(self, queue: str) -> None:
         """Wait until no job of the queue waits or runs."""
@@ -220,11 +222,24 @@ class Stage:
         return [fields for _, fields in entries]
 
     async def explained(self, queue: str, id: str) -> str | None:
-        """The rule under which a kept job stands, `level: value`; None: nobody said anything."""
+        """The rule under which a kept job stands, `level: value`; None: nobody said anything.
+
+        Of a held one: `held`, and behind it what would count if it were not.
+        """
         job = await self.away.queue(queue).get(id)
         assert job is not None
-        (rule,) = (fact for fact in await job.explain() if fact.subject == "rule")
-        return f"{rule.level}: {rule.text}" if rule.level else None
+        told: dict[str, Fact] = {}
+        for fact in await job.explain():
+            told.setdefault(fact.subject, fact)
+        if "hold" not in told:
+            return f"{told['rule'].level}: {told['rule'].text}" if told["rule"].level else None
+        assert told["removal"].text.startswith("not while it is held")
+        assert "rule" not in told
+        assert told["hold"].level == "queue"
+        if "said" not in told:
+            return "held"
+        value, _, _ = told["said"].text.rpartition(", by ")
+        return f"held; {told['said'].level}: {value}"
 
 
 def _their_options(says: Sequence[Retention]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tests.scenarios.matrix import FOREVER, NOTHING, ROWS, End, Moment, Row, Say
 from tests.scenarios.stage import OPTION, Stage, retention, steps
 from toril import App, Flow, Job
 from toril.plugins import Outcome
-from toril_plugins import Ceiling, Foreign, Holds, Keep, Requires
+from toril_plugins import Ceiling, Foreign, Keep, Requires
 
 QUEUE = "p"
 
@@ -36,15 +36,23 @@ class Hand:
     """The library whose worker has added it, if it is a run of a schedule."""
     stalled: bool = False
     rescued: bool = False
-    """Whether no worker serves the job's queue when it has to fail."""
+    """Whether a worker serves only the lowest queue, so that the jobs above are rescued."""
 
     def end(self, row: Row) -> End | None:
+        """What the row says; None: nothing, or not of that hand."""
+        if self.keeps_child and row.says.flow == NOTHING:
+            return None  # see `impossible.STRANDED`
         ends: dict[str, End | None] = {
             "toril": row.toril,
             "bullmq": row.bullmq,
             "script": row.script,
         }
         return ends[self.column]
+
+    @property
+    def keeps_child(self) -> bool:
+        """Whether the child must be there for the rescue, which finds the parent by it."""
+        return self.rescued and self.child != "toril"
 
 
 BOTH: tuple[Outcome, ...] = ("completed", "failed")
@@ -56,7 +64,23 @@ HANDS = (
     Hand("Toril, for a great-grandchild", "toril", "toril", child="toril", levels=3),
     Hand("Toril, for a child of Node 6", "toril", "toril", child="node", levels=1),
     Hand("Toril, for a child of Python", "toril", "toril", child="python", levels=1),
-    Hand("a rescue, for a child of Toril", "toril", "toril", child="toril", levels=1, rescued=True),
+    *(
+        Hand(
+            f"a rescue, for a child of {name}", "toril", "toril", child=name, levels=1, rescued=True
+        )
+        for name in ("toril", "node", "node5", "python")
+    ),
+    *(
+        Hand(
+            f"a rescue, for a grandchild of {name}",
+            "toril",
+            "toril",
+            child=name,
+            levels=2,
+            rescued=True,
+        )
+        for name in ("toril", "node")
+    ),
     Hand("Node 6", "bullmq", "node", BOTH),
     Hand("Node 6, stalled", "bullmq", "node", stalled=True),
     Hand("Node 6, for a child of Toril", "bullmq", "node", child="toril", levels=1),
@@ -197,16 +221,25 @@ class Scenario:
         elsewhere = stage.app(*self.opposite)
         for level in range(hand.levels, 0, -1):
             assert hand.child is not None
+            if hand.rescued and level < hand.levels:
+                await self.rescue(_queue(level + 1))
+                continue
             says = self.theirs if hand.column == "script" and self.theirs else self.opposite
+            if hand.keeps_child:
+                says = ()
             await stage.work(hand.child, _queue(level), *says, app=elsewhere)
-            own = retention(self.outcome, self.says.flow)
-            goes = (own or says)[0].of(self.outcome) == NOTHING
+            own = retention(self.outcome, self.says.flow) or says
+            goes = bool(own) and own[0].of(self.outcome) == NOTHING
             assert stage.state(_queue(level), "below") == ("gone" if goes else "failed")
         if hand.rescued:
-            for later in ("1s", "61s"):
-                await stage.sweep(_queue(1), later=later)
+            await self.rescue(_queue(1))
         elif hand.column != "script":
             await self.work_off()
+
+    async def rescue(self, below: str) -> None:
+        """Let what looks after that queue fail the parents of its failed jobs."""
+        for later in ("1s", "61s"):
+            await self.stage.sweep(below, later=later)
 
     async def work_off(self) -> None:
         """Let a worker of the job's own queue run what waits there."""
@@ -245,8 +278,7 @@ class Scenario:
                 assert self.stage.leftovers(QUEUE, self.job.id) == []
                 return end
             assert self.stage.state(QUEUE, self.job.id) == self.outcome
-        held = any(isinstance(guard, Holds) for guard in self.says.guards)
-        return End(None, None if held else await self.stage.explained(QUEUE, self.job.id))
+        return End(None, await self.stage.explained(QUEUE, self.job.id))
 
     def _announced_after(self, number: int) -> list[dict[str, str]]:
         return [
