@@ -103,7 +103,7 @@ SCHEDULED = (
     Hand("Node 5, made by Python", "bullmq", "node5", makes="python"),
     Hand("Python, made by Toril", "bullmq", "python", makes="toril"),
     Hand("Python, made by Python", "bullmq", "python", BOTH, makes="python"),
-    Hand("Python, stalled, made by Node 6", "bullmq", "python", makes="node", stalled=True),
+    Hand("Python, stalled, made by Toril", "bullmq", "python", makes="toril", stalled=True),
 )
 """Who finishes the run of a schedule."""
 
