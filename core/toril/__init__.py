@@ -22,6 +22,7 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobOptions",
+    "JobRef",
     "JobRemoved",
     "LockLost",
     "NewJob",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from toril.queue import Queue
     from toril.schedule import Cron, Every, Schedule
     from toril.setting import Said, Setting
+    from toril.snapshots import JobRef
     from toril.sync import SyncApp
     from toril.task import Task
     from toril.types import State
@@ -93,6 +95,7 @@ else:
         "FlowTree": "flow",
         "Job": "job",
         "JobOptions": "new_job",
+        "JobRef": "snapshots",
         "NewJob": "new_job",
         "Queue": "queue",
         "QueueEvents": "events",

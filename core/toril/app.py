@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
@@ -18,7 +19,7 @@ from toril.hooks.findings import AuditReport
 from toril.job import Job
 from toril.job_operations import JobOperations
 from toril.metrics import Sample
-from toril.new_job import QueueDefaults, check_names
+from toril.new_job import HasRef, QueueDefaults, check_names
 from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
@@ -221,18 +222,34 @@ class App:
         adding = operations.add(flow, settings, one_slot=one_slot)
         return Job(self, await self.perform(adding, *queues_of(flow)))
 
-    async def flow_tree(self, job: Job, *, depth: int = 10, width: int = 50) -> FlowTree[Job]:
+    async def add_flows(self, flows: Iterable[Flow], /, *settings: Setting) -> list[Job]:
+        """Add several flows, each with all its jobs or none; see `add_flow`. Returns the roots.
+
+        All are checked and planned before the first is written: one refusal refuses all. After a
+        lost connection the first ones may have been added.
+        """
+        operations = FlowOperations(self.context)
+        one_slot = self.runtime.endpoint.kind == "cluster"
+        given = tuple(flows)
+        adding = operations.add_many(given, settings, one_slot=one_slot)
+        added = await self.perform(adding, *queues_of(*given))
+        return [Job(self, root) for root in added]
+
+    async def flow_tree(
+        self, job: HasRef | JobRef, *, depth: int = 10, width: int = 50
+    ) -> FlowTree[Job]:
         """A flow as it is stored now, from `job` downwards.
 
         Args:
-            job: Where to begin.
+            job: Where to begin: a `Job`, or a `JobRef`.
             depth: How many levels are read.
             width: How many children of one job are read; a node with more has `cut` set.
 
         Raises `JobNotFound` if the job is gone. Of children that are gone the tree tells what
         plugins still know.
         """
-        tree = await self.perform(FlowOperations(self.context).tree(job.ref, depth, width))
+        ref = job if isinstance(job, JobRef) else job.ref
+        tree = await self.perform(FlowOperations(self.context).tree(ref, depth, width))
         recall = self.runtime.dispatcher.recall
         gone = {ref: await recall(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: Job(self, snapshot), gone)

@@ -117,10 +117,10 @@ class FlowTree(Generic[J]):
             yield from child
 
 
-def queues_of(flow: Flow) -> tuple[str, ...]:
-    """The names of all queues of a flow, the root's first."""
+def queues_of(*flows: Flow) -> tuple[str, ...]:
+    """The names of all queues of some flows, that of the last root first."""
     names: dict[str, None] = {}
-    nodes = [flow]
+    nodes = list(flows)
     while nodes:
         node = nodes.pop()
         names[node.queue] = None

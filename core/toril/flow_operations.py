@@ -11,7 +11,7 @@ from toril.context import Context, Drafted, data_text, saved_job
 from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, flow_drafts
 from toril.protocol import adding, dependencies, reading
-from toril.protocol.adding import Added
+from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_name, slot
 from toril.protocol.large_flows import add_large_flow
 from toril.setting import Setting
@@ -35,17 +35,44 @@ class FlowOperations:
 
         `one_slot`: the server is a cluster, so all queues have to be in one slot.
         """
+        return self._add_one(self._drafted(flow, settings, "add_flow", one_slot=one_slot))
+
+    def add_many(
+        self, flows: Sequence[Flow], settings: Sequence[Setting], *, one_slot: bool
+    ) -> Procedure[list[JobSnapshot]]:
+        """Add flows one after another, all checked and planned before the first."""
+        return self._add(
+            [self._drafted(flow, settings, "add_flows", one_slot=one_slot) for flow in flows]
+        )
+
+    def _drafted(
+        self, flow: Flow, settings: Sequence[Setting], source: str, *, one_slot: bool
+    ) -> list[Drafted]:
         context = self._context
         now = context.clock.now_ms()
-        said = say("flow", settings, "add_flow", now)
+        said = say("flow", settings, source, now)
         drafts = flow_drafts(flow, said, context.key, now)
         if one_slot:
             _check_slots({context.key(one.queue) for one in drafts})
-        return self._add([Drafted(one, data_text(one)) for one in drafts])
+        return [Drafted(one, data_text(one)) for one in drafts]
 
-    def _add(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
+    def _add_one(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
+        (root,) = yield from self._add([drafted])
+        return root
+
+    def _add(self, flows: Sequence[Sequence[Drafted]]) -> Procedure[list[JobSnapshot]]:
+        planned: list[list[NewNode]] = []
+        for drafted in flows:
+            nodes = yield from self._context.planned(drafted)
+            planned.append(nodes)
+        roots: list[JobSnapshot] = []
+        for nodes in planned:
+            root = yield from self._save(nodes)
+            roots.append(root)
+        return roots
+
+    def _save(self, nodes: Sequence[NewNode]) -> Procedure[JobSnapshot]:
         context = self._context
-        nodes = yield from context.planned(drafted)
         wants = context.wants()
         added: tuple[Added, ...]
         if len(nodes) <= adding.LARGEST_FLOW:

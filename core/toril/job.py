@@ -11,7 +11,7 @@ from toril.errors import JobNotFound
 from toril.explaining import explain, recalled_facts
 from toril.hooks.context import Fact
 from toril.job_operations import JobOperations
-from toril.protocol.dependencies import Dependencies
+from toril.protocol.dependencies import Dependencies, DependencyKind, DependencyPage
 from toril.removals import Erasure, Removals
 from toril.snapshots import JobRef, JobSnapshot
 from toril.types import Json, State
@@ -272,6 +272,29 @@ class Job(StoredJob, Generic[R]):
     async def children(self) -> Dependencies:
         """Its children, by what became of them."""
         return await self._perform(self._operations.children())
+
+    async def children_counts(self) -> dict[DependencyKind, int]:
+        """How many children it has of each kind; see `children_page` for the kinds."""
+        return await self._perform(self._operations.children_counts())
+
+    async def children_page(
+        self, kind: DependencyKind, *, cursor: str = "0", count: int = 200
+    ) -> DependencyPage:
+        """Some of its children of one kind, for a job with very many.
+
+        Args:
+            kind: `unprocessed` (not ended, or failed without any policy), `processed` (completed),
+                `ignored` (failed without failing this job), `failed` (failed, and so fails it).
+            cursor: Where to go on: the `cursor` of the page before.
+            count: About so many; a small parent gives all at once.
+
+        Returns:
+            The children by their keys, with what they left, and the next cursor; None at the end.
+            A child may come twice, and one that moves meanwhile may be missed.
+
+        Raises `ValueError` for what is no kind, cursor or count.
+        """
+        return await self._perform(self._operations.children_page(kind, cursor, count))
 
     async def parent(self) -> Job | None:
         """The job that waits for it; None if there is none, or it is gone."""

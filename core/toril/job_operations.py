@@ -171,6 +171,23 @@ class JobOperations:
         """Its children, by what became of them."""
         return dependencies.dependencies(self._key, self._id)
 
+    def children_counts(self) -> Procedure[dict[dependencies.DependencyKind, int]]:
+        """How many children of each kind it has."""
+        return only(dependencies.dependency_counts(self._key, self._id))
+
+    def children_page(
+        self, kind: dependencies.DependencyKind, cursor: str, count: int
+    ) -> Procedure[dependencies.DependencyPage]:
+        """Some of its children of one kind."""
+        if kind not in dependencies.DEPENDENCY_KINDS:
+            known = ", ".join(dependencies.DEPENDENCY_KINDS)
+            raise ValueError(f"there is no kind {kind!r} of children; there are {known}")
+        if count < 1:
+            raise ValueError(f"count is at least 1, not {count!r}")
+        if not cursor.isdecimal():
+            raise ValueError(f"{cursor!r} is no cursor of a page of children")
+        return only(dependencies.dependency_page(self._key, self._id, kind, cursor, count))
+
     def parent(self, parent: ParentRef | None) -> Procedure[JobSnapshot | None]:
         """The job that waits for it."""
         if parent is None:

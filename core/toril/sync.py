@@ -16,7 +16,7 @@ from toril.inspection import SyncInspection
 from toril.job_operations import JobOperations
 from toril.limits import SyncLimits
 from toril.metrics import Sample
-from toril.new_job import JobOptions, NewJob, QueueDefaults, check_names, check_options
+from toril.new_job import HasRef, JobOptions, NewJob, QueueDefaults, check_names, check_options
 from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.removals import Erasure, Removals
@@ -88,9 +88,19 @@ class SyncApp:
         adding = FlowOperations(self.runtime.context).add(flow, settings, one_slot=one_slot)
         return SyncJob(self, self.perform(adding, *queues_of(flow)))
 
-    def flow_tree(self, job: SyncJob, *, depth: int = 10, width: int = 50) -> FlowTree[SyncJob]:
+    def add_flows(self, flows: Iterable[Flow], /, *settings: Setting) -> list[SyncJob]:
+        """Add several flows; see `App.add_flows`."""
+        one_slot = self.runtime.endpoint.kind == "cluster"
+        given = tuple(flows)
+        adding = FlowOperations(self.runtime.context).add_many(given, settings, one_slot=one_slot)
+        return [SyncJob(self, root) for root in self.perform(adding, *queues_of(*given))]
+
+    def flow_tree(
+        self, job: HasRef | JobRef, *, depth: int = 10, width: int = 50
+    ) -> FlowTree[SyncJob]:
         """A flow as it is stored now; see `App.flow_tree`."""
-        tree = self.perform(FlowOperations(self.runtime.context).tree(job.ref, depth, width))
+        ref = job if isinstance(job, JobRef) else job.ref
+        tree = self.perform(FlowOperations(self.runtime.context).tree(ref, depth, width))
         gone = {ref: self.runtime.recall_sync(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: SyncJob(self, snapshot), gone)
 

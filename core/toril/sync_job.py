@@ -14,7 +14,7 @@ from toril.hooks.context import Fact
 from toril.job import R, StoredJob, plain
 from toril.job_operations import JobOperations
 from toril.protocol import streams
-from toril.protocol.dependencies import Dependencies
+from toril.protocol.dependencies import Dependencies, DependencyKind, DependencyPage
 from toril.removals import Erasure, Removals
 from toril.results import ASK_AGAIN, Deadline, Ended, concerns, ended, ending, recalled, streamed
 from toril.snapshots import JobSnapshot
@@ -159,6 +159,16 @@ class SyncJob(StoredJob, Generic[R]):
     def children(self) -> Dependencies:
         """Its children, by what became of them."""
         return self._perform(self._operations.children())
+
+    def children_counts(self) -> dict[DependencyKind, int]:
+        """How many children it has of each kind."""
+        return self._perform(self._operations.children_counts())
+
+    def children_page(
+        self, kind: DependencyKind, *, cursor: str = "0", count: int = 200
+    ) -> DependencyPage:
+        """Some of its children of one kind; see `Job.children_page`."""
+        return self._perform(self._operations.children_page(kind, cursor, count))
 
     def parent(self) -> SyncJob | None:
         """The job that waits for it; None if there is none, or it is gone."""

@@ -217,3 +217,56 @@ class TestErase:
         assert done.stdout.split() == ["job1"]
         assert "1 of 2 jobs were refused" in done.stderr
         assert jobs(mail, "erase", "mail").exit_code == 2
+
+
+class TestChange:
+    def test_delay_priority_and_data(self, mail: str, raw: redis.Redis) -> None:
+        done = jobs(mail, "change", "mail", "late", "--delay", "2h", "--priority", "3")
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert raw.hmget(f"{Q}:late", "delay", "priority") == ["7200000", "3"]
+        done = jobs(mail, "change", "mail", "-", "--data", '{"n":[1]}', stdin="job0\njob1\n")
+        assert done.exit_code == 0
+        assert [raw.hget(f"{Q}:{each}", "data") for each in ALL] == [
+            '{"n":[1]}',
+            '{"n":[1]}',
+            '{"n":2}',
+        ]
+
+    def test_lifo(self, mail: str, raw: redis.Redis) -> None:
+        for arguments in (["job0"], ["job1", "--lifo"]):
+            assert jobs(mail, "change", "mail", *arguments, "--priority", "5").exit_code == 0
+        assert raw.zrange(f"{Q}:prioritized", 0, -1) == ["job1", "job0"]
+
+    def test_asked_wrongly(self, mail: str) -> None:
+        for arguments, told in (
+            ([], "say what to change"),
+            (["--lifo"], "say what to change"),
+            (["--data", "1", "--lifo"], "--lifo says where"),
+            (["--data", "{"], "not JSON"),
+            (["--delay", "5"], "not a duration"),
+        ):
+            done = jobs(mail, "change", "mail", "job0", *arguments)
+            assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
+        done = jobs(mail, "change", "mail", "job0", "late", "--delay", "5m")
+        assert done.exit_code == 5
+        assert "1 of 2 jobs were refused" in done.stderr
+
+    def test_logs(self, mail: str, raw: redis.Redis) -> None:
+        raw.rpush(f"{Q}:job0:logs", "one", "two", "three")
+        assert jobs(mail, "clear-logs", "mail", "job0", "--keep", "1").exit_code == 0
+        assert raw.lrange(f"{Q}:job0:logs", 0, -1) == ["three"]
+        assert jobs(mail, "clear-logs", "mail", "job0").exit_code == 0
+        assert not raw.exists(f"{Q}:job0:logs")
+
+
+def test_some_of_all(mail: str, raw: redis.Redis) -> None:
+    fail(raw, "job0", ago=7_200_000)
+    fail(raw, "job1")
+    done = jobs(mail, "retry", "mail", "--all", "--older-than", "1h", "--limit", "5")
+    assert "1 jobs put back" in done.stderr
+    with App(mail, plugins=[]).sync as app:
+        app.queue("mail").add("later", delay="3h", id="later")
+    assert "1 jobs promoted" in jobs(mail, "promote", "mail", "--all", "--limit", "1").stderr
+    assert raw.zrange(f"{Q}:delayed", 0, -1) == ["later"]
+    wrong = jobs(mail, "retry", "mail", "job0", "--older-than", "1h")
+    assert (wrong.exit_code, "--older-than goes with --all" in wrong.stderr) == (2, True)

@@ -249,3 +249,84 @@ class TestTree:
         root = await app.add_flow(Flow("p", "root"))
         with pytest.raises(ValueError, match="at least 1"):
             await app.flow_tree(root, **options)
+
+
+class TestAddMany:
+    async def test_the_roots_come_back_in_order(self, app: App) -> None:
+        roots = await app.add_flows(
+            Flow("p", "root", n, children=[Flow("c", "kid")]) for n in range(3)
+        )
+        assert [root.data for root in roots] == [0, 1, 2]
+        assert await app.queue("c").count("waiting") == 3
+        assert await app.add_flows([]) == []
+
+    async def test_one_refusal_refuses_all(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        def refuse(planned: Draft) -> None:
+            if planned.name == "bad":
+                raise Reject("not that one")
+
+        witness.refuse = refuse
+        with pytest.raises(Reject):
+            await watched.add_flows(
+                [Flow("p", "good"), Flow("p", "x", children=[Flow("c", "bad")])]
+            )
+        with pytest.raises(InvalidJob):
+            await watched.add_flows([Flow("p", "good"), Flow("p", "x", id="7")])
+        assert raw.keys("bull:p:*") == []
+
+
+class TestChildren:
+    async def test_page_by_page(self, app: App, raw: redis.Redis) -> None:
+        kids = [Flow("c", "kid", id=f"k{n:03}") for n in range(300)]
+        root = await app.add_flow(Flow("p", "root", children=kids))
+        key = f"bull:p:{root.id}"
+        raw.srem(f"{key}:dependencies", "bull:c:k000", "bull:c:k001", "bull:c:k002")
+        raw.hset(f"{key}:processed", "bull:c:k000", '{"ok":true}')
+        raw.hset(f"{key}:failed", "bull:c:k001", "no luck")
+        raw.zadd(f"{key}:unsuccessful", {"bull:c:k002": 1})
+        assert await root.children_counts() == {
+            "unprocessed": 297,
+            "processed": 1,
+            "ignored": 1,
+            "failed": 1,
+        }
+        found: dict[str, Any] = {}
+        cursor, pages = "0", 0
+        while True:
+            page = await root.children_page("unprocessed", cursor=cursor, count=50)
+            found |= page.children
+            pages += 1
+            if page.cursor is None:
+                break
+            cursor = page.cursor
+        assert found == {f"bull:c:k{n:03}": None for n in range(3, 300)}
+        assert pages > 3
+        ends: list[Any] = [
+            (await root.children_page(kind)).children for kind in ("processed", "ignored", "failed")
+        ]
+        assert ends == [
+            {"bull:c:k000": {"ok": True}},
+            {"bull:c:k001": "no luck"},
+            {"bull:c:k002": None},
+        ]
+
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            ("open", {}),
+            ("processed", {"cursor": "next"}),
+            ("processed", {"count": 0}),
+        ],
+    )
+    async def test_asked_wrongly(self, app: App, kind: Any, options: dict[str, Any]) -> None:
+        job = await app.queue("p").add("root")
+        with pytest.raises(ValueError, match=r"no kind|no cursor|at least 1"):
+            await job.children_page(kind, **options)
+
+
+async def test_a_tree_by_its_name(app: App) -> None:
+    root = await app.add_flow(Flow("p", "root", id="r", children=[Flow("c", "kid")]))
+    tree = await app.flow_tree(JobRef("p", "r"))
+    assert (tree.job.ref, tree.children[0].job.name) == (root.ref, "kid")

@@ -9,7 +9,7 @@ import redis
 from tests.worker.conftest import until
 
 from toril.app import App
-from toril.errors import JobFailed, Unrecoverable, WaitForChildren
+from toril.errors import JobFailed, LockLost, Unrecoverable, WaitForChildren
 from toril.flow import Flow
 from toril.new_job import NewJob
 from toril.types import ChildFailurePolicy, Json
@@ -211,3 +211,66 @@ async def test_waiting_for_children_of_which_one_has_failed_fails(app: App) -> N
     await app.worker("q", handler).run(burst=True)
     with pytest.raises(JobFailed, match="at least one failed child"):
         await parent.result()
+
+
+async def test_a_parent_that_continues_lets_its_other_children_go(
+    app: App, raw: redis.Redis
+) -> None:
+    async def give_up(job: ActiveJob) -> Json:
+        before = await job.children_counts()
+        page = await job.children_page("ignored")
+        gone = await job.remove_unprocessed_children()
+        return [before["unprocessed"], [*page.children.values()], sorted(gone)]
+
+    late = [Flow("steps", "late", id=f"late-{n}", delay="1h") for n in range(3)]
+    parent = await app.add_flow(
+        Flow("reports", "sum", children=[Flow("steps", "bad", on_failure="continue"), *late])
+    )
+    await app.worker("steps", finish).run(burst=True)
+    await app.worker("reports", give_up).run(burst=True)
+    assert await parent.result() == [3, ["broken"], ["late-0", "late-1", "late-2"]]
+    assert raw.zcard("bull:steps:delayed") == 0
+
+
+async def test_the_same_from_a_thread(app: App) -> None:
+    def give_up(job: ActiveJob) -> Json:
+        sync = job.sync
+        sync.log("one")
+        sync.log("two")
+        sync.clear_logs(keep=1)
+        sync.add_children([Flow("steps", "late", id="late", delay="1h")])
+        counts, page = sync.children_counts(), sync.children_page("unprocessed", count=5)
+        return [counts["unprocessed"], [*page.children], [*sync.remove_unprocessed_children()]]
+
+    job = await app.queue("reports").add("sum")
+    await app.worker("reports", give_up).run(burst=True)
+    assert await job.result() == [1, ["bull:steps:late"], ["late"]]
+    assert await job.logs() == ("two",)
+
+
+async def test_what_is_lost_is_not_changed(app: App, raw: redis.Redis) -> None:
+    refused: list[str] = []
+
+    async def handler(job: ActiveJob) -> None:
+        raw.set(f"bull:reports:{job.id}:lock", "another's")
+        for act in (job.clear_logs, job.remove_unprocessed_children):
+            with pytest.raises(LockLost):
+                await act()
+            refused.append(act.__name__)
+
+    job = await app.queue("reports").add("sum")
+    await job.log("kept")
+    worker = app.worker("reports", handler)
+    async with worker:
+        await until(lambda: len(refused) == 2)
+    assert await job.logs() == ("kept",)
+
+
+async def test_clear_logs_keeps_no_negative_number(app: App) -> None:
+    async def handler(job: ActiveJob) -> None:
+        await job.clear_logs(keep=-1)
+
+    job = await app.queue("reports").add("sum")
+    await app.worker("reports", handler).run(burst=True)
+    with pytest.raises(JobFailed, match="keep is at least 0"):
+        await job.result()

@@ -33,7 +33,8 @@ class _BuiltIn(NamedTuple):
 
 
 _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
-    "jobs": _BuiltIn("toril.cli.jobs:jobs", "List, show, retry, promote and remove jobs."),
+    "flows": _BuiltIn("toril.cli.flows:flows", "Show flows, and loosen parents from children."),
+    "jobs": _BuiltIn("toril.cli.jobs:jobs", "List, show, change, retry and remove jobs."),
     "plugins": _BuiltIn("toril.cli.plugins:plugins", "Show which plugins are in use, and why."),
     "queues": _BuiltIn("toril.cli.queues:queues", "Show, pause, resume and empty queues."),
     "schedules": _BuiltIn(

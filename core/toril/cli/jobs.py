@@ -1,8 +1,7 @@
-"""`toril jobs`: look at jobs, and act on them."""
+"""`toril jobs`: look at jobs. What acts on them is in `job_actions`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,22 +9,21 @@ from typing import Any
 import click
 
 from toril.app import App
-from toril.cli.exits import CommandError, Exit, exit_code, not_found
-from toril.cli.output import Output, connection_options, output_option, talk
+from toril.cli import job_actions
+from toril.cli.exits import not_found
+from toril.cli.output import Output, connection_options, output_option
 from toril.cli.queues import existing
 from toril.clock import as_datetime
 from toril.duration import milliseconds
-from toril.errors import TorilError
 from toril.explaining import recalled_facts
 from toril.snapshots import JobSnapshot, Recalled
 from toril.sync import SyncQueue
-from toril.sync_job import SyncJob
 from toril.types import STATES, State
 
 
 @click.group()
 def jobs() -> None:
-    """List, show, retry, promote and remove jobs."""
+    """List, show, change, retry, promote and remove jobs."""
 
 
 @jobs.command("ls")
@@ -124,140 +122,6 @@ def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -
     output.rows("facts", rows, ("subject", "text", "at", "level"), id="subject")
 
 
-_IDS = click.argument("ids", nargs=-1, metavar="ID…")
-
-
-@jobs.command("retry")
-@click.argument("queue")
-@_IDS
-@click.option("--all", "every", is_flag=True, help="All failed jobs, instead of some ids.")
-@click.option("--reset-attempts", is_flag=True, help="Count the attempts anew.")
-@connection_options
-def retry(
-    url: str | None,
-    prefix: str,
-    queue: str,
-    ids: Sequence[str],
-    *,
-    every: bool,
-    reset_attempts: bool,
-) -> None:
-    """Let finished jobs run again. `-` instead of ids reads them from stdin."""
-    with App(url, prefix=prefix).sync as app:
-        found = app.queue(queue)
-        if _all(ids, every=every):
-            talk(f"{found.retry_all('failed', reset_attempts=reset_attempts)} jobs put back")
-            return
-        _each(ids, lambda each: _job(found, each).retry(reset_attempts=reset_attempts))
-
-
-@jobs.command("promote")
-@click.argument("queue")
-@_IDS
-@click.option("--all", "every", is_flag=True, help="All delayed jobs, instead of some ids.")
-@connection_options
-def promote(url: str | None, prefix: str, queue: str, ids: Sequence[str], *, every: bool) -> None:
-    """Let delayed jobs run now. `-` instead of ids reads them from stdin."""
-    with App(url, prefix=prefix).sync as app:
-        found = app.queue(queue)
-        if _all(ids, every=every):
-            talk(f"{found.promote_all()} jobs promoted")
-            return
-        _each(ids, lambda each: _job(found, each).promote())
-
-
-@jobs.command("remove")
-@click.argument("queue")
-@_IDS
-@click.option("--keep-children", is_flag=True, help="Leave the jobs below them.")
-@connection_options
-def remove(
-    url: str | None, prefix: str, queue: str, ids: Sequence[str], *, keep_children: bool
-) -> None:
-    """Remove jobs, with all jobs below them. `-` instead of ids reads them from stdin."""
-    with App(url, prefix=prefix).sync as app:
-        found = app.queue(queue)
-
-        def take(id: str) -> None:
-            if not found.remove(id, children=not keep_children):
-                not_found(f"there is no job {id!r} in queue {queue!r}")
-
-        _each(ids, take)
-
-
-@jobs.command("erase")
-@click.argument("queue")
-@_IDS
-@connection_options
-@output_option
-def erase(url: str | None, prefix: str, output: Output, queue: str, ids: Sequence[str]) -> None:
-    """Erase jobs: what is stored of them, what names them, and what plugins keep of them.
-
-    Also of jobs that are gone. `-` instead of ids reads them from stdin.
-    """
-    rows: list[dict[str, Any]] = []
-    with App(url, prefix=prefix).sync as app:
-        found = app.queue(queue)
-
-        def take(id: str) -> None:
-            erased = found.erase(id)
-            kept = [f"{plugin}: {what}" for plugin, what in erased.plugins.items()]
-            rows.append(
-                {
-                    "id": id,
-                    "job": erased.job,
-                    "in_parent": erased.in_parent,
-                    "events": erased.events,
-                    "plugins": kept,
-                }
-            )
-
-        try:
-            _each(ids, take)
-        finally:
-            output.rows("erased", rows, ("id", "job", "in_parent", "events", "plugins"))
-
-
-def _all(ids: Sequence[str], *, every: bool) -> bool:
-    if every == bool(ids):
-        raise click.UsageError("say either ids or --all")
-    return every
-
-
-def _each(ids: Sequence[str], act: Callable[[str], None]) -> None:
-    """Act on every job; go on after a failure, and end with the first one's exit code."""
-    if not ids:
-        raise click.UsageError("say which jobs; `-` reads their ids from stdin")
-    code: Exit | None = None
-    done = failed = 0
-    for each in _given(ids):
-        try:
-            act(each)
-            done += 1
-        except (TorilError, CommandError) as error:
-            talk(str(error))
-            this = error.code if isinstance(error, CommandError) else exit_code(error)
-            code = code or this
-            failed += 1
-    if code is not None:
-        raise CommandError(f"{failed} of {done + failed} jobs were refused", code)
-
-
-def _given(ids: Sequence[str]) -> Iterator[str]:
-    for each in ids:
-        if each == "-":
-            yield from filter(None, map(str.strip, sys.stdin))
-        else:
-            yield each
-
-
-def _job(queue: SyncQueue, id: str) -> SyncJob:
-    job = queue.get(id)
-    if job is None:
-        not_found(f"there is no job {id!r} in queue {queue.name!r}")
-    return job
-
-
 def _recalled(queue: SyncQueue, id: str) -> Recalled:
     """What plugins still know of a job that is gone."""
     told = queue.recall(id)
@@ -317,3 +181,5 @@ def _oldest(since: str | None) -> float:
 
 
 jobs.add_command(ls, "list")
+for action in job_actions.ACTIONS:
+    jobs.add_command(action)

@@ -14,7 +14,8 @@ from toril.errors import LockLost
 from toril.flow import Flow
 from toril.new_job import NewJob
 from toril.options import long_names
-from toril.protocol.dependencies import Dependencies
+from toril.protocol.dependencies import Dependencies, DependencyKind, DependencyPage
+from toril.removals import Removals
 from toril.snapshots import JobRef, JobSnapshot, ParentRef, SettingsView
 from toril.types import Json, JsonObject
 
@@ -39,6 +40,12 @@ class JobHost(Protocol):
         self, job: ActiveJob, children: Sequence[NewJob | Flow], /
     ) -> list[JobRef]: ...
     async def children(self, job: ActiveJob, /) -> Dependencies: ...
+    async def children_counts(self, job: ActiveJob, /) -> dict[DependencyKind, int]: ...
+    async def children_page(
+        self, job: ActiveJob, kind: DependencyKind, cursor: str, count: int, /
+    ) -> DependencyPage: ...
+    async def remove_unprocessed_children(self, job: ActiveJob, /) -> Removals: ...
+    async def clear_logs(self, job: ActiveJob, keep: int, /) -> None: ...
     async def extend_lock(self, job: ActiveJob, ms: int, /) -> None: ...
 
 
@@ -189,6 +196,11 @@ class ActiveJob:
         self._check()
         return await self._host.log(self, line)
 
+    async def clear_logs(self, *, keep: int = 0) -> None:
+        """Remove the job's log lines but for the newest `keep`. Raises `LockLost`."""
+        self._check()
+        await self._host.clear_logs(self, keep)
+
     async def progress(self, value: Json) -> None:
         """Report progress, any JSON value. Raises `LockLost`."""
         self._check()
@@ -216,6 +228,24 @@ class ActiveJob:
     async def children(self) -> Dependencies:
         """The children by what became of them: results, failures, and those still open."""
         return await self._host.children(self)
+
+    async def children_counts(self) -> dict[DependencyKind, int]:
+        """How many children there are of each kind; see `Job.children_page` for the kinds."""
+        return await self._host.children_counts(self)
+
+    async def children_page(
+        self, kind: DependencyKind, *, cursor: str = "0", count: int = 200
+    ) -> DependencyPage:
+        """Some of the children of one kind, for a job with very many; see `Job.children_page`."""
+        return await self._host.children_page(self, kind, cursor, count)
+
+    async def remove_unprocessed_children(self) -> Removals:
+        """Remove the children that have not ended; see `Job.remove_unprocessed_children`.
+
+        What a worker is running stays. Raises `LockLost`, `Reject`.
+        """
+        self._check()
+        return await self._host.remove_unprocessed_children(self)
 
     def _check(self) -> None:
         if self.lost:
@@ -266,3 +296,21 @@ class SyncActiveJob:
     def children(self) -> Dependencies:
         """See `ActiveJob.children`."""
         return self._wait(self._job.children())
+
+    def children_counts(self) -> dict[DependencyKind, int]:
+        """See `ActiveJob.children_counts`."""
+        return self._wait(self._job.children_counts())
+
+    def children_page(
+        self, kind: DependencyKind, *, cursor: str = "0", count: int = 200
+    ) -> DependencyPage:
+        """See `ActiveJob.children_page`."""
+        return self._wait(self._job.children_page(kind, cursor=cursor, count=count))
+
+    def remove_unprocessed_children(self) -> Removals:
+        """See `ActiveJob.remove_unprocessed_children`."""
+        return self._wait(self._job.remove_unprocessed_children())
+
+    def clear_logs(self, *, keep: int = 0) -> None:
+        """See `ActiveJob.clear_logs`."""
+        self._wait(self._job.clear_logs(keep=keep))

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, TypeVar
 from toril.connection.call import Call, only
 from toril.errors import JobNotFound, JobStateError, LockLost
 from toril.flow import Flow
+from toril.job_operations import JobOperations
 from toril.new_job import JobOptions, NewJob
-from toril.protocol.changing import add_log, update_data, update_progress
+from toril.protocol.changing import add_log, clear_logs, update_data, update_progress
 from toril.protocol.codec import encode_json, valid_text
-from toril.protocol.dependencies import Dependencies, dependencies
+from toril.protocol.dependencies import (
+    Dependencies,
+    DependencyKind,
+    DependencyPage,
+    dependencies,
+)
 from toril.protocol.effects import Effects
 from toril.protocol.finishing import Finish
 from toril.protocol.locking import renew, wait_children
+from toril.removals import Removals
 from toril.snapshots import JobRef
 from toril.types import Json
 from toril.worker.active_job import ActiveJob
@@ -64,6 +71,11 @@ class AppJobHost:
             job, add_log(self._key, job.id, line, keep_logs=keep_logs, token=job.token)
         )
 
+    async def clear_logs(self, job: ActiveJob, keep: int, /) -> None:
+        if keep < 0:
+            raise ValueError(f"keep is at least 0, not {keep!r}")
+        await self._write(job, clear_logs(self._key, job.id, keep_logs=keep, token=job.token))
+
     async def extend_lock(self, job: ActiveJob, ms: int, /) -> None:
         job.lock_until = time.monotonic() + ms / 1000
         ms = max(ms, self._lock_ms)
@@ -98,6 +110,20 @@ class AppJobHost:
 
     async def children(self, job: ActiveJob, /) -> Dependencies:
         return await self._runtime.drive(dependencies(self._key, job.id))
+
+    async def children_counts(self, job: ActiveJob, /) -> dict[DependencyKind, int]:
+        return await self._runtime.drive(self._operations(job).children_counts())
+
+    async def children_page(
+        self, job: ActiveJob, kind: DependencyKind, cursor: str, count: int, /
+    ) -> DependencyPage:
+        return await self._runtime.drive(self._operations(job).children_page(kind, cursor, count))
+
+    async def remove_unprocessed_children(self, job: ActiveJob, /) -> Removals:
+        return await self._app.perform(self._operations(job).remove_unprocessed_children())
+
+    def _operations(self, job: ActiveJob) -> JobOperations:
+        return JobOperations(self._app.context, job.queue, job.id)
 
     async def put_aside(self, job: ActiveJob, runner: Runner) -> Finish | None:
         """Let the job wait for its children. Returns None if it does, else how it ends instead."""
