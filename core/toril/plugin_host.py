@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.protocol.settings import read_live
 from toril.setting import Said, Setting
 from toril.snapshots import JobEvent, JobParts, JobSnapshot
-from toril.types import Json, Outcome
+from toril.types import STATES, Json, Outcome, State
 
 if TYPE_CHECKING:
     from toril.runtime import Runtime
@@ -92,6 +92,11 @@ class PluginHost:
         key = self._runtime.context.key(queue)
         page = reading.finished_page(key, outcome, after, limit, before=before)
         return await self._runtime.drive(only(page))
+
+    async def read_counts(self, queue: str) -> Mapping[State, int]:
+        """How many jobs are in each state."""
+        counting = reading.counts(self._runtime.context.key(queue), STATES)
+        return await self._runtime.drive(only(counting))
 
     async def read_live(self, queue: str, kind: type[Setting]) -> Sequence[Said[Any]]:
         """What is said for the queue as a whole, most specific first."""

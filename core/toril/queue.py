@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from toril.connection.call import Procedure
-from toril.inspection import Inspection
+from toril.inspection import Inspection, InspectionOperations
 from toril.job import Job
 from toril.limits import Limits
 from toril.new_job import JobOptions, NewJob, QueueDefaults, check_options
@@ -292,6 +292,10 @@ class Queue(Inspection, Limits):
     async def promote_all(self, *, limit: int | None = None) -> int:
         """Let the delayed jobs run now, at most `limit`, earliest first. Returns how many."""
         return await self._perform(self._operations.promote_all(limit))
+
+    @cached_property
+    def _inspection(self) -> InspectionOperations:
+        return InspectionOperations(self._app.context, self.name)
 
     @cached_property
     def _schedules(self) -> ScheduleOperations:

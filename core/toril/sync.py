@@ -12,7 +12,7 @@ from toril.connection.call import Procedure
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
 from toril.hooks.findings import AuditReport, Finding, Repair
-from toril.inspection import SyncInspection
+from toril.inspection import InspectionOperations, SyncInspection
 from toril.job_operations import JobOperations
 from toril.limits import SyncLimits
 from toril.metrics import Sample
@@ -293,6 +293,10 @@ class SyncQueue(SyncInspection, SyncLimits):
     def promote_all(self, *, limit: int | None = None) -> int:
         """Let the delayed jobs run now, at most `limit`."""
         return self._perform(self._operations.promote_all(limit))
+
+    @cached_property
+    def _inspection(self) -> InspectionOperations:
+        return InspectionOperations(self._app.runtime.context, self.name)
 
     @cached_property
     def _schedules(self) -> ScheduleOperations:

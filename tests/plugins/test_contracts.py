@@ -36,6 +36,11 @@ class TestOtelMetrics(PluginContract):
     config = {"otel_metrics": {}}  # noqa: RUF012 - as authors write it
 
 
+class TestJobCounts(PluginContract):
+    plugin = "job_counts"
+    config = {"job_counts": {"queues": ["mail"]}}  # noqa: RUF012 - as authors write it
+
+
 class OwnArchive(ArchiveContract):
     """The archive, with one kind of store."""
 

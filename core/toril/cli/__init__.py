@@ -41,6 +41,7 @@ _BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
         "toril.cli.schedules:schedules", "Show, pause, run and remove schedules."
     ),
     "worker": _BuiltIn("toril.cli.worker:worker", "Run workers."),
+    "workers": _BuiltIn("toril.cli.workers:workers", "Show the workers of queues, of any library."),
 }
 
 

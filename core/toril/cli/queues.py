@@ -13,6 +13,7 @@ from toril.cli.output import Output, connection_options, output_option, talk
 from toril.clock import as_datetime
 from toril.connection.call import only
 from toril.event_values import EventValues
+from toril.exposition import joined
 from toril.hooks.configuration import did_you_mean
 from toril.protocol.reading import QueueMeta, meta
 from toril.setting import Said
@@ -93,6 +94,16 @@ def event_values(url: str | None, prefix: str, queue: str, told: str) -> None:
     with App(url, prefix=prefix).sync as app:
         source = by_this_user("toril queues event-values")
         existing(app, queue).set(EventValues(told == "on"), source=source)
+
+
+@queues.command("prometheus")
+@click.argument("names", metavar="[QUEUE]...", nargs=-1)
+@connection_options
+def prometheus(url: str | None, prefix: str, names: tuple[str, ...]) -> None:
+    """Print counts of jobs of QUEUE, or of all queues, for a Prometheus server."""
+    with App(url, prefix=prefix).sync as app:
+        found = [existing(app, name) for name in names or app.queues()]
+        click.echo(joined(queue.prometheus() for queue in found))
 
 
 @queues.command("drain")

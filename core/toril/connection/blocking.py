@@ -12,11 +12,12 @@ had run out, and the next one connects anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from base64 import b64encode
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -97,10 +98,25 @@ class _Blocking:
         self._connection: AsyncConnection | None = None
         self._server: Server | None = None
         self._client_id = 0
+        self.connected: Callable[[], None] | None = None
+        """Called whenever there is a new connection."""
         self._limit: asyncio.Timeout | None = None
         """The client's time limit of the wait under way."""
         self._woken = asyncio.Event()
         self._failures = 0
+
+    async def open(self) -> None:
+        """Connect before the first wait, so that others see who will wait.
+
+        That it cannot be done now is no error: the wait tries again.
+        """
+        with contextlib.suppress(NotSent, ReplyLost, Refused, RedisError, OSError, TimeoutError):
+            await self._connect()
+
+    @property
+    def client_id(self) -> int:
+        """By which the server knows the connection; 0 while there is none."""
+        return self._client_id if self._connection is not None else 0
 
     async def _ask(self, command: Command, block: float) -> Any:
         """The reply to `command`, or None: time-out, woken, or trouble (after a pause)."""
@@ -167,6 +183,8 @@ class _Blocking:
             raise
         self._client_id = client_id if isinstance(client_id, int) else 0
         self._connection = connection
+        if self.connected is not None:
+            self.connected()
         return connection
 
     async def _drop(self) -> None:

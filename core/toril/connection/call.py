@@ -50,11 +50,13 @@ class Call(Generic[T]):
 class Read(Generic[T]):
     """Plain commands without effects, sent in one pipeline; `parse` gets the list of replies.
 
-    All keys of one read are in one slot.
+    All keys of one read are in one slot. `everywhere`: it names no key, and every server of a
+    cluster is asked; `parse` gets the replies of one after those of the other.
     """
 
     commands: tuple[tuple[Argument, ...], ...]
     parse: Callable[[list[Any]], T]
+    everywhere: bool = False
 
 
 Request: TypeAlias = Call[Any] | Read[Any]

@@ -156,22 +156,29 @@ class _Trial:
 
     def take(self, turn: _Turn) -> Steps[list[Any]]:
         """One attempt: the replies to the commands of the request."""
-        server = turn.server
-        if server is None:
-            server = yield from self._route.locate(self._key)
+        if isinstance(self._request, Read) and self._request.everywhere:
+            replies: list[Any] = []
+            for server in (yield from self._route.masters()):
+                replies += yield from self._ask(server, self._commands)
+            return replies
+        server = turn.server or (yield from self._route.locate(self._key))
         commands = self._commands
         if turn.asking:
             commands = tuple(word for command in commands for word in (("ASKING",), command))
         if turn.load and isinstance(self._request, Call):
             text = self._scripts[self._request.script].text
             commands = (("SCRIPT", "LOAD", text), *commands)
+        replies = yield from self._ask(server, commands)
+        if turn.load:
+            del replies[0]
+        return replies[1::2] if turn.asking else replies
+
+    def _ask(self, server: Server, commands: tuple[Command, ...]) -> Steps[list[Any]]:
         replies: list[Any] = yield Exchange(server, commands)
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise Refused(reply, server)
-        if turn.load:
-            del replies[0]
-        return replies[1::2] if turn.asking else replies
+        return replies
 
     def after(self, problem: NotSent | ReplyLost | Refused, turn: _Turn) -> Steps[_Turn]:
         """What to try next, after the pause that this takes; raises if that is the end."""

@@ -41,6 +41,10 @@ class Route(ABC):
             yield from self._check(server)
         return server
 
+    def masters(self) -> Steps[Sequence[Server]]:
+        """Every server that holds keys. Raises what `locate` raises."""
+        return ((yield from self.locate(None)),)
+
     @abstractmethod
     def _find(self, key: str | bytes | None, /) -> Steps[Server]: ...
 
@@ -176,6 +180,11 @@ class ClusterRoute(Route):
             self._stale = True
             raise NotSent("no node of the cluster holds this slot now")
         return server
+
+    def masters(self) -> Steps[Sequence[Server]]:
+        """The nodes that have slots. Raises what `locate` raises."""
+        yield from self.locate(None)
+        return tuple(dict.fromkeys(filter(None, self._slots)))
 
     def forget(self) -> None:
         """The slots may have moved."""

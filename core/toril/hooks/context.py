@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toril.hooks.function import HookFunction
     from toril.setting import Said, Setting
     from toril.snapshots import JobEvent, JobParts, JobSnapshot
-    from toril.types import Json, Outcome
+    from toril.types import Json, Outcome, State
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Setting")
@@ -97,6 +97,10 @@ class Host(Protocol):
         before: int | None,
     ) -> FinishedPage:
         """A page of finished jobs, oldest first."""
+        ...
+
+    async def read_counts(self, queue: str) -> Mapping[State, int]:
+        """How many jobs are in each state."""
         ...
 
     async def read_live(self, queue: str, kind: type[S]) -> Sequence[Said[S]]:
@@ -220,6 +224,10 @@ class PluginContext:
         epoch. Raises `ServerError`.
         """
         return await self.host.read_finished(queue, outcome, after, limit, before)
+
+    async def counts(self, queue: str) -> Mapping[State, int]:
+        """How many jobs of a queue are in each state. Raises `ServerError`."""
+        return await self.host.read_counts(queue)
 
     async def live(self, queue: str, kind: type[S]) -> Sequence[Said[S]]:
         """What is said for a whole queue, most specific first. Raises `ServerError`."""

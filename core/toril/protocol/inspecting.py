@@ -1,14 +1,23 @@
-"""Looking at what a queue has done, and at who works on it. Nothing here writes."""
+"""What a queue has done, who works on it, and what its event stream holds."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from toril.connection.call import Read
+import msgspec
+
+from toril.connection.call import Call, Procedure, Read, Resend
+from toril.protocol.replies import text
 from toril.types import Outcome
 
 MINUTE_MS: Final = 60_000
+BEAT_KEPT_MS: Final = 60_000
+"""After so long without a sign of life a worker is forgotten."""
+MOST_TOLD: Final = 100
+"""Running jobs that a worker names in its sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +72,102 @@ def minute_metrics(queue: str, outcome: Outcome, first: int, last: int) -> Read[
 
 def _whole(value: bytes | None) -> int | None:
     return int(value) if value is not None and value.removeprefix(b"-").isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A connection of somebody to the server, as the server lists it; times in seconds."""
+
+    id: int
+    name: str
+    address: str
+    age: int
+    idle: int
+    command: str
+    """The last one it gave."""
+
+
+def clients() -> Read[tuple[Client, ...]]:
+    """All connections that have a name, to every server of a cluster."""
+
+    def parse(replies: list[Any]) -> tuple[Client, ...]:
+        return tuple(client for reply in replies for client in _clients(text(reply)))
+
+    return Read((("CLIENT", "LIST"),), parse, everywhere=True)
+
+
+def _clients(listed: str) -> Iterable[Client]:
+    for line in listed.splitlines():
+        told = dict(re.findall(r"([\w-]+)=(\S*)", line))
+        if told.get("name"):
+            yield Client(
+                id=int(told["id"]),
+                name=told["name"],
+                address=told.get("addr", ""),
+                age=int(told.get("age", 0)),
+                idle=int(told.get("idle", 0)),
+                command=told.get("cmd", ""),
+            )
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """A worker's sign of life: what it said of itself at `at`. Times in ms since the epoch."""
+
+    id: str
+    name: str
+    host: str
+    pid: int
+    started: int
+    at: int
+    concurrency: int
+    running: tuple[str, ...]
+    """Ids of jobs that it holds; at most 100 are named."""
+    client: int
+    """The id of the connection on which it waits; 0: it has none."""
+
+
+def beat(queue: str, told: Beat) -> Call[None]:
+    """Give a sign of life."""
+    return _beat(queue, told.id, told.at, msgspec.json.encode(told).decode())
+
+
+def end_of_beats(queue: str, id: str, now: int) -> Call[None]:
+    """Say that the worker has ended."""
+    return _beat(queue, id, now, None)
+
+
+def _beat(queue: str, id: str, now: int, told: str | None) -> Call[None]:
+    request: dict[str, Any] = {"who": id, "now": now, "keep": BEAT_KEPT_MS}
+    if told is not None:
+        request["told"] = told
+    return Call("beat", (queue,), (msgspec.msgpack.encode(request),), lambda _: None, Resend.ALWAYS)
+
+
+def beats(queue: str, now: int) -> Procedure[tuple[Beat, ...]]:
+    """The newest sign of life of each worker that gave one in the last minute."""
+    index = f"{queue}:toril:workers"
+    command = ("ZRANGEBYSCORE", index, now - BEAT_KEPT_MS, "+inf")
+    ids: list[str] = yield Read((command,), lambda replies: list(map(text, replies[0])))
+    if not ids:
+        return ()
+    read = ("MGET", *(f"{index}:{id}" for id in ids))
+    told: list[bytes | None] = yield Read((read,), lambda replies: list(replies[0]))
+    return tuple(msgspec.json.decode(one, type=Beat) for one in told if one is not None)
+
+
+def trim_events(queue: str, most: int) -> Read[int]:
+    """Keep the newest `most` events of the stream. The result: how many went."""
+    return Read((("XTRIM", f"{queue}:events", "MAXLEN", most),), lambda replies: int(replies[0]))
+
+
+def keep_events(queue: str, most: int) -> Read[None]:
+    """Let the stream hold about `most` events from now on."""
+    command = ("HSET", f"{queue}:meta", "opts.maxLenEvents", most)
+    return Read((command,), lambda _: None)
+
+
+def publish(queue: str, kind: str, fields: Mapping[str, str], most: int | None) -> Call[str]:
+    """Add an event of somebody's own; `most`: cut the stream to about so many."""
+    limit = msgspec.msgpack.encode({} if most is None else {"limit": most})
+    told = (kind, *(word for pair in fields.items() for word in pair))
+    return Call("publish", (queue,), (limit, *told), text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -20,12 +21,14 @@ from toril.hooks.buffer import EventBuffer
 from toril.hooks.context import WorkerInfo
 from toril.protocol import reading
 from toril.protocol.finishing import Finish
+from toril.protocol.inspecting import MOST_TOLD, Beat
 from toril.protocol.locking import StalledReport, renew, stalled_check
 from toril.protocol.settings import SettingChange, set_live
 from toril.setting import Level, Said, Setting
 from toril.settings import check_declared
 from toril.worker.active_job import ActiveJob
 from toril.worker.engine import Batch, Engine, Turn
+from toril.worker.heartbeat import Heartbeat
 from toril.worker.invoking import Invoker
 from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
@@ -176,6 +179,7 @@ class Session:
                 metrics=self._runtime.metrics,
             )
             await stack.enter_async_context(self._marker_watch())
+            await stack.enter_async_context(self._heartbeat())
             await stack.enter_async_context(self._helper(self._stalled_check().run()))
             for service in services_of(self._runtime, self._queue):
                 await stack.enter_async_context(self._helper(service.run()))
@@ -278,6 +282,8 @@ class Session:
             self._key,
             client_name=worker_client_name(self._prefix, self._queue, self._terms.name),
         )
+        self._marker = marker
+        await marker.open()
         self._watch = MarkerWatch(marker, self.engine, self._runtime.clock)
         watching = asyncio.create_task(self._watch.run())
         watching.add_done_callback(self._helper_ended)
@@ -291,6 +297,35 @@ class Session:
             watching.cancel()
             await asyncio.wait((watching,))
             await marker.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self) -> AsyncGenerator[None]:
+        """Signs of life, and word of the end."""
+        started = self._runtime.clock.now_ms()
+
+        def tell() -> Beat:
+            held = itertools.islice(list(self.slots.held), MOST_TOLD)
+            return Beat(
+                id=self._who,
+                name=self.info.name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                started=started,
+                at=self._runtime.clock.now_ms(),
+                concurrency=self.slots.size,
+                running=tuple(job.id for job in held),
+                client=self._marker.client_id,
+            )
+
+        heartbeat = Heartbeat(self._runtime.executor, self._key, tell)
+        self._marker.connected = heartbeat.soon
+        try:
+            async with self._helper(heartbeat.run()):
+                yield
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TO_END):
+                    await heartbeat.end()
 
     def _stalled_check(self) -> StalledCheck:
         runtime, terms = self._runtime, self._terms

@@ -9,7 +9,7 @@ console.log = console.info = console.error; // standard output belongs to the pr
 const [packageName, address, prefix] = process.argv.slice(2);
 const require = createRequire(join(process.env.TORIL_NODE_HOME, "package.json"));
 const bullmq = require(packageName);
-const { Queue, Worker, QueueEvents, FlowProducer, UnrecoverableError, DelayedError } = bullmq;
+const { Queue, Worker, QueueEvents, FlowProducer, QueueEventsProducer, UnrecoverableError, DelayedError } = bullmq;
 
 const parsed = new URL(address);
 const connection = {
@@ -297,6 +297,23 @@ const methods = {
     return (await (await queue(name)).getWorkers()).map((each) => each.name);
   },
 
+  async prometheus({ queue: name, labels }) {
+    const on = await queue(name);
+    if (!on.exportPrometheusMetrics) throw new Unsupported("Prometheus metrics");
+    return await on.exportPrometheusMetrics(labels);
+  },
+  async metrics({ queue: name, outcome, start, end }) {
+    return await (await queue(name)).getMetrics(outcome, start, end);
+  },
+  async publish({ queue: name, event, fields, max }) {
+    const made = new QueueEventsProducer(name, { connection, prefix });
+    await made.publishEvent({ eventName: event, ...fields }, max);
+    await made.close();
+  },
+  async readers({ queue: name }) {
+    return (await (await queue(name)).getQueueEvents()).map((each) => each.rawname || each.name);
+  },
+
   async wait_until_finished({ queue: name, id, ms }) {
     const reader = new QueueEvents(name, { connection, prefix });
     try {
@@ -306,10 +323,10 @@ const methods = {
       await reader.close();
     }
   },
-  async events_open({ queue: name }) {
+  async events_open({ queue: name, more }) {
     const reader = new QueueEvents(name, { connection, prefix, lastEventId: "0-0" });
     const seen = [];
-    for (const event of EVENTS) reader.on(event, (args) => seen.push({ event, ...args }));
+    for (const event of [...EVENTS, ...(more || [])]) reader.on(event, (args) => seen.push({ event, ...args }));
     reader.on("error", (error) => seen.push({ event: "error", message: String(error) }));
     await reader.waitUntilReady();
     const handle = `events-${++serial}`;
