@@ -312,6 +312,6 @@ class Job(StoredJob, Generic[R]):
             recalled = await self._app.runtime.dispatcher.recall(self.ref)
             if recalled is None:
                 raise
-            return recalled_facts(recalled)
+            facts = recalled_facts(recalled)
         told = await self._app.runtime.dispatcher.explain(self.ref)
         return facts + [fact for _, fact in told]

@@ -22,6 +22,7 @@ from toril.context import Context
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError
 from toril.hooks.configuration import Configuration
+from toril.hooks.context import Fact
 from toril.hooks.dispatch import Dispatcher
 from toril.hooks.function import HookFunction
 from toril.hooks.lifecycle import Lifecycle
@@ -373,6 +374,12 @@ class Runtime:
         if not self.plugins.functions("toril_recall_job"):
             return None
         return self.run(self.dispatcher.recall(job))
+
+    def explain_sync(self, job: JobRef) -> list[Fact]:
+        """`Dispatcher.explain` in the calling thread."""
+        if not self.plugins.functions("toril_explain_job"):
+            return []
+        return [fact for _, fact in self.run(self.dispatcher.explain(job))]
 
     def erase_sync(self, job: JobRef) -> Mapping[str, str]:
         """`Dispatcher.erase` in the calling thread."""

@@ -93,10 +93,8 @@ class SyncJob(StoredJob, Generic[R]):
             told = runtime.recall_sync(self.ref)
             if told is None:
                 raise
-            return recalled_facts(told)
-        if runtime.plugins.functions("toril_explain_job"):
-            facts += [fact for _, fact in runtime.run(runtime.dispatcher.explain(self.ref))]
-        return facts
+            facts = recalled_facts(told)
+        return facts + runtime.explain_sync(self.ref)
 
     def retry(self, *, reset_attempts: bool = False, reset_started: bool = False) -> None:
         """Let the finished job run again; see `Job.retry`."""

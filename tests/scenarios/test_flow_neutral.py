@@ -114,7 +114,7 @@ async def test_it_stays_and_is_explained(family: Family) -> None:
     assert family.states == ("waiting-children", "failed")
     rule, when = await removal(await family.child())
     assert rule == str(family.rule)
-    assert "its parent waits for it" in when
+    assert "waits for it" in when
 
 
 async def test_it_does_not_keep_others(family: Family) -> None:

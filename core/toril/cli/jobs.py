@@ -16,7 +16,7 @@ from toril.cli.queues import existing
 from toril.clock import as_datetime
 from toril.duration import milliseconds
 from toril.explaining import recalled_facts
-from toril.snapshots import JobSnapshot, Recalled
+from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.sync import SyncQueue
 from toril.types import STATES, State
 
@@ -114,7 +114,11 @@ def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -
     """Say where one job is, why, and what comes next; by Toril and by the plugins."""
     with App(url, prefix=prefix).sync as app:
         job = app.queue(queue).get(id)
-        facts = job.explain() if job else recalled_facts(_recalled(app.queue(queue), id))
+        if job is not None:
+            facts = job.explain()
+        else:
+            facts = recalled_facts(_recalled(app.queue(queue), id))
+            facts += app.runtime.explain_sync(JobRef(queue, id))
     rows = [
         {"subject": fact.subject, "text": fact.text, "at": _time(fact.at), "level": fact.level}
         for fact in facts

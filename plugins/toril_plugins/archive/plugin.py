@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from toril import App, ConfigurationError, Job, hookimpl
 from toril.plugins import (
+    Fact,
     FinishedJob,
     JobRef,
     JobStateError,
@@ -18,6 +19,7 @@ from toril.plugins import (
     PluginContext,
     Recalled,
     Registry,
+    as_datetime,
     duration_text,
     lua_bytes,
     milliseconds,
@@ -102,6 +104,16 @@ class Archive:
             reason=found.reason if archived.outcome == "failed" else None,
             has_result=archived.outcome == "failed" or b"returnvalue" in archived.fields,
         )
+
+    @hookimpl(trylast=True)
+    async def toril_explain_job(self, job: JobRef) -> Sequence[Fact]:
+        stores = ", ".join(self._stores)
+        archived = await self.get(job.queue, job.id)
+        if archived is None:
+            return [Fact("archive", f"it is copied to {stores} before a rule removes it")]
+        ended = f"{as_datetime(archived.finished_on):%Y-%m-%d %H:%M:%S}"
+        text = f"{stores} has a copy of how it {archived.outcome} on {ended}"
+        return [Fact("archive", text, archived.archived_on)]
 
     @hookimpl
     async def toril_erase_job(self, job: JobRef) -> str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 from toril.plugins import (
+    LEVELS,
     Fact,
     JobRef,
     JobSnapshot,
@@ -13,100 +14,139 @@ from toril.plugins import (
     PluginContext,
     Said,
     as_datetime,
-    duration_text,
 )
+from toril_plugins.cleanup.carrier import UNSWEPT_MS, QueueCarrier
+from toril_plugins.cleanup.fate import Fate, moment, whole_flow
+from toril_plugins.cleanup.recall import GONE
 from toril_plugins.retention.bullmq import OPTION
 from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.requires import Requires
-from toril_plugins.retention.resolve import own_values, resolve, told_only
+from toril_plugins.retention.resolve import Resolution, own_values, resolve, told_only
 from toril_plugins.retention.values import OUTCOMES, Ceiling, Retention
 
-SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 _ENDS: Final = {"completed": "if it completes", "failed": "if it fails"}
+_DECIDING: Final = ("toril_plan_retention", "toril_review_removal")
 
 
 async def explain(context: PluginContext, job: JobRef) -> Sequence[Fact]:
-    """All facts about how long a job stays."""
-    told = cast("dict[str, Any]", await context.run_script(job.queue, "explain", {"id": job.id}))
+    """All facts about how long a job stays; about one that is gone, what its tombstone tells."""
     (snapshot,) = await context.jobs(job.queue, [job.id])
+    if snapshot is None:
+        return await _gone(context, job)
+    told = cast("dict[str, Any]", await context.run_script(job.queue, "explain", {"id": job.id}))
     live = await context.live(job.queue, Retention)
+    ceilings = await context.live(job.queue, Ceiling)
     outcome: Outcome | None = told.get("outcome")
     facts: list[Fact] = []
     if outcome is None:
         facts.append(Fact("removal", "decided when it finishes"))
+        for each in OUTCOMES:
+            resolution = resolve((*own_values(snapshot, each), *live), each)
+            facts += [*_said(_ENDS[each], resolution, each), *_ceiling(each, ceilings)]
     else:
-        facts += _decided(told, context.now_ms())
-    for each in (outcome,) if outcome else OUTCOMES:
-        facts += _said(each, snapshot, live, finished=outcome is not None)
-        facts += _ceiling(each, await context.live(job.queue, Ceiling))
+        facts += await _finished(context, snapshot, outcome, told, live)
+        facts += _ceiling(outcome, ceilings, told.get("ceiling"), context.now_ms())
     facts += [_hold(hold) for hold in told.get("held") or ()]
     for required in await context.live(job.queue, Requires):
-        text = f"nobody removes it without the plugin {required.value}"
+        text = f"nobody removes it without the plugin {required.value}, by {required.source}"
         if told.get("missing"):
             text += f"; this process lacks {told['missing']}"
         facts.append(Fact("requires", text, required.since, required.level))
-    if snapshot is not None:
-        facts += _foreign(snapshot, outcome, await context.live(job.queue, Foreign))
-    return facts
+    return [*facts, *_foreign(snapshot, outcome, await context.live(job.queue, Foreign))]
 
 
-def _decided(told: dict[str, Any], now: int) -> Sequence[Fact]:
-    """What the script told of a finished job, in words."""
-    if told.get("out_of_reach"):
-        return [Fact("removal", "not while it is held; when it is released, it is asked anew")]
-    if "rule" not in told:
-        return [Fact("rule", "kept, as nothing is said about it"), Fact("removal", "never")]
-    at, left = told.get("at"), told.get("left")
-    if not told["rule"]:
-        could_not = f", as plugin {told['asked']} could not answer" if told.get("asked") else ""
-        text = f"undecided{could_not}: the sweeper asks again {_when(int(at or now), now)}"
-        return [Fact("removal", text, at=at)]
-    level, _, keep = str(told["rule"]).partition(": ")
-    facts = [Fact("rule", keep, level=level)]
-    if at is None and left is None:
-        return [*facts, Fact("removal", "never")]
-    if told["awaited"]:
-        return [*facts, Fact("removal", "not while its parent waits for it")]
-    if told.get("why"):
-        facts.append(Fact("removal", f"put off: {told['why']}"))
-    if told.get("note"):
-        facts.append(Fact("note", str(told["note"])))
-    if at is not None:
-        facts.append(Fact("removal", _when(int(at), now), at=int(at)))
-    if left is not None:
-        facts.append(Fact("removal", f"after {max(0, int(left))} more {told['outcome']} jobs"))
-    return facts
-
-
-def _said(
-    outcome: Outcome, job: JobSnapshot | None, live: Sequence[Said[Retention]], *, finished: bool
-) -> list[Fact]:
-    """What people said about an outcome: what holds (unless a plugin decides), what it overrode."""
-    own = () if job is None else own_values(job, outcome)
+async def _finished(
+    context: PluginContext,
+    job: JobSnapshot,
+    outcome: Outcome,
+    told: dict[str, Any],
+    live: Sequence[Said[Retention]],
+) -> Sequence[Fact]:
+    own = own_values(job, outcome)
     resolution = resolve((*own, *live), outcome)
-    winner = resolution.said
-    if winner is None:
+    # Something was said for it alone, and nothing is noted: nobody was asked when it finished.
+    unasked = bool(own) and not told.get("own") and not told.get("out_of_reach")
+    fate = Fate(told, context.now_ms(), unasked=unasked)
+    by_other = fate.level is not None and fate.level not in LEVELS
+    facts: list[Fact] = []
+    if fate.rule is not None:
+        said = None if by_other else resolution.said
+        since = said.since if said and said.level == fate.level else None
+        facts.append(Fact("rule", fate.rule, since, fate.level))
+    if by_other:
+        facts.append(Fact("decided", _decided_by(context, str(fate.level)), level=fate.level))
+    facts += fate.removal()
+    if told.get("flow"):
+        facts += await whole_flow(context, JobRef(job.queue, job.id), fate)
+    facts += fate.tiers(job.finished)
+    waited = context.now_ms() - (job.finished or 0)
+    if fate.rule is not None and waited > UNSWEPT_MS and not told.get("missing"):
+        carried = await QueueCarrier(lambda: context).carrying_out(job.queue)
+        if carried.obstacle:
+            facts.append(Fact("sweeping", carried.obstacle, carried.last))
+    return [*facts, *_said("overrode" if by_other else "said", resolution, outcome)]
+
+
+def _decided_by(context: PluginContext, level: str) -> str:
+    """Who decided instead of a level: a plugin, or somebody who put the job back."""
+    plugin = level.removeprefix("plugin ")
+    if plugin == level:
+        return "when it was put back; it stays that long"
+    versions = [
+        each.version
+        for hook in _DECIDING
+        for each in context.implementations(hook)
+        if each.plugin == plugin
+    ]
+    return f"by the plugin {plugin} ({versions[0] if versions else 'not in use here'})"
+
+
+async def _gone(context: PluginContext, job: JobRef) -> Sequence[Fact]:
+    tomb = await context.run_script(job.queue, "recall", {"id": job.id})
+    if not isinstance(tomb, dict):
         return []
-    facts = [_one("said" if finished else _ENDS[outcome], winner, outcome)]
-    facts += [_one("overrode", each, outcome) for each in resolution.overrode]
-    for each in (winner, *resolution.overrode):
+    stored = cast("dict[str, str]", tomb)
+    level, _, keep = stored.get("rule", "").partition(": ")
+    facts = [Fact("rule", keep, level=level)] if keep else []
+    if GONE in stored:
+        gone = int(float(stored[GONE]))
+        facts.append(Fact("removal", f"it was removed by that rule on {moment(gone)}", gone))
+    return facts
+
+
+def _said(subject: str, resolution: Resolution, outcome: Outcome) -> Iterator[Fact]:
+    """What people said about an outcome: what holds (unless a plugin decides), what it overrode."""
+    if resolution.said is None:
+        return
+    yield _one(subject, resolution.said, outcome)
+    for each in resolution.overrode:
+        yield _one("overrode", each, outcome)
+    for each in (resolution.said, *resolution.overrode):
         other = each.replaced
         if other is not None and other.value.of(outcome) not in (None, each.value.of(outcome)):
-            facts.append(_one("disagreement", other, outcome))
-    return facts
+            yield _one("disagreement", other, outcome)
 
 
 def _one(subject: str, said: Said[Retention], outcome: Outcome) -> Fact:
     return Fact(subject, f"{said.value.of(outcome)}, by {said.source}", said.since, said.level)
 
 
-def _ceiling(outcome: Outcome, live: Sequence[Said[Ceiling]]) -> list[Fact]:
-    for said in live:
-        keep = said.value.of(outcome)
-        if keep is not None:
-            text = f"not beyond {keep}, by {said.source}"
-            return [Fact("ceiling", text, said.since, said.level)]
-    return []
+def _ceiling(
+    outcome: Outcome,
+    live: Sequence[Said[Ceiling]],
+    told: dict[str, Any] | None = None,
+    now: int = 0,
+) -> Iterator[Fact]:
+    """The ceiling and what it overrode; `told`: when the job goes by it."""
+    speaking = [said for said in live if said.value.of(outcome) is not None]
+    for place, said in enumerate(speaking):
+        text = f"not beyond {said.value.of(outcome)}, by {said.source}"
+        if place:
+            yield Fact("overrode", f"a ceiling: {text}", said.since, said.level)
+            continue
+        goes = list(Fate(told | {"outcome": outcome}, now).goes()) if told else []
+        text += "".join(f"; by it the job goes {each.text}" for each in goes)
+        yield Fact("ceiling", text, said.since, said.level)
 
 
 def _hold(hold: dict[str, Any]) -> Fact:
@@ -133,12 +173,3 @@ def _foreign(
             text = f"{each}: told {OPTION[each]} = {option!r}{only}"
         facts.append(Fact("foreign", text))
     return facts
-
-
-def _when(due: int, now: int) -> str:
-    if due <= now:
-        return "at the next sweep"
-    left = due - now
-    unit = next((unit for unit in (HOUR, MINUTE, SECOND) if left >= 24 * unit), SECOND)
-    about = duration_text(max(unit, round(left / unit) * unit))
-    return f"in {about} ({as_datetime(due):%Y-%m-%d %H:%M} UTC)"

@@ -8,6 +8,9 @@ from typing import Any, cast
 from toril import hookimpl
 from toril.plugins import JobRef, Json, Outcome, ParentRef, PluginContext, Recalled, by_this_user
 
+GONE = "gone"
+"""The field of a tombstone that tells when the job went."""
+
 
 class Recalling:
     """The hooks about jobs that are gone. Part of the plugin `cleanup`."""
