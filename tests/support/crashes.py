@@ -1,5 +1,8 @@
 """Crashes at every boundary of an operation: enumerated, not drawn.
 
+The boundaries are those between a process and the server or, with a `FileHow`, those between it and
+its files.
+
 An operation talks to the server in exchanges: it sends, and it gets the replies. Between any two of
 them the process may die, and each reply may be lost. `at_each_boundary` runs the operation in a
 process of its own and lets that happen at the first exchange, then, from the same beginning, at the
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 import traceback
 import warnings
@@ -26,9 +30,18 @@ from toril.connection.execute import Executor
 from toril.connection.steps import ReplyLost
 
 How = Literal["killed before", "killed after", "reply lost"]
+FileHow = Literal["killed before it writes", "killed in a write", "killed before a statement"]
 HOWS: Final[tuple[How, ...]] = ("killed before", "killed after", "reply lost")
 """The process is killed before it has sent; after the server has carried it out, but before the
 reply is read; or it lives on and gets no reply."""
+FILE_HOWS: Final[tuple[FileHow, ...]] = (
+    "killed before it writes",
+    "killed in a write",
+    "killed before a statement",
+)
+"""The process is killed before it writes to a file, cuts, syncs, renames or removes one; after it
+has written half of what it was to write; before a statement of an SQLite database."""
+_WRITES: Final = ("pwrite", "ftruncate", "fsync", "replace", "unlink")
 MOST: Final = 500
 """Exchanges after which an operation is taken for endless."""
 REACHED: Final = 77
@@ -58,11 +71,11 @@ def _bytes_client(raw: redis.Redis) -> redis.Redis:
 
 
 def at_each_boundary(
-    raw: redis.Redis, operation: Callable[[], Coroutine[Any, Any, object]], how: How
+    raw: redis.Redis, operation: Callable[[], Coroutine[Any, Any, object]], how: How | FileHow
 ) -> Iterator[int]:
-    """Let the operation crash at its 1st, 2nd, 3rd … exchange, each time from what is stored now.
+    """Let the operation crash at its 1st, 2nd, 3rd … boundary, each time from what is stored now.
 
-    Yields the number of the exchange, after the crash. The operation must succeed when it is not
+    Yields the number of the boundary, after the crash. The operation must succeed when it is not
     disturbed: the last time it is run to its end, and that is looked at.
     """
     beginning = Stored(raw)
@@ -70,13 +83,15 @@ def at_each_boundary(
         beginning.put_back()
         reached = _run(operation, number, how)
         if not reached:
-            assert number > 1, "the operation never spoke to the server"
+            assert number > 1, "the operation never came to such a boundary"
             return
         yield number
-    raise AssertionError(f"the operation has not ended after {MOST} exchanges")
+    raise AssertionError(f"the operation has not ended after {MOST} boundaries")
 
 
-def _run(operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How) -> bool:
+def _run(
+    operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How | FileHow
+) -> bool:
     """Run it in a process of its own; whether it got as far as the crash."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads: none is used there
@@ -93,11 +108,11 @@ def _run(operation: Callable[[], Coroutine[Any, Any, object]], number: int, how:
 
 
 def _in_child(
-    operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How
+    operation: Callable[[], Coroutine[Any, Any, object]], number: int, how: How | FileHow
 ) -> None:  # never returns
     code = 1
     try:
-        crash = _Crash(number, how)
+        crash = _FileCrash(number, how) if how in FILE_HOWS else _Crash(number, how)
         crash.install()
         try:
             asyncio.run(cast("Coroutine[Any, Any, None]", operation()))
@@ -115,7 +130,7 @@ def _in_child(
 class _Crash:
     """Counts the exchanges of all executors, and lets one of them go wrong."""
 
-    def __init__(self, number: int, how: How) -> None:
+    def __init__(self, number: int, how: How | FileHow) -> None:
         self._left = number
         self._how = how
         self.happened = False
@@ -138,3 +153,45 @@ class _Crash:
             return replies
 
         Executor._exchange = disturbed  # type: ignore[method-assign]
+
+
+class _FileCrash(_Crash):
+    """Counts what all threads do to files, and kills the process in one of these."""
+
+    def install(self) -> None:
+        if self._how == "killed before a statement":
+            self._trace_databases()
+            return
+        for name in ("pwrite",) if self._how == "killed in a write" else _WRITES:
+            self._wrap(name)
+
+    def _reached(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    def _wrap(self, name: str) -> None:
+        really: Callable[..., Any] = getattr(os, name)
+
+        def disturbed(*args: Any, **named: Any) -> Any:
+            if self._reached():
+                if self._how == "killed in a write":
+                    file, text, *at = args
+                    really(file, text[: len(text) // 2], *at)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return really(*args, **named)
+
+        setattr(os, name, disturbed)
+
+    def _trace_databases(self) -> None:
+        connect = sqlite3.connect
+
+        def traced(*args: Any, **named: Any) -> sqlite3.Connection:
+            def tell(statement: str) -> None:
+                if self._reached():
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            made: sqlite3.Connection = connect(*args, **named)
+            made.set_trace_callback(tell)
+            return made
+
+        sqlite3.connect = traced  # type: ignore[assignment]
