@@ -17,6 +17,7 @@
     │   ├── JobCancelled        its worker was told to end this run of the job
     │   ├── JobTimedOut         its handler ran for longer than it may
     │   └── ParentError         the parent is missing, or the job has another living parent
+    ├── ProcessDied             the process in which a handler ran ended before the handler did
     ├── GiveWay                 raised by a service that another process is to run
     ├── InvalidJob              a job, option or payload that cannot be saved
     ├── Reject                  a plugin refuses a save or a removal
@@ -43,6 +44,18 @@ if TYPE_CHECKING:
 
 class TorilError(Exception):
     """The base of all errors of Toril."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As a pickle: most of these errors cannot be made of their message alone."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(
+    kind: type[TorilError], arguments: tuple[object, ...], state: dict[str, object]
+) -> TorilError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(TorilError):
@@ -121,6 +134,10 @@ class JobCancelled(JobError):
 
 class JobTimedOut(JobError):
     """The handler ran for longer than the job's or the worker's `timeout`; a failed attempt."""
+
+
+class ProcessDied(TorilError):
+    """The process in which a handler ran ended, was killed, or could not be started."""
 
 
 class ParentError(JobError):

@@ -65,6 +65,15 @@ class AppOptions(TypedDict, total=False):
     process fails it (`1m`)."""
 
 
+_refused: str | None = None
+
+
+def refuse_apps(reason: str) -> None:
+    """From now on nothing in this process can use an App; the error says why."""
+    global _refused  # noqa: PLW0603 - it is said of the process
+    _refused = reason
+
+
 class Runtime:
     """One App's server, plugins and declared settings.
 
@@ -137,6 +146,8 @@ class Runtime:
         return self._started is not None and self._started.done()
 
     def _load(self) -> None:
+        if _refused is not None:
+            raise ConfigurationError(_refused)
         endpoint = self.endpoint
         self.plugins: PluginSet = load_plugins(
             self._options.get("plugins"),

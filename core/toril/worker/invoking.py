@@ -7,6 +7,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from toril.types import Json
@@ -18,6 +19,13 @@ either of them in a process of its own."""
 
 _MOST_THREADS: Final = 2**16
 """No limit: a thread is started when a job needs one, and it is the slots that are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedResult:
+    """What a handler returned, as JSON text already."""
+
+    text: str
 
 
 class Room(Protocol):

@@ -2,7 +2,7 @@
 
 A handler that blocks the event loop must not lose its job; so the renewal has its own thread and
 its own connection. What holds Python's global lock (a regular expression gone wild, JSON of some
-hundred megabytes) stops this thread too: such work belongs in another process. A loop that has
+hundred megabytes) stops this thread too: such work belongs in a process of its own. A loop that has
 been stuck for longer than `MOST_BLOCKED` locks is taken for dead, and its jobs are given up, so
 that others recover them.
 """

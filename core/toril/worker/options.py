@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, TypedDict, Unpack, cast
 
 from toril.duration import milliseconds
+from toril.size import size_in_bytes
 from toril.worker.retry import BackoffFunction
 
 _SHORTEST_LOCK: Final = 100
@@ -36,6 +37,14 @@ class WorkerOptions(TypedDict, total=False):
     """How long a handler may run, unless its job says otherwise (None: as long as it takes). A
     handler over its time is cancelled and its attempt fails with `JobTimedOut`; in a thread it
     cannot be cancelled: it goes on, holds its job, and fails when it returns."""
+    processes: int | None
+    """Run the handler in so many processes of its own, one job at a time in each; that is the
+    concurrency then. The handler must be importable by its name."""
+    recycle_after: int | None
+    """With `processes`: replace a process after so many jobs."""
+    recycle_above: int | str | None
+    """With `processes`: replace a process that uses more memory than that (`"512MiB"`) when its job
+    has ended."""
     max_started_attempts: int | None
     """How often a job may be picked up; one that comes more often fails for good, without a run."""
     rate: tuple[int, timedelta | str] | None
@@ -44,6 +53,14 @@ class WorkerOptions(TypedDict, total=False):
     metrics: timedelta | str | None
     """Count the jobs that this worker ends, per minute, for `Queue.metrics` and for dashboards, and
     keep the numbers of so much time; `"14d"` is usual. None (the default): count nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTerms:
+    """The processes of a worker: when one is replaced; jobs and bytes."""
+
+    recycle_after: int | None
+    recycle_above: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,7 @@ class Terms:
     backoffs: Mapping[str, BackoffFunction]
     timeout_ms: int | None
     max_started_attempts: int | None
+    pool: PoolTerms | None
     rate: tuple[int, int] | None
     metrics_minutes: int | None
 
@@ -86,8 +104,11 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
         or any(char.isspace() for char in worker_name)
     ):
         raise ValueError(f"a worker's name is printable and without blanks, not {worker_name!r}")
+    pool = _pool(options)
+    processes = options.get("processes")
     return Terms(
-        concurrency=count("concurrency", options.get("concurrency", 1)),
+        concurrency=count("concurrency", options.get("concurrency", processes or 1)),
+        pool=pool,
         lock_ms=lock_ms,
         grace_ms=_duration(options, "grace", "25s", 0),
         name=worker_name,
@@ -113,6 +134,21 @@ def _minutes(duration: timedelta | str | None) -> int | None:
             f"minute, not {duration!r}"
         )
     return minutes
+
+
+def _pool(options: WorkerOptions) -> PoolTerms | None:
+    processes = options.get("processes")
+    after, above = options.get("recycle_after"), options.get("recycle_above")
+    if processes is None:
+        if after is not None or above is not None:
+            raise ValueError("recycle_after and recycle_above are said of processes=N")
+        return None
+    if options.get("concurrency", processes) != count("processes", processes):
+        raise ValueError("a worker with processes=N runs N jobs at once; leave out concurrency")
+    return PoolTerms(
+        None if after is None else count("recycle_after", after),
+        None if above is None else size_in_bytes(above),
+    )
 
 
 def count(option: str, value: object, lowest: int = 1) -> int:

@@ -23,7 +23,7 @@ from toril.protocol.replies import text
 from toril.snapshots import JobSnapshot
 from toril.worker.active_job import ActiveJob, Undecodable
 from toril.worker.deferred import deferred_finish
-from toril.worker.invoking import Invoker
+from toril.worker.invoking import EncodedResult, Invoker
 from toril.worker.retry import BackoffFunction, retry_delay
 from toril.worker.traces import reason_of, with_trace
 
@@ -149,7 +149,10 @@ class Runner:
             job.task.cancel(job.cancel_reason)
 
     def _completed(self, job: ActiveJob, result: Any) -> Finish:
-        text = "null" if result is None else encode_json(result, "the result")
+        if isinstance(result, EncodedResult):
+            text = result.text
+        else:
+            text = "null" if result is None else encode_json(result, "the result")
         recent = self._is_recent(job)
         return Finish(job.snapshot, job.token, "completed", text, from_head=recent)
 

@@ -19,6 +19,10 @@ _MOST_TRACES: Final = 100
 _OUR_FRAMES: Final = str(Path(__file__).parent)
 
 
+class TraceText(Exception):
+    """The cause of an error that was raised in another process: its trace there, as text."""
+
+
 def reason_of(error: BaseException) -> str:
     """The message of an error, or its class if it has none."""
     try:
@@ -37,6 +41,8 @@ def with_trace(job: JobSnapshot, error: BaseException, limit: Json) -> str:
 
 def _trace(error: BaseException) -> str:
     """The traceback of `error`, from the handler's first frame on."""
+    if isinstance(error.__cause__, TraceText):
+        return str(error.__cause__)[-_LONGEST:]
     frames = error.__traceback__
     try:
         lines = traceback.format_exception(type(error), error, _beyond_ours(frames))

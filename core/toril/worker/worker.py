@@ -16,7 +16,7 @@ from toril.setting import Setting
 from toril.settings import on_this_host, say
 from toril.worker.active_job import ActiveJob
 from toril.worker.invoking import Handler, Invoker, invoker_of
-from toril.worker.options import WorkerOptions, count, terms
+from toril.worker.options import PoolTerms, WorkerOptions, count, terms
 from toril.worker.session import Session
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class Worker:
         app.context.key(queue)
         self.app = app
         self.queue = queue
-        self._invoking: Callable[[], Invoker] = partial(invoker_of, handler)
         self._terms = terms(**options)
+        self._invoking: Callable[[], Invoker] = partial(invoker_of, handler)
+        if self._terms.pool is not None:
+            self._invoking = _pooled(handler, self._terms.pool)
         source = on_this_host("app.worker")
         self._said = say("worker", settings, source, app.runtime.clock.now_ms())
         self._session: Session | None = None
@@ -243,6 +245,18 @@ class Worker:
         await self.stop()
         if background is not None:
             await background
+
+
+def _pooled(handler: Handler, pool: PoolTerms) -> Callable[[], Invoker]:
+    """Makes what runs the handler in processes. Raises `TypeError` if it cannot be imported."""
+    from toril.worker.processes import InProcesses, importable
+
+    return partial(
+        InProcesses,
+        importable(handler),
+        recycle_after=pool.recycle_after,
+        recycle_above=pool.recycle_above,
+    )
 
 
 def _check_handler(handler: object) -> None:
