@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -47,6 +47,9 @@ class JobHost(Protocol):
     async def remove_unprocessed_children(self, job: ActiveJob, /) -> Removals: ...
     async def clear_logs(self, job: ActiveJob, keep: int, /) -> None: ...
     async def extend_lock(self, job: ActiveJob, ms: int, /) -> None: ...
+
+
+_OF_THE_HOST: Final = frozenset(name for name in vars(JobHost) if not name.startswith("_"))
 
 
 class ActiveJob:
@@ -246,6 +249,15 @@ class ActiveJob:
         """
         self._check()
         return await self._host.remove_unprocessed_children(self)
+
+    async def ask_host(self, name: str, *arguments: Any) -> object:
+        """Do what `JobHost` calls `name`, for a handler in another process. Raises `LockLost`."""
+        self._check()
+        if name not in _OF_THE_HOST:
+            raise AttributeError(f"a job's host has no {name!r}")
+        asked = getattr(self._host, name)
+        result: object = await asked(self, *arguments) if callable(asked) else asked
+        return result
 
     def _check(self) -> None:
         if self.lost:

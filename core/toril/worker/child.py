@@ -20,21 +20,17 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from logging.handlers import QueueHandler
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from toril.errors import RetryIn, Unrecoverable, WaitForChildren
-from toril.flow import Flow
-from toril.new_job import NewJob
 from toril.protocol.codec import encode_json
-from toril.protocol.dependencies import Dependencies
 from toril.runtime import refuse_apps
-from toril.snapshots import JobRef, JobSnapshot
-from toril.types import Json
-from toril.worker.active_job import ActiveJob
+from toril.snapshots import JobSnapshot
+from toril.worker.active_job import ActiveJob, JobHost
 from toril.worker.messages import (
     Begin,
     Begun,
@@ -80,12 +76,13 @@ def main(descriptor: int, parent: int) -> None:
     with asyncio.Runner() as runner:
         for run in iter(channel.inbox.get, None):
             channel.send(Begun())
-            channel.send(_end_of(handler, ActiveJob(_Host(channel), *_job(run)), runner))
+            channel.send(_end_of(handler, _job(channel, run), runner))
     channel.close()
 
 
-def _job(run: Run) -> tuple[JobSnapshot, str]:
-    return JobSnapshot(run.queue, run.id, run.fields), run.token
+def _job(channel: Channel, run: Run) -> ActiveJob:
+    snapshot = JobSnapshot(run.queue, run.id, run.fields)
+    return ActiveJob(cast("JobHost", _Host(channel)), snapshot, run.token)
 
 
 def _end_of(
@@ -246,30 +243,10 @@ class _Host:
 
     @property
     def stopping(self) -> bool:
-        return bool(self._channel.request("shutting_down").result())
+        return bool(self._channel.request("stopping").result())
 
-    async def _ask(self, name: str, *arguments: Any) -> Any:
-        return await asyncio.wrap_future(self._channel.request(name, *arguments))
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def ask(_job: ActiveJob, *arguments: Any) -> Any:
+            return await asyncio.wrap_future(self._channel.request(name, *arguments))
 
-    async def update(self, _job: ActiveJob, data: Json, /) -> None:
-        await self._ask("update", data)
-
-    async def progress(self, _job: ActiveJob, value: Json, /) -> None:
-        await self._ask("progress", value)
-
-    async def log(self, _job: ActiveJob, line: str, /) -> int:
-        number: int = await self._ask("log", line)
-        return number
-
-    async def add_children(
-        self, _job: ActiveJob, children: Sequence[NewJob | Flow], /
-    ) -> list[JobRef]:
-        refs: list[JobRef] = await self._ask("add_children", list(children))
-        return refs
-
-    async def children(self, _job: ActiveJob, /) -> Dependencies:
-        found: Dependencies = await self._ask("children")
-        return found
-
-    async def extend_lock(self, _job: ActiveJob, ms: int, /) -> None:
-        await self._ask("extend_lock", f"{ms}ms")
+        return ask

@@ -42,10 +42,6 @@ _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
     "from toril.worker.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
-_ASKED: Final = frozenset(
-    {"add_children", "children", "extend_lock", "log", "progress", "shutting_down", "update"}
-)
-"""What a handler may ask of its job from its process."""
 _TO_END: Final = 2.0
 """Seconds in which a process without a job has to end by itself."""
 _AFTER_FAILURE: Final = 1.0
@@ -273,10 +269,7 @@ class _Child:
 
     async def _reply(self, job: ActiveJob, request: Request) -> None:
         try:
-            if request.name not in _ASKED:
-                raise AttributeError(request.name)  # noqa: TRY301 - told to who asked
-            asked: Any = getattr(job, request.name)
-            value: Any = asked if isinstance(asked, bool) else await asked(*request.arguments)
+            value: object = await job.ask_host(request.name, *request.arguments)
             write(self._writer, Reply(request.number, value))
         except Exception as error:  # noqa: BLE001 - it is raised where the handler asked
             try:
