@@ -254,15 +254,19 @@ class App:
         gone = {ref: await recall(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: Job(self, snapshot), gone)
 
-    def events(self, queue: str | Queue, *, after: str | None = None) -> QueueEvents:
+    def events(
+        self, queue: str | Queue, *, after: str | None = None, prefix: str | None = None
+    ) -> QueueEvents:
         """The events of a queue as they happen, whoever causes them.
 
         Args:
             queue: The queue, or its name.
             after: Go on behind this event (`QueueEvents.after` of an earlier iteration); `"0-0"`:
                 from the oldest that is kept; None: from now.
+            prefix: What the queue's keys begin with, if that is not the prefix of the App.
         """
-        return QueueEvents(self, queue if isinstance(queue, str) else queue.name, after)
+        name = queue if isinstance(queue, str) else queue.name
+        return QueueEvents(self, name, prefix, after=after)
 
     def named(self, kind: str, name: str) -> Any:
         """What a plugin registered with `registry.name(kind, name, value)`.
@@ -299,7 +303,7 @@ class App:
         await self.runtime.start()
         dispatcher = self.runtime.dispatcher
         recalled = None if parent else await dispatcher.recall(job)
-        operations = JobOperations(self.context, job.queue, job.id)
+        operations = JobOperations(self.context, job.queue, job.id, job.prefix)
         known = parent or (recalled.parent if recalled else None)
         traces = await self.perform(operations.erase(known), job.queue)
         told = await dispatcher.erase(job)

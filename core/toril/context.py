@@ -47,9 +47,22 @@ class Context:
     """Raises `ConfigurationError` for a setting whose plugin is not in use."""
     live: LiveSettings
 
-    def key(self, queue: str) -> str:
-        """What a queue's keys begin with. Raises `ConfigurationError` for a bad name."""
-        return queue_key(self.prefix, queue)
+    def key(self, queue: str, prefix: str | None = None) -> str:
+        """What a queue's keys begin with, under this prefix or that of the App.
+
+        Raises `ConfigurationError` for a bad name or prefix.
+        """
+        return queue_key(self.prefix if prefix is None else prefix, queue)
+
+    def other(self, prefix: str | None) -> str | None:
+        """The prefix if it is another one than the App's."""
+        return None if prefix == self.prefix else prefix
+
+    def job_at(self, queue_key: str, id: str) -> Procedure[JobSnapshot | None]:
+        """The job as it is stored, wherever that is."""
+        prefix = self.other(queue_key.rpartition(":")[0])
+        found: JobSnapshot | None = yield reading.job(queue_key, id, prefix)
+        return found
 
     def split(self, job_key: str) -> tuple[str, str]:
         """Queue key and id of the job with that key."""
@@ -61,8 +74,14 @@ class Context:
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The nodes to write, once every plugin has been asked about every draft."""
-        live = yield from self.live.of(one.draft.queue for one in drafted)
-        drafts = [replace(one.draft, at_save=live.get(one.draft.queue, {})) for one in drafted]
+        ours = [one.draft.queue for one in drafted if one.draft.prefix is None]
+        live = yield from self.live.of(ours)
+        drafts = [
+            replace(one.draft, at_save=live.get(one.draft.queue, {}))
+            if one.draft.prefix is None
+            else one.draft
+            for one in drafted
+        ]
         self.check_settings([said for one in drafts for said in one.said])
         now = self.clock.now_ms()
         plans = plan_saves(self.functions, drafts)
@@ -82,7 +101,7 @@ class Context:
 def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
     made = plan.draft
     return NewNode(
-        queue=context.key(made.queue),
+        queue=context.key(made.queue, made.prefix),
         id=made.id,
         name=made.name,
         data=data,
@@ -93,6 +112,7 @@ def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
         own=plan.own,
         counter=not made.id,
         given="jobId" in made.opts,
+        prefix=made.prefix,
     )
 
 
@@ -109,7 +129,7 @@ def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
     """
     if not added.duplicate:
         return node.snapshot(added.id)
-    found: JobSnapshot | None = yield reading.job(node.queue, added.id)
+    found: JobSnapshot | None = yield reading.job(node.queue, added.id, node.prefix)
     if found is None:
         same = added.id == node.id
         found = (

@@ -32,9 +32,12 @@ class QueueEvents:
     with `aclose`.
     """
 
-    def __init__(self, app: App, queue: str, after: str | None = None) -> None:
+    def __init__(
+        self, app: App, queue: str, prefix: str | None = None, *, after: str | None = None
+    ) -> None:
         self._app = app
-        self._key = app.context.key(queue)
+        self._prefix = app.context.prefix if prefix is None else prefix
+        self._key = app.context.key(queue, prefix)
         self.queue = queue
         self.after = after
         self._read_to = after
@@ -76,7 +79,7 @@ class QueueEvents:
 
     async def _read(self) -> None:
         if self._reader is None:
-            name = worker_client_name(self._app.context.prefix, self.queue) + ":qe"
+            name = worker_client_name(self._prefix, self.queue) + ":qe"
             self._reader = StreamRead(
                 self._app.runtime.executor, f"{self._key}:events", client_name=name
             )

@@ -30,8 +30,8 @@ _POLICIES = {
 
 def explain(context: Context, ref: JobRef) -> Procedure[list[Fact]]:
     """The facts about a job. Raises `JobNotFound`."""
-    key = context.key(ref.queue)
-    job: JobSnapshot | None = yield reading.job(key, ref.id)
+    key = context.key(ref.queue, ref.prefix)
+    job = yield from context.job_at(key, ref.id)
     if job is None:
         raise context.job_not_found(ref.queue, ref.id)
     state: State = yield reading.state(key, ref.id)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
 from toril.errors import InvalidJob
 from toril.new_job import (
@@ -15,6 +15,7 @@ from toril.new_job import (
     check_options,
     check_policy,
     draft,
+    ref_of,
 )
 from toril.setting import Said, Setting
 from toril.settings import say
@@ -42,6 +43,8 @@ class Flow:
             `"remove"`: the same without seeing it; `"continue"`: run at once; `"wait"` (the
             default, as in BullMQ): go on waiting until the child has been retried or removed. A
             child's own `on_failure` goes before it.
+        prefix: What the keys of its queue begin with, if that is not the prefix of the App; each
+            node says its own.
         options: As for `Queue.add`. `parent` only makes sense at the root.
 
     Raises:
@@ -57,6 +60,7 @@ class Flow:
     on_child_failure: ChildFailurePolicy
     options: JobOptions
     defaults: QueueDefaults
+    prefix: str | None
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Flow:
         *settings: Setting,
         children: Sequence[Flow] = (),
         on_child_failure: ChildFailurePolicy = "wait",
+        prefix: str | None = None,
         **options: Unpack[JobOptions],
     ) -> None:
         check_options("Flow", options)
@@ -80,6 +85,7 @@ class Flow:
             "on_child_failure": on_child_failure,
             "options": options,
             "defaults": {} if isinstance(queue, str) else queue.defaults,
+            "prefix": prefix,
         }
         for attribute, value in fields.items():
             object.__setattr__(self, attribute, value)
@@ -117,26 +123,37 @@ class FlowTree(Generic[J]):
             yield from child
 
 
+class Keys(Protocol):
+    """Where queues are stored."""
+
+    def key(self, queue: str, prefix: str | None = None, /) -> str:
+        """What the keys of a queue begin with, under this prefix or that of the App."""
+        ...
+
+    def other(self, prefix: str | None, /) -> str | None:
+        """The prefix if it is another one than the App's."""
+        ...
+
+
 def queues_of(*flows: Flow) -> tuple[str, ...]:
-    """The names of all queues of some flows, that of the last root first."""
+    """The names of the queues of some flows that are under the App's prefix."""
     names: dict[str, None] = {}
     nodes = list(flows)
     while nodes:
         node = nodes.pop()
-        names[node.queue] = None
+        if node.prefix is None:
+            names[node.queue] = None
         nodes.extend(node.children)
     return tuple(names)
 
 
-def flow_drafts(
-    flow: Flow, flow_said: tuple[Said[Any], ...], key: Callable[[str], str], now: int
-) -> list[Draft]:
+def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: int) -> list[Draft]:
     """The drafts of all nodes, parents before their children.
 
     Args:
         flow: The root.
         flow_said: What was said for the whole flow.
-        key: Gives the key prefix of a queue, and checks its name.
+        keys: Gives the key prefix of a queue, and checks its name.
         now: Milliseconds since the epoch.
 
     Raises:
@@ -144,17 +161,20 @@ def flow_drafts(
     """
     drafts: list[Draft] = []
     taken: set[tuple[str, str]] = set()
-    nodes: list[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = [(flow, None, "wait")]
+    nodes: list[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = [
+        (flow, _above(flow, keys), "wait")
+    ]
     while nodes:
         node, parent, policy = nodes.pop()
         options: JobOptions = node.options
-        if parent is not None:
+        if drafts:
             if options.get("parent") is not None:
                 raise InvalidJob(f"child {node.name!r} of a flow cannot name another parent")
             inherited: JobOptions = {**options, "on_failure": options.get("on_failure") or policy}
             options = inherited
         job = NewJob(node.name, node.data, *node.settings, **options)
-        queue_key = key(node.queue)
+        prefix = keys.other(node.prefix)
+        queue_key = keys.key(node.queue, prefix)
         made = draft(
             queue_key,
             job,
@@ -163,6 +183,7 @@ def flow_drafts(
             now,
             parent=parent,
             has_children=bool(node.children),
+            prefix=prefix,
         )
         if (queue_key, made.id) in taken:
             raise InvalidJob(f"two jobs of one flow have the id {made.id!r} in {node.queue!r}")
@@ -171,3 +192,12 @@ def flow_drafts(
         here = ParentRef(queue_key, made.id)
         nodes.extend((child, here, node.on_child_failure) for child in reversed(node.children))
     return drafts
+
+
+def _above(flow: Flow, keys: Keys) -> ParentRef | None:
+    """The job that exists and shall wait for the root."""
+    named = flow.options.get("parent")
+    if named is None:
+        return None
+    ref = ref_of(named)
+    return ParentRef(keys.key(ref.queue, ref.prefix), ref.id)

@@ -51,9 +51,9 @@ class FlowOperations:
         context = self._context
         now = context.clock.now_ms()
         said = say("flow", settings, source, now)
-        drafts = flow_drafts(flow, said, context.key, now)
+        drafts = flow_drafts(flow, said, context, now)
         if one_slot:
-            _check_slots({context.key(one.queue) for one in drafts})
+            _check_slots({context.key(one.queue, one.prefix) for one in drafts})
         return [Drafted(one, data_text(one)) for one in drafts]
 
     def _add_one(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
@@ -92,13 +92,14 @@ class FlowOperations:
         return self._tree(root, depth, width)
 
     def _tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
-        found = yield from _stored_node(self._context.key(root.queue), root.id)
+        key = self._context.key(root.queue, root.prefix)
+        found = yield from _stored_node(self._context, key, root.id)
         if found is None:
             raise self._context.job_not_found(root.queue, root.id)
         level = [found]
         for left in range(depth - 1, -1, -1):
             for node in level:
-                yield from _add_children(node, width if left else 0)
+                yield from _add_children(self._context, node, width if left else 0)
             level = [child for node in level for child in node.children]
         return found
 
@@ -129,15 +130,15 @@ class StoredTree:
         return FlowTree(make(self.job), self.state, children, self.cut, gone)
 
 
-def _stored_node(queue_key: str, id: str) -> Procedure[StoredTree | None]:
-    found: JobSnapshot | None = yield reading.job(queue_key, id)
+def _stored_node(context: Context, queue_key: str, id: str) -> Procedure[StoredTree | None]:
+    found = yield from context.job_at(queue_key, id)
     if found is None:
         return None
     state: State = yield reading.state(queue_key, id)
     return StoredTree(queue_key, found, state)
 
 
-def _add_children(node: StoredTree, width: int) -> Procedure[None]:
+def _add_children(context: Context, node: StoredTree, width: int) -> Procedure[None]:
     """Read at most `width` children of a node."""
     counts: dict[str, int] = yield dependencies.dependency_counts(node.queue_key, node.job.id)
     node.cut = sum(counts.values()) > width
@@ -153,11 +154,12 @@ def _add_children(node: StoredTree, width: int) -> Procedure[None]:
             cursor = page.cursor
     for key in list(keys)[:width]:
         queue_key, _, job_id = key.rpartition(":")
-        child = yield from _stored_node(queue_key, job_id)
+        child = yield from _stored_node(context, queue_key, job_id)
         if child is not None:
             node.children.append(child)
         else:
-            node.gone.append(JobRef(queue_name(queue_key), job_id))
+            prefix = context.other(queue_key.rpartition(":")[0])
+            node.gone.append(JobRef(queue_name(queue_key), job_id, prefix))
 
 
 def _check_slots(keys: set[str]) -> None:

@@ -52,8 +52,8 @@ class StoredJob:
 
     @property
     def ref(self) -> JobRef:
-        """Queue and id."""
-        return JobRef(self.queue, self.id)
+        """Queue and id, and the prefix if it is not the App's."""
+        return JobRef(self.queue, self.id, self.snapshot.prefix)
 
     @property
     def name(self) -> str:
@@ -110,10 +110,11 @@ class Job(StoredJob, Generic[R]):
         super().__init__(snapshot)
         self._app = app
         self._decode = decode or cast("Callable[[Json], R]", plain)
-        self._operations = JobOperations(app.context, snapshot.queue, snapshot.id)
+        self._operations = JobOperations(app.context, snapshot.queue, snapshot.id, snapshot.prefix)
 
     async def _perform(self, procedure: Procedure[T]) -> T:
-        return await self._app.perform(procedure, self.queue)
+        queues = (self.queue,) if self.snapshot.prefix is None else ()
+        return await self._app.perform(procedure, *queues)
 
     async def refresh(self) -> Job[R]:
         """Read the job again. Raises `JobNotFound` if it is gone."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from toril.connection.call import Procedure, only
 from toril.context import Context
-from toril.errors import JobStateError
+from toril.errors import ConfigurationError, JobStateError
 from toril.new_job import checked_priority, delay_after
 from toril.protocol import changing, dependencies, erasing, reading, trees
 from toril.protocol.codec import encode_json, valid_text
@@ -20,15 +20,16 @@ from toril.types import Json, State
 class JobOperations:
     """The operations of one job."""
 
-    def __init__(self, context: Context, queue: str, id: str) -> None:
+    def __init__(self, context: Context, queue: str, id: str, prefix: str | None = None) -> None:
         self._context = context
         self._queue = queue
         self._id = id
-        self._key = context.key(queue)
+        self._prefix = context.other(prefix)
+        self._key = context.key(queue, prefix)
 
     def read(self) -> Procedure[JobSnapshot]:
         """The job as it is stored now."""
-        found: JobSnapshot | None = yield reading.job(self._key, self._id)
+        found = yield from self._context.job_at(self._key, self._id)
         if found is None:
             raise self._context.job_not_found(self._queue, self._id)
         return found
@@ -114,6 +115,11 @@ class JobOperations:
     def erase(self, parent: ParentRef | None) -> Procedure[Traces]:
         """Erase the job and what names it on the server. `parent`: its, if the job may be gone."""
         context = self._context
+        if self._prefix is not None:
+            raise ConfigurationError(
+                f"job {self._id!r} of queue {self._queue!r} is under the prefix {self._prefix!r}; "
+                "erase it with an App of that prefix, whose plugins know it"
+            )
         context.ask_before_removal(self._queue, "erase", ids=(self._id,))
         with context.lanes.call() as record:
             return (
@@ -192,5 +198,4 @@ class JobOperations:
         """The job that waits for it."""
         if parent is None:
             return None
-        found: JobSnapshot | None = yield reading.job(parent.queue_key, parent.id)
-        return found
+        return (yield from self._context.job_at(parent.queue_key, parent.id))

@@ -149,6 +149,7 @@ def draft(
     counter: bool = False,
     parent: ParentRef | None = None,
     has_children: bool = False,
+    prefix: str | None = None,
 ) -> Draft:
     """The job as plugins and protocol get it: everything checked, options under BullMQ's names.
 
@@ -161,6 +162,7 @@ def draft(
         counter: Without an id of its own it gets the next number of the queue; the id is '' here.
         parent: Its parent in a flow.
         has_children: It is a parent in a flow.
+        prefix: That of its queue, if it is not the App's.
 
     Raises:
         TypeError: A value of the wrong type; a number where a duration is wanted.
@@ -205,6 +207,7 @@ def draft(
         said=said,
         parent=parent,
         has_children=has_children,
+        prefix=prefix,
     )
 
 
@@ -282,10 +285,16 @@ def checked_priority(value: int) -> int:
 def _parent(queue_key: str, parent: Any) -> ParentRef | None:
     if parent is None:
         return None
-    ref = parent if isinstance(parent, JobRef) else getattr(parent, "ref", None)
+    ref = ref_of(parent)
+    return ParentRef(f"{ref.prefix or queue_key.rpartition(':')[0]}:{ref.queue}", ref.id)
+
+
+def ref_of(job: HasRef | JobRef) -> JobRef:
+    """The name of a job that somebody gave. Raises `TypeError`."""
+    ref = job if isinstance(job, JobRef) else getattr(job, "ref", None)
     if not isinstance(ref, JobRef):
-        raise TypeError(f"parent is a Job or a JobRef, not {parent!r}")
-    return ParentRef(queue_key.rpartition(":")[0] + ":" + ref.queue, ref.id)
+        raise TypeError(f"parent is a Job or a JobRef, not {job!r}")
+    return ref
 
 
 def check_policy(option: str, policy: object) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from toril.connection.call import Procedure
 from toril.duration import duration_text, milliseconds
 from toril.errors import JobFailed, JobRemoved, ServerUnavailable, TorilError
+from toril.events import QueueEvents
 from toril.protocol import reading, streams
 from toril.protocol.streams import QueueEvent
 from toril.snapshots import JobRef, JobSnapshot, Recalled
@@ -139,7 +140,7 @@ class Results:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._readers: dict[str, _Reader] = {}
+        self._readers: dict[tuple[str, str | None], _Reader] = {}
 
     @property
     def waiting(self) -> int:
@@ -154,8 +155,8 @@ class Results:
     async def wait(self, job: JobSnapshot, timeout: timedelta | str | None) -> Json:
         """What the job returned. Raises as `Job.result` does."""
         deadline = Deadline(job, timeout)
-        key = self._app.context.key(job.queue)
-        async with self._listening(job.queue, job.id) as events:
+        key = self._app.context.key(job.queue, job.prefix)
+        async with self._listening(job) as events:
             while True:
                 end = await self._end(key, job)
                 if end is not None:
@@ -176,16 +177,17 @@ class Results:
         end = await self._app.perform(ended(key, job))
         if end is None or end.outcome is not None:
             return end
-        told = await self._app.runtime.dispatcher.recall(JobRef(job.queue, job.id))
+        told = await self._app.runtime.dispatcher.recall(JobRef(job.queue, job.id, job.prefix))
         return recalled(job, told) or await self._app.perform(streamed(key, job))
 
     @asynccontextmanager
     async def _listening(
-        self, queue: str, job_id: str
+        self, job: JobSnapshot
     ) -> AsyncGenerator[asyncio.Queue[QueueEvent | None], None]:
-        reader = self._readers.get(queue)
+        where, job_id = (job.queue, job.prefix), job.id
+        reader = self._readers.get(where)
         if reader is None:
-            reader = self._readers[queue] = _Reader(self._app, queue)
+            reader = self._readers[where] = _Reader(QueueEvents(self._app, *where))
         events: asyncio.Queue[QueueEvent | None] = asyncio.Queue()
         listeners = reader.listeners.setdefault(job_id, [])
         listeners.append(events)
@@ -196,8 +198,8 @@ class Results:
             listeners.remove(events)
             if not listeners:
                 reader.listeners.pop(job_id, None)
-            if not reader.listeners and self._readers.get(queue) is reader:
-                del self._readers[queue]
+            if not reader.listeners and self._readers.get(where) is reader:
+                del self._readers[where]
                 await reader.aclose()
 
     async def aclose(self) -> None:
@@ -213,9 +215,9 @@ class Results:
 class _Reader:
     """Reads one queue's events and hands them to those who wait for a job."""
 
-    def __init__(self, app: App, queue: str) -> None:
+    def __init__(self, events: QueueEvents) -> None:
         self.listeners: dict[str, list[asyncio.Queue[QueueEvent | None]]] = {}
-        self._events = app.events(queue)
+        self._events = events
         self._starting = asyncio.ensure_future(self._events.start())
         self._task: asyncio.Task[None] | None = None
 

@@ -25,10 +25,14 @@ S = TypeVar("S", bound=Setting)
 
 @dataclass(frozen=True, slots=True)
 class JobRef:
-    """The name of a job: its queue and its id."""
+    """The name of a job: its queue and its id.
+
+    `prefix`: what its keys begin with, if that is not the prefix of the App.
+    """
 
     queue: str
     id: str
+    prefix: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +79,20 @@ class SettingsView:
 class JobSnapshot:
     """A job as it was stored at one moment.
 
-    `fields` is the job's hash as read from the server: field name → bytes.
+    `fields` is the job's hash as read from the server: field name → bytes. `prefix`: what its keys
+    begin with, if that is not the prefix of the App.
     """
 
     duplicate = False
     """An add returned it for a job that was not added: it has that id, or stands for that job."""
 
-    def __init__(self, queue: str, id: str, fields: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, queue: str, id: str, fields: Mapping[bytes, bytes], prefix: str | None = None
+    ) -> None:
         self.queue = queue
         self.id = id
         self.fields = fields
+        self.prefix = prefix
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.queue}/{self.id} {self.name!r}>"
@@ -262,7 +270,7 @@ class JobSnapshot:
 
     def with_fields(self, changed: Mapping[bytes, bytes]) -> JobSnapshot:
         """The same job with some stored fields replaced."""
-        return type(self)(self.queue, self.id, {**self.fields, **changed})
+        return type(self)(self.queue, self.id, {**self.fields, **changed}, self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +314,8 @@ class Draft:
     """A job about to be saved.
 
     `opts` are the BullMQ options (long names) as the caller and earlier plugins gave them;
-    `said` the settings given for this job, its flow or its schedule template.
+    `said` the settings given for this job, its flow or its schedule template. `prefix`: what its
+    keys will begin with, if that is not the prefix of the App.
     """
 
     queue: str
@@ -320,6 +329,7 @@ class Draft:
     at_save: Mapping[type[Setting], Sequence[Said[Any]]] = field(
         default_factory=dict[type[Setting], Sequence[Said[Any]]]
     )
+    prefix: str | None = None
 
     def live(self, kind: type[S]) -> Sequence[Said[S]]:
         """What is said for the whole queue, most specific first, as read at most 10 seconds ago.

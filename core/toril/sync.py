@@ -109,7 +109,7 @@ class SyncApp:
         runtime = self.runtime
         runtime.start_sync()
         recalled = None if parent else runtime.recall_sync(job)
-        operations = JobOperations(runtime.context, job.queue, job.id)
+        operations = JobOperations(runtime.context, job.queue, job.id, job.prefix)
         known = parent or (recalled.parent if recalled else None)
         traces = self.perform(operations.erase(known), job.queue)
         told = runtime.erase_sync(job)

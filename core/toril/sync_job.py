@@ -38,10 +38,13 @@ class SyncJob(StoredJob, Generic[R]):
         super().__init__(snapshot)
         self._app = app
         self._decode = decode or cast("Callable[[Json], R]", plain)
-        self._operations = JobOperations(app.runtime.context, snapshot.queue, snapshot.id)
+        self._operations = JobOperations(
+            app.runtime.context, snapshot.queue, snapshot.id, snapshot.prefix
+        )
 
     def _perform(self, procedure: Procedure[T]) -> T:
-        return self._app.perform(procedure, self.queue)
+        queues = (self.queue,) if self.snapshot.prefix is None else ()
+        return self._app.perform(procedure, *queues)
 
     def refresh(self) -> SyncJob[R]:
         """Read the job again."""
@@ -54,7 +57,7 @@ class SyncJob(StoredJob, Generic[R]):
 
     def result(self, *, timeout: timedelta | str | None = None) -> R:
         """Wait for the job to end, and return what its handler returned."""
-        key = self._app.runtime.context.key(self.queue)
+        key = self._app.runtime.context.key(self.queue, self.snapshot.prefix)
         deadline = Deadline(self.snapshot, timeout)
         after: str = self._perform(only(streams.last_event_id(key)))
         end = self._end(key)

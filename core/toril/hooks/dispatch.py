@@ -152,6 +152,8 @@ class Dispatcher:
     async def explain(self, job: JobRef) -> tuple[tuple[str, Fact], ...]:
         """What the plugins know about a job: plugin and fact. One that breaks says so as a fact."""
         facts: list[tuple[str, Fact]] = []
+        if job.prefix is not None:  # plugins look up names under the prefix of their App
+            return ()
         for function in self._plugins.functions("toril_explain_job"):
             try:
                 told: Iterable[Fact] = await function.ask_async(job=job)
@@ -162,6 +164,8 @@ class Dispatcher:
 
     async def recall(self, job: JobRef) -> Recalled | None:
         """What plugins still know of a job that is gone: the first answer."""
+        if job.prefix is not None:
+            return None
         for function in self._plugins.functions("toril_recall_job"):
             with contextlib.suppress(PluginError):
                 told = await _asked(function, job, Recalled)

@@ -64,6 +64,8 @@ class NewNode:
     """Its id is the next of the queue's counter; `id` is ''."""
     given: bool = False
     """The caller gave the id."""
+    prefix: str | None = None
+    """That of its queue, if the snapshot shall have it."""
 
     def __post_init__(self) -> None:
         if self._window is not None and (self.parent is not None or self.is_parent):
@@ -140,7 +142,7 @@ class NewNode:
             fields[b"parentKey"] = stored["parent_key"].encode()
         if self.own is not None:
             fields[b"toril"] = stored["toril"].encode()
-        return JobSnapshot(queue_name(self.queue), id, fields)
+        return JobSnapshot(queue_name(self.queue), id, fields, self.prefix)
 
 
 @dataclass(frozen=True, slots=True)

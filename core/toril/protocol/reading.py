@@ -133,13 +133,16 @@ class QueueMeta:
     fields: Mapping[str, str]
 
 
-def job(queue: str, id: str) -> Read[JobSnapshot | None]:
-    """The job as it is stored now; None if there is none."""
+def job(queue: str, id: str, prefix: str | None = None) -> Read[JobSnapshot | None]:
+    """The job as it is stored now; None if there is none.
+
+    `prefix`: that of the queue, if the snapshot shall have it.
+    """
 
     def parse(replies: list[Any]) -> JobSnapshot | None:
         if not replies[0] or not can_be_job(id):
             return None
-        return JobSnapshot(queue_name(queue), id, hash_fields(replies[0]))
+        return JobSnapshot(queue_name(queue), id, hash_fields(replies[0]), prefix)
 
     return Read((("HGETALL", f"{queue}:{id}"),), parse)
 

@@ -212,8 +212,8 @@ const plain = (node) => ({
   children: (node.children || []).map(plain),
 });
 
-function flowNode({ queue, name, data, opts, children }) {
-  const node = { queueName: queue, name, prefix, opts: opts || {} };
+function flowNode({ queue, name, data, opts, children, prefix: own }) {
+  const node = { queueName: queue, name, prefix: own || prefix, opts: opts || {} };
   if (data !== undefined) node.data = data;
   if (children && children.length) node.children = children.map(flowNode);
   return node;
