@@ -120,8 +120,9 @@ async def test_whatever_the_rule_it_goes_by_a_job_is_reviewed_and_copied_first(
         if said:
             await here.queue.set(said)
         await here.finish("a", "b", "c", "d", settings=[own] if own else [])
-        # The worker may have swept meanwhile; nothing goes in the finishing step.
-        assert {"a", "b", "c", "d"} - await here.kept() == set(copier.copied)
+        # Nothing goes in the finishing step. The worker may have swept meanwhile, and stopped
+        # between copying and removing.
+        assert {"a", "b", "c", "d"} - await here.kept() <= set(copier.copied)
         for _ in range(3):
             await here.sweep("61m")
         kept = await here.kept()

@@ -28,6 +28,7 @@ for _, job in ipairs(args.jobs) do
     if was_own then forget(id, outcome) end
     if type(answer) == 'string' then
       park(id, outcome, finished_on, look_again(finished_on), {asked = answer})
+      ctx.report({ctx.q, 'parked', outcome, 'undecided', 1})
     elseif answer then
       uncount_live(id, outcome)
       local seq = state('seq', outcome)

@@ -105,7 +105,7 @@ class Fate:
             ms = keep.ms(tier)
             if ms is None or finished is None:
                 continue
-            done = (self.told.get("done") or {}).get(tier)
+            done = cast("Mapping[str, bool]", self.told.get("done") or {}).get(tier)
             after = f"have gone, {duration_text(ms)} after it finished"
             text = after if done else f"go {when(finished + ms, self.now)}"
             yield Fact("tier", f"{words} {text}", finished + ms)

@@ -86,6 +86,7 @@ local function store(jobs, outcome)
     local plan = job.plan
     if job.undecided then
       park(job.id, outcome, job.finished_on, ctx.now)
+      ctx.report({ctx.q, 'parked', outcome, 'undecided', 1})
     elseif plan and plan.decision then
       seq = decide(job.id, outcome, job.finished_on, plan.decision, seq)
     else

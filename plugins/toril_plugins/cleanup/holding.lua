@@ -8,6 +8,7 @@ local function hold_finished(id, outcome)
   uncount_live(id, outcome)
   protect(id, outcome, HELD)
   redis.call('ZADD', finished_key(outcome), 'XX', HELD, id)
+  ctx.report({ctx.q, 'parked', outcome, 'held', 1})
 end
 
 -- Splits jobs, {{id, finished_on, ...}, ...}, that are to go into those that nobody holds and those

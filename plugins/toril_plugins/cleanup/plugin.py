@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +18,7 @@ from toril.plugins import (
     Json,
     PluginContext,
     Registry,
+    WorkerInfo,
     milliseconds,
 )
 from toril_plugins.cleanup.audit import QueueAudit
@@ -35,6 +37,8 @@ from toril_plugins.retention.holds import Holds
 from toril_plugins.retention.journal import SCRIPT as JOURNAL
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
+
+log = logging.getLogger("toril.cleanup")
 
 HOOK = "toril_plan_retention"
 
@@ -77,6 +81,9 @@ class CleanupConfig:
 
 class Cleanup(Recalling):
     """Removes finished jobs when what was said about them falls due."""
+
+    def __init__(self) -> None:
+        self._missing: dict[str, str] = {}
 
     @hookimpl
     def toril_register(self, registry: Registry) -> None:
@@ -180,7 +187,27 @@ class Cleanup(Recalling):
         return Means(self._context, self._decider, world)
 
     def _sweeper(self) -> Sweeper:
-        return Sweeper(self._decider, self._careful, self._period, report_only=self._report_only)
+        return Sweeper(
+            self._decider,
+            self._careful,
+            self._period,
+            self._say_missing,
+            report_only=self._report_only,
+        )
+
+    def _say_missing(self, queue: str, missing: str) -> None:
+        """Say once that nothing goes here, as a plugin is missing that the queue requires."""
+        if missing and missing != self._missing.get(queue):
+            log.warning(
+                "queue %s requires the plugin %s, which this process does not run: "
+                "it removes no finished job of the queue", queue, missing,
+            )  # fmt: skip
+        self._missing[queue] = missing
+
+    @hookimpl
+    async def toril_worker_ready(self, worker: WorkerInfo) -> None:
+        carried = await QueueCarrier(lambda: self._context).carrying_out(worker.queue)
+        self._say_missing(worker.queue, carried.missing)
 
     @hookimpl(trylast=True)
     def toril_plan_finish(self, job: FinishedJob) -> Json:

@@ -19,6 +19,7 @@ local function is_due_as_before(job)
 end
 
 local function postpone(job, verdict)
+  ctx.report({ctx.q, 'parked', job.outcome, 'postponed', 1})
   if job.ceiling then
     forget(job.id, job.outcome)
     park(job.id, job.outcome, job.finished_on, verdict.until_ms,

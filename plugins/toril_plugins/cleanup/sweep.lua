@@ -2,11 +2,11 @@
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
--- due, places, rules, missing, flows, lag}: whether another slice is needed now; {id, outcome,
+-- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; {id, outcome,
 -- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
 -- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
 -- the tops of flows whose age has come; for how long, in ms, the oldest of what was found has been
--- due.
+-- due; per outcome how many have finished and are there, and how many of those are held.
 local MARGIN, BUCKETS = 1000, 50
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
@@ -129,7 +129,7 @@ local function counted_by(rule)
   return rule and is_bucketed(rule) and 'each ' .. (rule.key or '') or ''
 end
 
-local missing = missing_plugins()
+local missing, kept = missing_plugins(), {}
 for _, outcome in ipairs(OUTCOMES) do
   local budget, handed, place = ctx.budget, #due, args.places[outcome] or {}
   local rule, seq = live_rule(outcome), state('seq', outcome)
@@ -156,6 +156,8 @@ for _, outcome in ipairs(OUTCOMES) do
     set_state('floor', outcome, nil)
   end
   announce(outcome, budget - ctx.budget - (#due - handed))
+  local finished = finished_key(outcome)
+  kept[outcome] = {redis.call('ZCARD', finished), redis.call('ZCOUNT', finished, HELD, HELD)}
 end
 local said = rules.completed[1] ~= '' or rules.failed[1] ~= ''
   or ctx.meta('toril.ceiling.completed') or ctx.meta('toril.ceiling.failed')
@@ -165,7 +167,7 @@ if said and not (more or missing or args.report_only)
 end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
-  lag = lag,
+  lag = lag, kept = kept,
   holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
   flows = flows,
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from toril.plugins import (
@@ -107,15 +108,23 @@ class Sweeper:
         decider: decides about jobs that nobody has asked about yet.
         careful: those who have a say before a job goes.
         period: seconds between two sweeps.
+        say_missing: tells people which plugins a queue requires and this process lacks.
         report_only: nothing goes; what would is counted.
     """
 
     def __init__(
-        self, decider: Decider, careful: Careful, period: float, *, report_only: bool = False
+        self,
+        decider: Decider,
+        careful: Careful,
+        period: float,
+        say_missing: Callable[[str, str], None],
+        *,
+        report_only: bool = False,
     ) -> None:
         self._decider = decider
         self._careful = careful
         self._period = period
+        self._say_missing = say_missing
         self._report_only = report_only
         self._largest = BATCH if careful else SLICE
         self._most = self._largest
@@ -207,6 +216,7 @@ class Sweeper:
     async def _sweep(self, context: ServiceContext) -> bool:
         """Do what has fallen due. Returns whether that was by the rules known before."""
         places: Json = {}
+        numbers: Mapping[Outcome, tuple[int, int]] = {}
         more = known = True
         lag = 0
         while more:
@@ -215,14 +225,18 @@ class Sweeper:
             reply = await self._slice(context, "sweep", args)
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])
-            self._note_missing(context, reply.get("missing") or "")
+            self._missing = reply.get("missing") or ""
+            self._say_missing(context.queue, self._missing)
             lag = max(lag, reply["lag"])
             await self._trees.take(context, reply["flows"])
             known &= await self._holds.follow(context, reply["holds"])
-            places, more = reply["places"], reply["more"]
+            places, more, numbers = reply["places"], reply["more"], reply["kept"]
             if more:
                 await rest(started)
         context.gauge("toril_sweep_lag_seconds", lag / 1000)
+        for outcome, (kept, held) in numbers.items():
+            context.gauge("toril_kept", kept, outcome=outcome)
+            context.gauge("toril_held", held, outcome=outcome)
         if self._report_only:
             await self._report(context)
         return known
@@ -247,15 +261,6 @@ class Sweeper:
         if ms > self._longest:
             self._longest = ms
             context.gauge("toril_longest_script_ms", ms)
-
-    def _note_missing(self, context: ServiceContext, missing: str) -> None:
-        """Say so when nothing goes here because a plugin is missing that the queue requires."""
-        if missing and missing != self._missing:
-            log.warning(
-                "queue %s requires the plugin %s, which this process does not run: "
-                "it removes no finished job of the queue", context.queue, missing,
-            )  # fmt: skip
-        self._missing = missing
 
     def _note_rules(self, rules: Mapping[Outcome, list[str]]) -> bool:
         """Note the live rules; False if one has changed, so that jobs must be counted anew."""
@@ -324,10 +329,12 @@ class Sweeper:
                     plan = self._plan(snapshot, outcome)
                 except Exception as error:  # noqa: BLE001 - kept, and asked about again later
                     failures.append(error)
-                    plan = error.plugin if isinstance(error, PluginError) else "cleanup"
+                    plan = _broken(error)
                 jobs.append([job_id, outcome, finished_on, plan, beyond])
             if failures:
-                context.count("toril_retention_errors_total", len(failures), hook="decision")
+                for plugin, count in Counter(map(_broken, failures)).items():
+                    name = "toril_retention_errors_total"
+                    context.count(name, count, plugin=plugin, hook="toril_plan_retention")
                 log.error(
                     "no decision about %d jobs of queue %s; the first error:",
                     len(failures), context.queue, exc_info=failures[0],
@@ -341,3 +348,8 @@ class Sweeper:
         job = FinishedJob(snapshot.queue, snapshot.id, snapshot.fields, outcome, "foreign")
         decision = self._decider.decide(job)
         return False if decision is None else decision.encode()
+
+
+def _broken(error: Exception) -> str:
+    """The plugin that could not decide; `cleanup` itself where what was said cannot be read."""
+    return error.plugin if isinstance(error, PluginError) else "cleanup"

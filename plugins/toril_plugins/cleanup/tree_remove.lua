@@ -39,6 +39,7 @@ if args.put_off then
   local job = own_jobs(outcome, {id})[1]
   if job.finished_on and job.decision.flow then
     job.decision.why = why
+    ctx.report({ctx.q, 'parked', outcome, 'flow', 1})
     wait_until(outcome, job, look_again(job.finished_on))
   end
 end
