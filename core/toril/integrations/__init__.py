@@ -1,0 +1,1 @@
+"""Toril in web frameworks, each in an extra of its own."""
