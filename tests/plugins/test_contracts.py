@@ -41,6 +41,11 @@ class TestJobCounts(PluginContract):
     config = {"job_counts": {"queues": ["mail"]}}  # noqa: RUF012 - as authors write it
 
 
+class TestOtelTraces(PluginContract):
+    plugin = "otel_traces"
+    config = {"otel_traces": {}}  # noqa: RUF012 - as authors write it
+
+
 class OwnArchive(ArchiveContract):
     """The archive, with one kind of store."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import nullcontext
 from typing import cast
 
 import pytest
@@ -75,6 +76,7 @@ class Bench:
         runner = Runner(
             OnLoop(self._run), backoffs={}, put_aside=self._put_aside,
             go_on=self._go_on, is_recent=self.slots.is_recent,
+            around=lambda _: nullcontext(),
         )  # fmt: skip
         self.engine = Engine(
             queue="q", host=cast(JobHost, None), runner=runner, slots=self.slots,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from toril.errors import PluginError, Reject
+from toril.hooks.around import Around
 from toril.hooks.context import Fact, WorkerInfo
 from toril.hooks.function import HookFunction, Run, Settle, complete, settle, settle_on
 from toril.hooks.plugin_set import PluginSet
@@ -27,6 +29,7 @@ from toril.snapshots import (
     JobRemoved,
     JobRetried,
     JobSaved,
+    JobSnapshot,
     JobStalled,
     Recalled,
 )
@@ -105,6 +108,11 @@ class Dispatcher:
             except PluginError:
                 undecided = True
         return FinishPlan(plans, undecided)
+
+    def around(self, job: JobSnapshot) -> AbstractContextManager[None]:
+        """What is to be entered while the handler runs the job. Never raises for a plugin."""
+        functions = self._plugins.functions("toril_around_job")
+        return Around(functions, job) if functions else contextlib.nullcontext()
 
     def note(self, effects: Effects[Any]) -> None:
         """Log and count what plugins' Lua did wrong in a call, and pass on what it reported."""

@@ -1,8 +1,9 @@
 """The hooks of Toril.
 
-Four kinds, never mixed. **Plan** hooks (`toril_plan_…`) are plain functions without side effects,
+Five kinds, never mixed. **Plan** hooks (`toril_plan_…`) are plain functions without side effects,
 asked before the script. **Event** hooks (`toril_jobs_…`) are told afterwards, several jobs at a
-time, and cannot harm a job. **Lifecycle** hooks open and close what a plugin needs.
+time, and cannot harm a job. The **around** hook (`toril_around_job`) encloses the run of a handler.
+**Lifecycle** hooks open and close what a plugin needs.
 **Registration** hooks tell Toril what else a plugin brings.
 
 Each plugin is called on its own, in plugin order: as configured, else alphabetical, Toril's own
@@ -17,6 +18,7 @@ several threads may be in it at once; an asynchronous one runs on the App's one 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
 from toril.hooks.markers import hookspec
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         JobRemoved,
         JobRetried,
         JobSaved,
+        JobSnapshot,
         JobStalled,
         Recalled,
         Removal,
@@ -81,6 +84,24 @@ def toril_plan_finish(job: FinishedJob) -> Json:
         @hookimpl
         def toril_plan_finish(job: FinishedJob) -> Json:
             return {"tier": job.get("customer.tier", str)}
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def toril_around_job(job: JobSnapshot) -> AbstractContextManager[object] | None:
+    """Be there while a handler runs: the context manager returned is entered before, left after.
+
+    When: once per run of a handler; not for a job that must fail without one.
+    Where: the worker's process, in the task of the job, so that what is set in a context variable
+    is seen by the handler (also by one in a thread; not by one in a process of its own). It is left
+    with what the handler raised, before the job is finished.
+    Plain `def`, quick, as is the manager. An error is logged and counted; it neither keeps the
+    handler from running nor changes how the job ends: what the handler raised goes on its way.
+
+        @hookimpl
+        def toril_around_job(job: JobSnapshot) -> AbstractContextManager[object]:
+            return structlog.contextvars.bound_contextvars(job=job.id)
     """
     raise NotImplementedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeAlias
 
 from toril.duration import duration_text, milliseconds
@@ -66,6 +67,7 @@ class Runner:
         put_aside: See `PutAside`.
         go_on: See `GoOn`.
         is_recent: Whether a job is one of those of its worker that were picked up last.
+        around: What is to be entered while a handler runs the job.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Runner:
         put_aside: PutAside,
         go_on: GoOn,
         is_recent: Callable[[ActiveJob], bool],
+        around: Callable[[JobSnapshot], AbstractContextManager[None]],
     ) -> None:
         self._invoker = invoker
         self._call = invoker.call
@@ -87,6 +90,7 @@ class Runner:
         self._put_aside = put_aside
         self._go_on = go_on
         self._is_recent = is_recent
+        self._around = around
 
     async def run(self, job: ActiveJob) -> Finish | None:
         """Run the job. Returns how its attempt ends, or None if the server need not be told."""
@@ -127,7 +131,8 @@ class Runner:
             timer = loop.call_later(limit / 1000, self.interrupt, job, _time_is_up(job, limit))
         job.phase = "running"
         try:
-            result = await self._call(job)
+            with self._around(job.snapshot):
+                result = await self._call(job)
         finally:
             job.phase = "ended"
             if timer is not None:

@@ -104,6 +104,7 @@ class Session:
             put_aside=put_aside,
             go_on=Series(app.runtime, self._key).go_on,
             is_recent=self.slots.is_recent,
+            around=app.runtime.dispatcher.around,
         )
         self.engine = Engine(
             queue=queue,
