@@ -19,7 +19,7 @@ from toril.metrics import Metrics, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import Said, Setting
 from toril.snapshots import JobEvent, JobParts, JobSnapshot
-from toril.types import Json, Outcome
+from toril.types import Json, Outcome, State
 
 Load = Callable[..., PluginSet]
 
@@ -79,6 +79,10 @@ class StubHost:
     async def run_script(self, queue: str, plugin: str, script: str, args: Json) -> Json:
         self.asked.append(("script", queue, plugin, script, args))
         return "ran"
+
+    async def read_counts(self, queue: str) -> Mapping[State, int]:
+        self.asked.append(("counts", queue))
+        return {"waiting": 1}
 
     async def read_jobs(self, queue: str, ids: Sequence[str]) -> Sequence[JobSnapshot | None]:
         self.asked.append(("jobs", queue, tuple(ids)))

@@ -95,6 +95,7 @@ class TestPrometheus:
         [
             ("prometheus", "prometheus_client", {"port": 0}, "toril[prometheus]"),
             ("otel_metrics", "opentelemetry.metrics", {}, "toril[otel]"),
+            ("otel_traces", "opentelemetry.trace", {}, "toril[otel]"),
         ],
     )
     async def test_without_its_extra_it_names_it_and_harms_nobody(

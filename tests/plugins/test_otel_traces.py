@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -145,13 +144,3 @@ async def test_runs_whose_end_is_never_heard_of_are_forgotten(
         await app.queue("mail").add_many(NewJob("x") for _ in range(9))
         await app.worker("mail", later).run(burst=True)
     assert len(plugin._runs) == 3
-
-
-async def test_without_the_extra(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
-    app = App(redis_url, plugins=[OtelTraces(TracerProvider())])
-    async with app:
-        info = app.runtime.plugins.info("otel_traces")
-    assert info is not None
-    assert info.status == "broken"
-    assert "toril[otel]" in (info.error or "")
