@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import update_wrapper
+from importlib import import_module
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,6 +31,7 @@ from toril.worker import ActiveJob
 from toril.worker.invoking import runs_on_loop
 
 if TYPE_CHECKING:
+    from toril.app import App
     from toril.queue import Queue
     from toril.schedule import Pace, Schedule
     from toril.sync import SyncQueue
@@ -293,6 +295,31 @@ class Tasks(Mapping[str, Task[..., Any, Any]]):
             known = ", ".join(map(repr, self._tasks)) or "none"
             raise LookupError(f"no task {job.name!r} in queue {self._queue!r}; there are: {known}")
         return task.run(job)
+
+    def __reduce__(self) -> tuple[Callable[..., Tasks], tuple[object, ...]]:
+        """For processes of a worker, which import the modules of the tasks.
+
+        Raises `TypeError` for a task that cannot be found that way.
+        """
+        places = [(task.function.__module__, task.function.__qualname__) for task in self.values()]
+        if _imported(self._queue, *places) is not self:
+            raise TypeError(f"the tasks of queue {self._queue!r} are not those of their modules")
+        return _imported, (self._queue, *places)
+
+
+def _imported(queue: str, *places: tuple[str, str]) -> Tasks:
+    """The tasks of a queue, once the modules of these functions have been imported."""
+    found: object = None
+    for module, path in places:
+        found = import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if module == "__main__" or not isinstance(found, Task):
+            raise TypeError(f"{module}.{path} is no task at the top of a module")
+    if not isinstance(found, Task):
+        raise TypeError(f"queue {queue!r} has no tasks")
+    app: App = found.queue.app
+    return app.tasks(queue)
 
 
 def _home(task: Task[..., Any, Any]) -> str:
