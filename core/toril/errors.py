@@ -29,6 +29,7 @@ Raised by handlers to steer their job (they are not failures of Toril):
     ├── Unrecoverable           fail now, whatever attempts are left
     ├── RetryIn                 run again after a delay, without counting an attempt
     ├── WaitAgain               wait for a worker again, without counting an attempt
+    ├── RateLimited             the same, and no job of the queue shall begin for a while
     └── WaitForChildren         run again when the children are done
 """
 
@@ -204,6 +205,18 @@ class WaitAgain(JobSignal):
 
     Counts no attempt. Any worker of the queue may be the next to run it, at once.
     """
+
+
+class RateLimited(JobSignal):
+    """Give the job back as `WaitAgain` does; this worker begins no job for `delay`.
+
+    Neither does any other worker of the queue for which a rate is limited, by the queue or by its
+    own `limiter`. `delay`: a `timedelta` or a text such as `"30s"`.
+    """
+
+    def __init__(self, delay: timedelta | str) -> None:
+        super().__init__(delay)
+        self.delay = delay
 
 
 class WaitForChildren(JobSignal):

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Literal, TypeVar, cast
 
 from toril.connection.call import Procedure, only
-from toril.duration import milliseconds
+from toril.duration import duration_text, milliseconds
 from toril.protocol import changing, reading
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class RateLimit:
         return milliseconds(self.per)
 
     def __str__(self) -> str:
-        return f"{self.max} per {self.per_ms} ms"
+        return f"{self.max} per {duration_text(self.per_ms)}"
 
 
 @dataclass(frozen=True, slots=True)

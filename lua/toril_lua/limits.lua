@@ -8,10 +8,10 @@
 
 --- @include "marker"
 --- @include "events"
+--- @include "hold"
 
 local q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
-local EVERYTHING = '9007199254740991' -- as BullMQ writes it
 
 -- Allowed on a full server, and with it the rest.
 trim_events(q)
@@ -21,7 +21,7 @@ local ended = 0
 if request.hold == 0 then
   ended = redis.call('DEL', q .. ':limiter')
 elseif request.hold then
-  redis.call('SET', q .. ':limiter', EVERYTHING, 'PX', request.hold)
+  hold_back(q, request.hold)
 end
 wake(q)
 return ended

@@ -6,7 +6,7 @@
 --            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
 --            as JSON or the reason, false if none. head: look in active from the head.
 --            more = false or {stack, attempts, delay (ms), lifo, skip (count no attempt), cause,
---            plans = {plugin = value}, undecided}
+--            plans = {plugin = value}, undecided, hold (ms: with 'wait', a rate limit for all)}
 --            fetch = nil or {token, lock (ms), limit, name, max, duration (ms)}
 --            metrics = nil or of how many minutes the numbers of ended jobs are kept
 -- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
@@ -100,7 +100,11 @@ end
 -- What has been ended or picked up is answered for in any case. A garbled queue is told of by the
 -- next call, which finds nothing to do.
 local ok, problem = true, nil
-if wanted then ok, problem = pcall(fetch, Q, wanted, meta, now) end
+if finishing.held then -- who asked for it takes none either, whatever limits it knows
+  fetched.limited = math.max(redis.call('PTTL', Q .. ':limiter'), 1)
+elseif wanted then
+  ok, problem = pcall(fetch, Q, wanted, meta, now)
+end
 local concluded, due = pcall(conclude)
 if not concluded then ok, problem, due = false, due, -1 end
 if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end

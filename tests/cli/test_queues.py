@@ -53,7 +53,7 @@ def test_another_prefix(mail: str) -> None:
 def test_show(mail: str, raw: redis.Redis) -> None:
     raw.hset(f"{Q}:meta", mapping={"concurrency": 5, "max": 10, "duration": 1000})
     shown = json.loads(queues(mail, "show", "mail", "-o", "json").stdout)["queue"]
-    assert (shown["waiting"], shown["concurrency"], shown["rate"]) == (3, 5, "10 per 1000 ms")
+    assert (shown["waiting"], shown["concurrency"], shown["rate"]) == (3, 5, "10 per 1s")
     assert "concurrency" in queues(mail, "show", "mail").stdout
 
 
@@ -126,3 +126,46 @@ def test_event_values(mail: str, raw: redis.Redis) -> None:
     assert not raw.hexists(f"{Q}:meta", "toril.events.values")
     assert queues(mail, "event-values", "mial", "off").exit_code == 4
     assert queues(mail, "event-values", "mail", "maybe").exit_code == 2
+
+
+def test_limits(mail: str, raw: redis.Redis) -> None:
+    def shown(*arguments: str) -> dict[str, object]:
+        done = queues(mail, "limits", "mail", *arguments, "-o", "json")
+        assert done.exit_code == 0, done.stderr
+        limits: dict[str, object] = json.loads(done.stdout)["limits"]
+        return limits
+
+    nothing = {"queue": "mail", "concurrency": None, "maxed": False, "rate": None}
+    assert shown() == nothing | {"limited_for": None}
+    said = {"concurrency": 1, "rate": "100 per 1m"}
+    assert shown("--concurrency", "1", "--rate", "100/1m") == nothing | said | {"limited_for": None}
+    raw.lpush(f"{Q}:active", "one")
+    held = shown("--rate", "none", "--hold", "1h")
+    assert (held["maxed"], held["rate"]) == (True, None)
+    assert str(held["limited_for"]).startswith(("1h", "59m 59s"))
+    assert shown("--concurrency", "none", "--free") == nothing | {"limited_for": None}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--rate", "100"), "not a rate such as 100/1m"),
+        (("--rate", "x/1m"), "not a rate such as 100/1m"),
+        (("--rate", "0/1m"), "at least 1"),
+        (("--rate", "5/soon"), "not a duration"),
+        (("--concurrency", "0"), "not a number of jobs"),
+        (("--concurrency", "many"), "not a number of jobs"),
+        (("--hold", "soon"), "not a duration"),
+        (("--hold", "0s"), "at least 1"),
+    ],
+)
+def test_limits_that_are_none(mail: str, wrong: tuple[str, str], said: str) -> None:
+    done = queues(mail, "limits", "mail", *wrong)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+
+
+def test_limits_of_a_new_queue(mail: str) -> None:
+    done = queues(mail, "limits", "mial", "--concurrency", "2")
+    assert done.exit_code == 0
+    assert "queue 'mial' is new" in done.stderr

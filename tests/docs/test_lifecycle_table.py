@@ -21,6 +21,7 @@ from toril import (
     Deduplication,
     Flow,
     Job,
+    RateLimited,
     RetryIn,
     Unrecoverable,
     WaitAgain,
@@ -339,6 +340,12 @@ async def _(stage: Stage) -> Job:
 @scenario("active → waiting, asked for")
 async def _(stage: Stage) -> Job:
     await stage.start(then_waits(stage, WaitAgain()))
+    return await stage.add()
+
+
+@scenario("active → waiting, rate limited")
+async def _(stage: Stage) -> Job:
+    await stage.start(then_waits(stage, RateLimited("1h")))
     return await stage.add()
 
 

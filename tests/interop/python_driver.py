@@ -249,6 +249,12 @@ class BullMQ(Service):
         on = self.queue(queue)
         await (on.setGlobalRateLimit(max, duration) if max else on.removeGlobalRateLimit())
 
+    async def hold_back(self, queue: str, ms: int) -> None:
+        await self.queue(queue).rateLimit(ms)
+
+    async def go_on(self, queue: str) -> None:
+        await self.queue(queue).removeRateLimitKey()
+
     async def schedule(
         self, queue: str, id: str, repeat: dict[str, Any], template: dict[str, Any]
     ) -> str | None:

@@ -30,8 +30,6 @@ SCENARIOS: list[Scenario] = []
 
 NO_SIGNAL = "BullMQ for Python knows no such signal"
 NO_METHOD = "BullMQ for Python has no such method"
-NOT_OURS = "Toril has no such signal"
-NOT_THERE = "Toril has no such operation"
 MINUTE = 60_000
 
 
@@ -1049,7 +1047,36 @@ scenario(
     Settle({"a": "completed"}),
     Dump("completed"),
     python_worker=NO_SIGNAL,
-    toril_worker=NOT_OURS,
+)
+scenario(
+    "handler says limited, seen in between",
+    Add("q", "a", (step("rate-limit", MINUTE), *OK), {"priority": 3}),
+    Work("q", {"limiter": {"max": 100, "duration": 1000}}),
+    Until("the limit", lambda run: bool(run.client.exists(run.key("q", "limiter")))),
+    Settle({"a": "prioritized"}, busy=1),
+    Until("the first stalled check", looked),
+    Add("q", "b", OK),
+    Pass(),
+    Dump("limited"),
+    python_worker=NO_SIGNAL,
+)
+scenario(
+    "queue held back",
+    Act("rate_limit", "q", {"max": 100, "duration": 1000}),
+    Act("hold_back", "q", {"ms": MINUTE}),
+    Add("q", "a", OK),
+    Work("q"),
+    Until("the first stalled check", looked),
+    Pass(),
+    Dump("held back"),
+    python_worker="BullMQ for Python takes the marker while it waits",
+)
+scenario(
+    "queue held back no more",
+    Act("hold_back", "q", {"ms": MINUTE}),
+    Dump("held back"),
+    Act("go_on", "q"),
+    Dump("freed"),
 )
 
 # -- retention as BullMQ knows it ------------------------------------------------------------------

@@ -24,6 +24,7 @@ from toril import (
     NewJob,
     Queue,
     RateLimit,
+    RateLimited,
     RetryIn,
     Setting,
     Unrecoverable,
@@ -45,8 +46,8 @@ def _at(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-def _rate(told: Mapping[str, int]) -> tuple[int, timedelta]:
-    return told["max"], _ms(told["duration"])
+def _rate(told: Mapping[str, int]) -> RateLimit:
+    return RateLimit(told["max"], _ms(told["duration"]))
 
 
 def _parent(told: Mapping[str, str]) -> JobRef:
@@ -107,7 +108,7 @@ WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "lockDuration": ("lock", _ms),
     "stalledInterval": ("stalled_interval", _ms),
     "maxStalledCount": ("max_stalled", int),
-    "limiter": ("rate", _rate),
+    "limiter": ("limiter", _rate),
     "name": ("name", str),
     "metrics": ("metrics", lambda told: timedelta(minutes=told["maxDataPoints"])),
 }
@@ -166,6 +167,10 @@ class Handler(Script):
     async def do_delay(self, ms: int) -> None:
         if self.first_time():
             raise RetryIn(_ms(ms))
+
+    async def do_rate_limit(self, ms: int) -> None:
+        if self.first_time():
+            raise RateLimited(_ms(ms))
 
     async def do_wait(self) -> None:
         if self.first_time():
@@ -387,6 +392,12 @@ class Toril(Service):
     ) -> None:
         rate = RateLimit(max, _ms(duration or 0)) if max else None
         await self.queue(queue).set_limits(rate=rate or "none")
+
+    async def hold_back(self, queue: str, ms: int) -> None:
+        await self.queue(queue).rate_limit(_ms(ms))
+
+    async def go_on(self, queue: str) -> None:
+        await self.queue(queue).remove_rate_limit()
 
     async def schedule(
         self, queue: str, id: str, repeat: dict[str, Any], template: dict[str, Any]

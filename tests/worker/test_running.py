@@ -18,6 +18,7 @@ from tests.worker.conftest import until
 from toril.app import App
 from toril.backoff import Backoff
 from toril.errors import JobFailed, RetryIn, Unrecoverable, WaitAgain
+from toril.limits import RateLimit
 from toril.new_job import NewJob
 from toril.types import Json
 from toril.worker import ActiveJob
@@ -504,7 +505,7 @@ async def test_a_rate_limit_spreads_the_jobs(app: App) -> None:
         times.append(loop.time())
 
     await app.queue("q").add_many([NewJob("n", n) for n in range(6)])
-    async with app.worker("q", handler, concurrency=10, rate=(2, "100ms")):
+    async with app.worker("q", handler, concurrency=10, limiter=RateLimit(2, "100ms")):
         await until(lambda: _all_done(app, 6))
     assert len(times) == 6
     for first, third in zip(times, times[2:], strict=False):

@@ -12,9 +12,11 @@ from toril.cli.exits import not_found, refused
 from toril.cli.output import Output, connection_options, output_option, talk
 from toril.clock import as_datetime
 from toril.connection.call import only
+from toril.duration import duration_text, milliseconds
 from toril.event_values import EventValues
 from toril.exposition import joined
 from toril.hooks.configuration import did_you_mean
+from toril.limits import RateLimit
 from toril.protocol.reading import QueueMeta, meta
 from toril.setting import Said
 from toril.settings import by_this_user
@@ -51,12 +53,14 @@ def show(url: str | None, prefix: str, output: Output, queue: str) -> None:
             for kind in app.runtime.plugins.settings.values()
             for said in found.said_by_level(kind)
         ]
-        record = _row(found) | {
-            "concurrency": stored.concurrency,
-            "rate": None if stored.max is None else f"{stored.max} per {stored.duration} ms",
-            "version": stored.version,
-            "settings": settings,
-        }
+        record = (
+            _row(found)
+            | _limits(found)
+            | {
+                "version": stored.version,
+                "settings": settings,
+            }
+        )
     if output.format == "table":
         line = "{setting}: {value} ({level}, by {source}, {since})"
         record["settings"] = [line.format_map(each) for each in settings]
@@ -83,6 +87,57 @@ def resume(url: str | None, prefix: str, queue: str) -> None:
     """Let workers take jobs of QUEUE again."""
     with App(url, prefix=prefix).sync as app:
         existing(app, queue).resume()
+
+
+def _rate(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+    """A rate as it is said, `100/1m`, or `none`."""
+    if value is None or value == "none":
+        return value
+    most, _, per = value.partition("/")
+    try:
+        return RateLimit(int(most), per)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is not a rate such as 100/1m, or none: {error}"
+        ) from None
+
+
+def _concurrency(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
+    if value is None or value == "none":
+        return value
+    if not value.isdecimal() or not int(value):
+        raise click.BadParameter(f"{value!r} is not a number of jobs, or none")
+    return int(value)
+
+
+@queues.command("limits")
+@click.argument("queue")
+@click.option("--concurrency", metavar="N", callback=_concurrency, help="Jobs at once; or none.")
+@click.option("--rate", metavar="N/TIME", callback=_rate, help="Jobs per time, 100/1m; or none.")
+@click.option("--hold", metavar="TIME", help="Begin no job for so long, where a rate is limited.")
+@click.option("--free", is_flag=True, help="End that, or the window that is full.")
+@connection_options
+@output_option
+def limits(
+    url: str | None, prefix: str, output: Output, queue: str, *,
+    concurrency: Any, rate: Any, hold: str | None, free: bool,
+) -> None:  # fmt: skip
+    """Show or set the limits that hold for all workers of QUEUE together."""
+    with App(url, prefix=prefix).sync as app:
+        found = app.queue(queue)
+        if not exists(app, found):
+            talk(f"queue {queue!r} is new: it has no jobs yet{did_you_mean(queue, app.queues())}")
+        if concurrency is not None or rate is not None:
+            found.set_limits(concurrency=concurrency, rate=rate)
+        if free:
+            found.remove_rate_limit()
+        if hold is not None:
+            try:
+                found.rate_limit(hold)
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint="--hold") from None
+        record = {"queue": queue} | _limits(found)
+    output.record("limits", record, id="queue")
 
 
 @queues.command("event-values")
@@ -152,6 +207,17 @@ def _setting(said: Said[Any]) -> dict[str, str]:
         "level": said.level,
         "source": said.source,
         "since": f"{as_datetime(said.since):%Y-%m-%d %H:%M:%S}",
+    }
+
+
+def _limits(queue: SyncQueue) -> dict[str, Any]:
+    said, held = queue.limits(), queue.rate_limit_ttl()
+    left = None if held is None else duration_text(milliseconds(held))
+    return {
+        "concurrency": said.concurrency,
+        "maxed": queue.is_maxed(),
+        "rate": None if said.rate is None else str(said.rate),
+        "limited_for": left,
     }
 
 

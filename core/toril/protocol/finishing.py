@@ -64,6 +64,8 @@ class Finish:
     """With `retry`: before all other waiting jobs."""
     skip_attempt: bool = False
     """With `delay`: it does not count as an attempt."""
+    hold_ms: int = 0
+    """With `wait`: no worker shall begin a job for so long, where a rate is limited."""
     from_head: bool = False
     """Look for it in the active list from the newest end; a matter of speed only."""
     cause: FinishCause = "processor"
@@ -186,6 +188,8 @@ def packed(finish: Finish) -> tuple[Any, ...]:
             more["skip"] = finish.skip_attempt
         elif finish.kind == "retry":
             more["lifo"] = finish.lifo
+        elif finish.hold_ms:
+            more["hold"] = finish.hold_ms
     if finish.cause != "processor":
         more["cause"] = finish.cause
     if finish.plans:

@@ -33,8 +33,6 @@ log = logging.getLogger("toril.worker")
 _TWO_LANES: Final = 8
 """From that concurrency on two calls may be under way at once: the server works on one while this
 process works on what the other brought."""
-_LONGEST_LIMITED: Final = 30.0
-"""Seconds after which a rate-limited worker asks whether it still is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,7 @@ class Engine:
         outside: What does everything that goes beyond this process.
         clock: For the times at which delayed jobs are due.
         lanes: How many calls may be under way at once; None: as many as suit the slots.
+        longest_limited: Seconds after which a rate-limited worker asks whether it still is.
         burst: Stop when there is nothing left to run.
         job_type: What the jobs are made as.
     """
@@ -107,6 +106,7 @@ class Engine:
         outside: Outside,
         clock: Clock,
         lanes: int | None = None,
+        longest_limited: float = 30.0,
         burst: bool = False,
         job_type: type[ActiveJob] = ActiveJob,
     ) -> None:
@@ -128,6 +128,7 @@ class Engine:
         self._finishing = False
         self._idle_said = False
         self._due: int | None = None  # when the earliest delayed job is due
+        self._longest_limited = longest_limited
         self._limited_until = 0.0
         self._again: set[ActiveJob] = set()  # ends that were refused once for open children
         self._postponed: list[tuple[ActiveJob, Finish]] = []  # such ends, not yet sent again
@@ -223,10 +224,11 @@ class Engine:
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
         ended = self._slots.take_ended()
-        free = min(self._slots.free, self._share) if self.wants_jobs else 0
+        may_fetch = self.wants_jobs and time.monotonic() >= self._limited_until
+        free = min(self._slots.free, self._share) if may_fetch else 0
         if ended:
             return Batch(ended, free)
-        if free and time.monotonic() >= self._limited_until and self._may_find_jobs():
+        if free and self._may_find_jobs():
             return Batch((), free)
         return None
 
@@ -313,15 +315,15 @@ class Engine:
             log.warning(
                 "job %s/%s does not exist any more; its id was dropped", self._queue, dropped
             )
+        if reply.limited_ms is not None:
+            seconds = min(reply.limited_ms / 1000, self._longest_limited)
+            self._hungry, self._limited_until = True, time.monotonic() + seconds
         if not batch.fetch:
             return
         self._hungry |= reply.more
         if reply.next_due_ms is not None:
             self.expect(reply.next_due_ms)
-        if reply.limited_ms is not None:
-            self._hungry = True
-            self._limited_until = time.monotonic() + min(reply.limited_ms / 1000, _LONGEST_LIMITED)
-        elif self._burst and not (self._hungry or self._slots.held or self._under_way):
+        if self._burst and not (self._hungry or self._slots.held or self._under_way):
             self.finish()
 
     async def _work(self, job: ActiveJob) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, TypedDict, Unpack, cast
 
 from toril.duration import milliseconds
+from toril.limits import RateLimit
 from toril.size import size_in_bytes
 from toril.worker.retry import BackoffFunction
 
@@ -47,9 +48,12 @@ class WorkerOptions(TypedDict, total=False):
     has ended."""
     max_started_attempts: int | None
     """How often a job may be picked up; one that comes more often fails for good, without a run."""
-    rate: tuple[int, timedelta | str] | None
-    """At most so many jobs per so much time, in the whole queue; a limit that is stored with the
-    queue goes before it."""
+    limiter: RateLimit | None
+    """How many jobs begin within a time in the whole queue; a rate that is stored with the queue
+    goes before it. Give it to all workers of the queue."""
+    max_rate_limit_delay: timedelta | str
+    """After which time a worker that has to wait for a rate limit looks whether it still has to
+    (`"30s"`)."""
     metrics: timedelta | str | None
     """Count the jobs that this worker ends, per minute, for `Queue.metrics` and for dashboards, and
     keep the numbers of so much time; `"14d"` is usual. None (the default): count nothing."""
@@ -77,7 +81,8 @@ class Terms:
     timeout_ms: int | None
     max_started_attempts: int | None
     pool: PoolTerms | None
-    rate: tuple[int, int] | None
+    limiter: RateLimit | None
+    max_rate_limit_delay_ms: int
     metrics_minutes: int | None
 
 
@@ -94,7 +99,9 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"a worker has no option {name!r}{hint}")
     lock_ms = _duration(options, "lock", "30s", _SHORTEST_LOCK)
-    rate = options.get("rate")
+    limiter = options.get("limiter")
+    if limiter is not None and not isinstance(cast(object, limiter), RateLimit):
+        raise TypeError(f"limiter is a RateLimit(…), not {limiter!r}")
     timeout = options.get("timeout")
     most_starts = options.get("max_started_attempts")
     worker_name = options.get("name")
@@ -119,7 +126,8 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
         max_started_attempts=(
             None if most_starts is None else count("max_started_attempts", most_starts)
         ),
-        rate=None if rate is None else (count("rate", rate[0]), max(1, milliseconds(rate[1]))),
+        limiter=limiter,
+        max_rate_limit_delay_ms=_duration(options, "max_rate_limit_delay", "30s", 1),
         metrics_minutes=_minutes(options.get("metrics")),
     )
 

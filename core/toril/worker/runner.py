@@ -6,17 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from toril.duration import duration_text, milliseconds
 from toril.errors import (
     JobTimedOut,
     LockLost,
+    RateLimited,
     RetryIn,
     Unrecoverable,
     WaitAgain,
     WaitForChildren,
 )
+from toril.limits import at_least_one
 from toril.options import OWN_OPTION
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
@@ -171,16 +174,18 @@ class Runner:
                 return give_back(job)
             case WaitForChildren():
                 return await self._put_aside(job)
-            case RetryIn():
-                return self._retry_in(job, error)
+            case RetryIn() | RateLimited():
+                return self._put_off(job, error)
             case WaitAgain() | LockLost(job_id=job.id):
                 return give_back(job)
             case _:
                 return self.failed(job, error)
 
-    def _retry_in(self, job: ActiveJob, signal: RetryIn) -> Finish:
+    def _put_off(self, job: ActiveJob, signal: RetryIn | RateLimited) -> Finish:
         try:
             delay = milliseconds(signal.delay)
+            if isinstance(signal, RateLimited):
+                return replace(give_back(job), hold_ms=at_least_one("RateLimited: ms", delay))
         except (TypeError, ValueError) as error:
             return self.failed(job, error)
         return Finish(job.snapshot, job.token, "delay", delay_ms=delay, skip_attempt=True)

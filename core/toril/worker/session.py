@@ -113,6 +113,7 @@ class Session:
             slots=self.slots,
             outside=self,
             clock=self._runtime.clock,
+            longest_limited=terms.max_rate_limit_delay_ms / 1000,
             burst=burst,
             job_type=invoker.job_type,
         )
@@ -170,7 +171,7 @@ class Session:
                 terms=TurnTerms(
                     self._terms.lock_ms,
                     self._terms.name,
-                    self._terms.rate,
+                    self._terms.limiter,
                     self._terms.metrics_minutes,
                 ),
                 executor=self._runtime.executor,

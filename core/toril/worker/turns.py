@@ -14,6 +14,7 @@ from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
+from toril.limits import RateLimit
 from toril.metrics import Metrics
 from toril.protocol import reading
 from toril.protocol.effects import COMPLETED, FAILED, Effects, Wants
@@ -52,14 +53,14 @@ _NOT_OURS: Final = frozenset({NOT_FOUND, NO_LOCK, NOT_ACTIVE, OTHER_LOCK})
 class TurnTerms:
     """On which terms a worker picks up jobs and ends them.
 
-    `name`: written to the job, for dashboards. `rate`: so many jobs per so many milliseconds in the
+    `name`: written to the job, for dashboards. `limiter`: how many jobs begin within a time in the
     whole queue; what is stored with the queue goes before it. `metrics_minutes`: count the jobs
     that end, and keep the numbers of so many minutes.
     """
 
     lock_ms: int
     name: str | None = None
-    rate: tuple[int, int] | None = None
+    limiter: RateLimit | None = None
     metrics_minutes: int | None = None
 
 
@@ -177,7 +178,8 @@ class Turns:
 
     def _fetch(self, token: str, limit: int) -> Fetch:
         terms = self._terms
-        most, per = terms.rate or (None, None)
+        rate = terms.limiter
+        most, per = (None, None) if rate is None else (rate.max, rate.per_ms)
         return Fetch(token, terms.lock_ms, limit, terms.name, most, per)
 
     def _planned(self, finishes: Sequence[Finish], now: int) -> Sequence[Finish]:

@@ -13,10 +13,10 @@ local PUT_BACK_LOCK = 30000 -- ms
 -- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 -- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
--- whether the events tell results and reasons.
+-- whether the events tell results and reasons. `held`: a job asked for a rate limit.
 local finishing = {
   now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil, noted_in = {},
-  values = true,
+  values = true, held = false,
 }
 --- @when finished, finished_batch
 local finished_jobs = {}
@@ -82,6 +82,13 @@ local function settle(Q, id, key, kind, text, stored, more)
   return math.max(window, told)
 end
 
+-- A handler said that no job shall begin for so many ms.
+local function hold(Q, ms)
+--- @local "hold"
+  hold_back(Q, ms)
+  finishing.held = true
+end
+
 -- Another attempt, at once or later, or none at all: the job goes back to where it came from.
 local function put_off(Q, id, key, kind, text, stored, more)
 --- @local "enqueue"
@@ -101,6 +108,7 @@ local function put_off(Q, id, key, kind, text, stored, more)
     push(Q, id, priority, more.lifo)
   else
     push_front(Q, id, priority)
+    if more.hold then hold(Q, more.hold) end
   end
   emit_capped(Q, 'waiting', 'jobId', id, 'prev', 'active')
   finishing.pushed = true

@@ -422,6 +422,12 @@ const methods = {
     if (!on.setGlobalRateLimit) throw new Unsupported("global rate limit");
     await (max ? on.setGlobalRateLimit(max, duration) : on.removeGlobalRateLimit());
   },
+  async hold_back({ queue: name, ms }) {
+    await (await queue(name)).rateLimit(ms);
+  },
+  async go_on({ queue: name }) {
+    await (await queue(name)).removeRateLimitKey();
+  },
   async schedule({ queue: name, id, repeat, template }) {
     const made = await (await queue(name)).upsertJobScheduler(id, repeat, template);
     return made ? made.id : null;
