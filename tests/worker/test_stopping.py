@@ -244,7 +244,7 @@ async def test_no_server_is_an_error_at_the_start() -> None:
         ({"lock": 30}, TypeError, "does not say its unit"),
         ({"lock": "1ms"}, ValueError, "at least"),
         ({"name": "two words"}, ValueError, "without blanks"),
-        ({"rate": (0, "1s")}, ValueError, "at least 1"),
+        ({"limiter": (1, "1s")}, TypeError, "a RateLimit"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], error: type[Exception], text: str) -> None:

@@ -316,8 +316,7 @@ class Engine:
                 "job %s/%s does not exist any more; its id was dropped", self._queue, dropped
             )
         if reply.limited_ms is not None:
-            seconds = min(reply.limited_ms / 1000, self._longest_limited)
-            self._hungry, self._limited_until = True, time.monotonic() + seconds
+            self._limit(reply.limited_ms)
         if not batch.fetch:
             return
         self._hungry |= reply.more
@@ -326,10 +325,17 @@ class Engine:
         if self._burst and not (self._hungry or self._slots.held or self._under_way):
             self.finish()
 
+    def _limit(self, ms: int) -> None:
+        """Pick up no jobs for so long."""
+        seconds = min(ms / 1000, self._longest_limited)
+        self._hungry, self._limited_until = True, time.monotonic() + seconds
+
     async def _work(self, job: ActiveJob) -> None:
         finish: Finish | None = None
         try:
             finish = await self._runner.run(job)
+            if finish is not None and finish.hold_ms:
+                self._limit(finish.hold_ms)  # already while the server is being told
         finally:
             self._slots.stop(job, finish)
             if finish is None:  # its slot is free although no call will say so
