@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ def queues_of(*flows: Flow) -> tuple[str, ...]:
 
 
 def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: int) -> list[Draft]:
-    """The drafts of all nodes, parents before their children.
+    """The drafts of all nodes, level by level as BullMQ adds them: parents before their children.
 
     Args:
         flow: The root.
@@ -161,11 +162,10 @@ def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: i
     """
     drafts: list[Draft] = []
     taken: set[tuple[str, str]] = set()
-    nodes: list[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = [
-        (flow, _above(flow, keys), "wait")
-    ]
+    nodes: deque[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = deque()
+    nodes.append((flow, _above(flow, keys), "wait"))
     while nodes:
-        node, parent, policy = nodes.pop()
+        node, parent, policy = nodes.popleft()
         options: JobOptions = node.options
         if drafts:
             if options.get("parent") is not None:
@@ -190,7 +190,7 @@ def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: i
         taken.add((queue_key, made.id))
         drafts.append(made)
         here = ParentRef(queue_key, made.id)
-        nodes.extend((child, here, node.on_child_failure) for child in reversed(node.children))
+        nodes.extend((child, here, node.on_child_failure) for child in node.children)
     return drafts
 
 

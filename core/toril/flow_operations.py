@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from toril.connection.call import Procedure
 from toril.context import Context, Drafted, data_text, saved_job
@@ -20,6 +20,9 @@ from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.types import State
 
 J = TypeVar("J")
+
+_COUNTED: Final = 100
+"""Jobs whose children are counted in one go."""
 
 
 class FlowOperations:
@@ -93,15 +96,14 @@ class FlowOperations:
 
     def _tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
         key = self._context.key(root.queue, root.prefix)
-        found = yield from _stored_node(self._context, key, root.id)
-        if found is None:
+        found = yield from _stored_nodes(self._context, (f"{key}:{root.id}",))
+        if not found:
             raise self._context.job_not_found(root.queue, root.id)
-        level = [found]
+        (top,) = level = list(found.values())
         for left in range(depth - 1, -1, -1):
-            for node in level:
-                yield from _add_children(self._context, node, width if left else 0)
+            yield from _add_children(self._context, level, width if left else 0)
             level = [child for node in level for child in node.children]
-        return found
+        return top
 
 
 @dataclass(slots=True)
@@ -130,18 +132,31 @@ class StoredTree:
         return FlowTree(make(self.job), self.state, children, self.cut, gone)
 
 
-def _stored_node(context: Context, queue_key: str, id: str) -> Procedure[StoredTree | None]:
-    found = yield from context.job_at(queue_key, id)
-    if found is None:
-        return None
-    state: State = yield reading.state(queue_key, id)
-    return StoredTree(queue_key, found, state)
+def _add_children(context: Context, nodes: Sequence[StoredTree], width: int) -> Procedure[None]:
+    """Read at most `width` children of each of the nodes of a level."""
+    below: list[tuple[StoredTree, list[str]]] = []
+    for start in range(0, len(nodes), _COUNTED):
+        some = nodes[start : start + _COUNTED]
+        keys = [f"{node.queue_key}:{node.job.id}" for node in some]
+        counts: list[dict[str, int]] = yield dependencies.counts_of(keys)
+        for node, sizes in zip(some, counts, strict=True):
+            node.cut = sum(sizes.values()) > width
+            if width and any(sizes.values()):
+                below.append((node, (yield from _child_keys(node, sizes, width))))
+    found = yield from _stored_nodes(context, [key for _, keys in below for key in keys])
+    for node, keys in below:
+        for key in keys:
+            child = found.get(key)
+            if child is not None:
+                node.children.append(child)
+            else:
+                queue_key, _, job_id = key.rpartition(":")
+                prefix = context.other(queue_key.rpartition(":")[0])
+                node.gone.append(JobRef(queue_name(queue_key), job_id, prefix))
 
 
-def _add_children(context: Context, node: StoredTree, width: int) -> Procedure[None]:
-    """Read at most `width` children of a node."""
-    counts: dict[str, int] = yield dependencies.dependency_counts(node.queue_key, node.job.id)
-    node.cut = sum(counts.values()) > width
+def _child_keys(node: StoredTree, counts: Mapping[str, int], width: int) -> Procedure[list[str]]:
+    """The keys of at most `width` children of a node."""
     keys: dict[str, None] = {}
     for kind in dependencies.DEPENDENCY_KINDS:
         # An open child may end meanwhile, and then be of a kind of which there was none.
@@ -152,14 +167,24 @@ def _add_children(context: Context, node: StoredTree, width: int) -> Procedure[N
             )
             keys.update(dict.fromkeys(page.children))
             cursor = page.cursor
-    for key in list(keys)[:width]:
+    return list(keys)[:width]
+
+
+def _stored_nodes(context: Context, keys: Sequence[str]) -> Procedure[dict[str, StoredTree]]:
+    """The jobs with these keys that exist, and their states, 100 of a queue at a time."""
+    ids: dict[str, list[str]] = {}
+    for key in keys:
         queue_key, _, job_id = key.rpartition(":")
-        child = yield from _stored_node(context, queue_key, job_id)
-        if child is not None:
-            node.children.append(child)
-        else:
-            prefix = context.other(queue_key.rpartition(":")[0])
-            node.gone.append(JobRef(queue_name(queue_key), job_id, prefix))
+        ids.setdefault(queue_key, []).append(job_id)
+    found: dict[str, StoredTree] = {}
+    for queue_key, some in ids.items():
+        prefix = context.other(queue_key.rpartition(":")[0])
+        jobs = yield from reading.jobs(queue_key, some, prefix)
+        states = yield from reading.states(queue_key, some)
+        for job, state in zip(jobs, states, strict=True):
+            if job is not None:
+                found[f"{queue_key}:{job.id}"] = StoredTree(queue_key, job, state)
+    return found
 
 
 def _check_slots(keys: set[str]) -> None:

@@ -942,6 +942,62 @@ scenario(
     python_producer=NO_METHOD,
 )
 scenario(
+    "remove unprocessed children, level by level",
+    Flow(
+        Node(
+            "parents",
+            "top",
+            VALUES,
+            {},
+            (
+                Node(
+                    "parents",
+                    "middle",
+                    VALUES,
+                    {},
+                    (
+                        Node("children", "good", (step("return", 1),)),
+                        Node("children", "bad", FAIL),
+                        Node("q", "open", OK),
+                    ),
+                ),
+                Node("q", "late", OK, {"delay": MINUTE}),
+            ),
+        )
+    ),
+    Work("children"),
+    Settle({"good": "completed", "bad": "failed"}),
+    Rest(),
+    Act("remove_unprocessed", "top"),
+    Dump("removed"),
+    python_producer=NO_METHOD,
+)
+scenario(
+    "unlink one of two children",
+    Flow(
+        Node("parents", "parent", VALUES, {}, (Node("q", "one", OK), Node("children", "two", OK))),
+    ),
+    Act("unlink", "one"),
+    Dump("unlinked"),
+    Work("children"),
+    Work("parents"),
+    Settle({"two": "completed", "parent": "completed"}),
+    Dump("completed"),
+    python_producer=NO_METHOD,
+)
+scenario(
+    "unlink a child that has ended",
+    Flow(
+        Node("parents", "parent", VALUES, {}, (Node("q", "one", OK), Node("children", "two", OK))),
+    ),
+    Work("children"),
+    Settle({"two": "completed"}),
+    Rest(),
+    Act("unlink", "two"),
+    Dump("unlinked"),
+    python_producer=NO_METHOD,
+)
+scenario(
     "clean",
     Add("q", "one", OK),
     Add("q", "two", OK),

@@ -458,4 +458,4 @@ def _view(tree: FlowTree[Job]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Toril(*sys.argv[1:3])))
+    asyncio.run(serve(Toril(sys.argv[1], sys.argv[2])))

@@ -208,6 +208,28 @@ class TestTree:
         only = await app.flow_tree(root, depth=1)
         assert (only.children, only.cut) == ((), True)
 
+    async def test_a_level_is_read_in_few_steps(
+        self, app: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kids = [
+            Flow("c", "k", children=[Flow(f"g{n % 2}", "g") for n in range(3)]) for _ in range(90)
+        ]
+        root = await app.add_flow(Flow("p", "root", children=kids))
+        executor, made = app.runtime.executor, 0
+        run = executor.run
+
+        async def count(*request: Any, **more: Any) -> Any:
+            nonlocal made
+            made += 1
+            return await run(*request, **more)
+
+        monkeypatch.setattr(executor, "run", count)
+        tree = await app.flow_tree(root, width=100)
+        assert len(list(tree)) == 361
+        assert {node.state for node in tree.children} == {"waiting-children"}
+        # For each parent four scans, and for 100 jobs of a queue, or of a level, some more.
+        assert made < 91 * 4 + 30
+
     @pytest.mark.parametrize("reads", range(1, 8))
     async def test_a_child_that_ends_meanwhile_is_not_missed(
         self, app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, reads: int

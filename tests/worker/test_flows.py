@@ -9,6 +9,7 @@ import redis
 from tests.worker.conftest import until
 
 from toril.app import App
+from toril.backoff import Backoff
 from toril.errors import JobFailed, LockLost, Unrecoverable, WaitForChildren
 from toril.flow import Flow
 from toril.new_job import NewJob
@@ -264,6 +265,34 @@ async def test_what_is_lost_is_not_changed(app: App, raw: redis.Redis) -> None:
     async with worker:
         await until(lambda: len(refused) == 2)
     assert await job.logs() == ("kept",)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_step_that_is_repeated_adds_no_child_twice(
+    app: App, raw: redis.Redis, ended: bool
+) -> None:
+    """Its worker broke between adding the children and remembering that it had."""
+
+    async def handler(job: ActiveJob) -> Json:
+        found = await job.children()
+        if len(found.processed) < 2:
+            await job.add_children([Flow("steps", name, id=name) for name in ("a", "b")])
+            if job.attempt == 1:
+                raise RuntimeError("broken")
+            raise WaitForChildren
+        return sorted(str(value) for value in found.processed.values())
+
+    later = Backoff.fixed("1h")
+    parent = await app.queue("reports").add("sum", attempts=2, backoff=later)
+    await app.worker("reports", handler).run(burst=True)
+    if ended:
+        await app.worker("steps", finish).run(burst=True)
+    await parent.promote()
+    for _ in range(2):
+        await app.worker("reports", handler).run(burst=True)
+        await app.worker("steps", finish).run(burst=True)
+    assert await parent.result(timeout="5s") == ["a done", "b done"]
+    assert raw.zcard("bull:steps:completed") == 2
 
 
 async def test_clear_logs_keeps_no_negative_number(app: App) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -54,11 +54,23 @@ class Dependencies:
 
 def dependency_counts(queue: str, id: str) -> Read[dict[DependencyKind, int]]:
     """How many children of each kind the job has."""
+    counted = counts_of((f"{queue}:{id}",))
+    return Read(counted.commands, lambda replies: counted.parse(replies)[0])
+
+
+def counts_of(keys: Sequence[str]) -> Read[list[dict[DependencyKind, int]]]:
+    """How many children of each kind these jobs have, given by their keys."""
     commands = tuple(
-        (count, f"{queue}:{id}:{suffix}")
+        (count, f"{key}:{suffix}")
+        for key in keys
         for suffix, _, count in (_WHERE[kind] for kind in DEPENDENCY_KINDS)
     )
-    return Read(commands, lambda replies: dict(zip(DEPENDENCY_KINDS, replies, strict=True)))
+
+    def parse(replies: list[Any]) -> list[dict[DependencyKind, int]]:
+        sizes = iter(replies)
+        return [{kind: next(sizes) for kind in DEPENDENCY_KINDS} for _ in keys]
+
+    return Read(commands, parse)
 
 
 def dependency_page(

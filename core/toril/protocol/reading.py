@@ -147,8 +147,10 @@ def job(queue: str, id: str, prefix: str | None = None) -> Read[JobSnapshot | No
     return Read((("HGETALL", f"{queue}:{id}"),), parse)
 
 
-def jobs(queue: str, ids: Sequence[str]) -> Procedure[list[JobSnapshot | None]]:
-    """Jobs by their ids; None where there is none, or its key is garbled."""
+def jobs(
+    queue: str, ids: Sequence[str], prefix: str | None = None
+) -> Procedure[list[JobSnapshot | None]]:
+    """Jobs by their ids; None where there is none, or its key is garbled. `prefix`: see `job`."""
     name = queue_name(queue)
     found: list[JobSnapshot | None] = []
     while len(found) < len(ids):
@@ -156,7 +158,7 @@ def jobs(queue: str, ids: Sequence[str]) -> Procedure[list[JobSnapshot | None]]:
         arguments = (msgspec.msgpack.encode({"ids": part}),)
         hashes: list[Any] = yield Call("jobs", (queue,), arguments, list, Resend.ALWAYS)
         found += [
-            JobSnapshot(name, job_id, hash_fields(fields))
+            JobSnapshot(name, job_id, hash_fields(fields), prefix)
             if fields and can_be_job(job_id)
             else None
             for job_id, fields in zip(part, hashes, strict=False)
@@ -171,6 +173,16 @@ def state(queue: str, id: str) -> Call[State]:
         return cast(State, text(found[0]))
 
     return _look(queue, id, (), parse)
+
+
+def states(queue: str, ids: Sequence[str]) -> Procedure[list[State]]:
+    """In which states jobs are, 100 a call."""
+    found: list[State] = []
+    for start in range(0, len(ids), 100):
+        request = msgspec.msgpack.encode({"ids": ids[start : start + 100], "fields": ()})
+        told: Sequence[Any] = yield Call("state", (queue,), (request,), list, Resend.ALWAYS)
+        found += [cast(State, text(one[0])) for one in told]
+    return found
 
 
 def finished_result(queue: str, id: str) -> Call[FinishedResult]:
