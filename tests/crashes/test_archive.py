@@ -66,7 +66,7 @@ def in_files(folder: Path) -> list[Identity]:
 def test_a_sweep_that_archives(
     redis_url: str, raw: redis.Redis, tmp_path: Path, how: How | FileHow
 ) -> None:
-    folder, many = tmp_path / "archive", 60 if how in HOWS else 12 if how in WRITES else 3
+    folder, many = tmp_path / "archive", 60 if how in HOWS else 12 if how in WRITES else 8
     config: Any = {
         "archive": {
             "sqlite": str(folder / "jobs.db"),
