@@ -104,7 +104,8 @@ class Session:
             put_aside=put_aside,
             go_on=Series(app.runtime, self._key).go_on,
             is_recent=self.slots.is_recent,
-            around=app.runtime.dispatcher.around,
+            # The dispatcher is there once the App has started.
+            around=lambda job: app.runtime.dispatcher.around(job),  # noqa: PLW0108 - see above
         )
         self.engine = Engine(
             queue=queue,
