@@ -55,7 +55,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, durations: Sequence[float]) -> Quantiles:
-        cuts = statistics.quantiles(durations, n=100)
+        cuts = statistics.quantiles(durations, n=100, method="inclusive")
         return cls(len(durations), statistics.median(durations), cuts[98], max(durations))
 
 

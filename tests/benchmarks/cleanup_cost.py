@@ -173,7 +173,10 @@ def measure(client: redis.Redis, batch: int, finishes: int) -> dict[str, float]:
             queue.run(TURN)
             times[name] += spent(client)
             queue.check()
-    return {name: statistics.quantiles(each, n=10)[0] / batch for name, each in times.items()}
+    return {
+        name: statistics.quantiles(each, n=10, method="inclusive")[0] / batch
+        for name, each in times.items()
+    }
 
 
 def table(figures: Mapping[int, Mapping[str, float]]) -> Iterable[str]:

@@ -35,10 +35,12 @@ def test_how_many_commands(redis_url: str, batch: int) -> None:
         bare = commands(client, "without plugin", batch)
         assert commands(client, "no rule", batch) == bare
         assert commands(client, "below", batch) == bare + 1
-        # How many are kept, the oldest, their scores, their locks, two to remove them all, the
-        # event; and for each what was said for it.
-        assert commands(client, "at the limit", batch) == bare + 7 + batch
-        assert commands(client, "at, with own", batch) <= bare + 11 + batch
+        # Which are too many, their locks, two to remove them all, the event; and for each what
+        # was said for it.
+        assert commands(client, "at the limit", batch) == bare + 5 + batch
+        assert commands(client, "at, with own", batch) <= bare + 10 + batch
+        # As above, and nothing to look at: the script knows these jobs.
+        assert commands(client, "nothing", batch) == bare + 4
 
 
 def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -61,7 +61,10 @@ class Effects(Generic[T]):
 
 
 def with_effects(
-    value: T, told: Sequence[Any], events: Sequence[JobEvent] = (), wants: Wants = frozenset()
+    value: T,
+    told: bytes | Sequence[Any],
+    events: Sequence[JobEvent] = (),
+    wants: Wants = frozenset(),
 ) -> Effects[T]:
     """`value` with the effects part of a reply; `events` come before those in it.
 
@@ -69,13 +72,19 @@ def with_effects(
     """
     if not told:
         return Effects(value, tuple(events))
-    errors, reports, removed, saved = told
+    only_reports: Sequence[Any] = ((), told, (), ())
+    errors, reports, removed, saved = only_reports if isinstance(told, bytes) else told
     return Effects(
         value,
         (*events, *(map(_saved, saved) if SAVED in wants else ()), *map(_removed, removed)),
         tuple(ChunkError(text(plugin), text(at), text(what)) for plugin, at, what in errors),
-        tuple(Report(text(plugin), unpack(packed)) for plugin, packed in reports),
+        tuple(_reports(reports)) if reports else (),
     )
+
+
+def _reports(packed: bytes) -> Iterator[Report]:
+    flat = cast("list[Any]", unpack(packed))
+    return map(Report, flat[::2], flat[1::2])
 
 
 def unpack(packed: bytes) -> Json:

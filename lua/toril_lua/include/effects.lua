@@ -1,13 +1,22 @@
--- What a call tells beside its result: {chunk errors, reports, removed jobs, saved jobs}, the last
--- element of every reply.
+-- What a call tells beside its result, the last element of every reply: '' for nothing; the
+-- reports, packed, if there is nothing else; or {chunk errors, reports, removed jobs, saved jobs}.
+-- Each table in a reply costs the server as much as a small command.
 
 local chunk_errors, reports, removed_jobs, saved_jobs = {}, {}, {}, {}
 
+-- The reports, each packed when it was made, as one packed array: plugin, value, plugin, value, ...
+local function packed_reports()
+  local count = 2 * #reports
+  local head = count < 16 and string.char(144 + count)
+    or string.char(220, math.floor(count / 256), count % 256)
+  return head .. table.concat(reports)
+end
+
 local function effects()
-  if #chunk_errors == 0 and #reports == 0 and #removed_jobs == 0 and #saved_jobs == 0 then
-    return {}
+  if #chunk_errors == 0 and #removed_jobs == 0 and #saved_jobs == 0 then
+    return #reports > 0 and packed_reports() or ''
   end
-  return {chunk_errors, reports, removed_jobs, saved_jobs}
+  return {chunk_errors, packed_reports(), removed_jobs, saved_jobs}
 end
 
 -- Notes a job that goes, for the hooks; `fields` is its hash as HGETALL gives it, read before.

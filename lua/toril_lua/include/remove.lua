@@ -16,14 +16,14 @@ local noted = 0 -- bytes
 local gone -- what the chunks get; one table for all jobs of a call
 --- @end
 
--- Before the keys of a job go: tells the chunks, and notes what it was like. `state` is where it
--- was, in BullMQ's words; `rule` and `plugin` are '' if no rule did it.
-local function tell_removal(Q, id, key, state, cause, rule, plugin)
+-- Before the keys of a job go: tells the chunks, except those of `knowing`, and notes what it was
+-- like. `state` is where it was, in BullMQ's words; `rule` and `plugin` are '' if no rule did it.
+local function tell_removal(Q, id, key, state, cause, rule, plugin, knowing)
 --- @when removed
   gone = gone or new_ctx(Q)
   gone.q, gone.id, gone.key = Q, id, key
   gone.state, gone.cause, gone.rule = state, cause, rule
-  run_chunks('removed', Q, gone)
+  run_chunks('removed', Q, gone, nil, knowing)
 --- @end
   if want_removed then
     local fields = redis.pcall('HGETALL', key)
@@ -34,6 +34,15 @@ local function tell_removal(Q, id, key, state, cause, rule, plugin)
   end
 end
 
+-- Whether nobody wants to hear of the removal of a job of which this plugin knows.
+local function nobody_listens(plugin)
+  local silent = not want_removed
+--- @when removed
+  for _, chunk in ipairs(CHUNKS.removed) do silent = silent and chunk[1] == plugin end
+--- @end
+  return silent
+end
+
 -- Whether a child keeps a living parent waiting. If the parent's children are garbled it may.
 local function keeps_waiting(parent_key, key)
   return redis.call('EXISTS', parent_key) == 1
@@ -42,8 +51,10 @@ end
 
 -- Why a rule must not touch a finished job, or nil.
 local function objection(Q, job, score, any_locked)
-  if not score then return 'gone' end
-  if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
+  if not job.fresh then
+    if not score then return 'gone' end
+    if tonumber(score) ~= tonumber(job.finished_on) then return 'changed' end
+  end
   if any_locked and redis.call('EXISTS', Q .. ':' .. job.id .. ':lock') == 1 then
     return 'locked'
   end
@@ -56,18 +67,23 @@ local function objection(Q, job, score, any_locked)
   return nil
 end
 
--- Which of up to 100 finished jobs, {{id, finished_on, parent_key}, ...}, none twice, a rule may
--- remove now. parent_key: false if there is none, nil if the caller has not read it. Returns them,
--- and the others, each with `why`. Never changes what becomes of another job: a failed child that
--- keeps its parent waiting stays.
+-- Which of up to 100 finished jobs, {{id, finished_on, parent_key, fresh}, ...}, none twice, a rule
+-- may remove now. parent_key: false if there is none, nil if the caller has not read it. fresh:
+-- finished_on is of this call, as the job stands in its set. Returns them, and the others, each
+-- with `why`. Never changes what becomes of another job: a failed child that keeps its parent
+-- waiting stays.
 local function check_finished(Q, outcome, jobs)
-  local ids, locks, going, staying = {}, {}, {}, {}
-  if #jobs == 0 then return going, staying end
+  local keys, all_fresh = {}, true
+  if #jobs == 0 then return {}, {} end
   for n, job in ipairs(jobs) do
-    ids[n], locks[n] = job.id, Q .. ':' .. job.id .. ':lock'
+    keys[n], all_fresh = Q .. ':' .. job.id .. ':lock', all_fresh and job.fresh
   end
-  local scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(ids))
-  local any_locked = redis.call('EXISTS', unpack(locks)) > 0
+  local any_locked, scores = redis.call('EXISTS', unpack(keys)) > 0, {}
+  if not all_fresh then
+    for n, job in ipairs(jobs) do keys[n] = job.id end
+    scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(keys))
+  end
+  local going, staying = {}, {}
   for n, job in ipairs(jobs) do
     job.why = objection(Q, job, scores[n], any_locked)
     if job.why then
@@ -79,17 +95,20 @@ local function check_finished(Q, outcome, jobs)
   return going, staying
 end
 
--- Removes those of the jobs, as above with `rule`, that may go. Returns how many have gone, and the
--- others.
+-- Removes those of the jobs, as above with `rule` and `known` (the plugin needs not be told of it),
+-- that may go. Returns how many have gone, and the others.
 local function remove_finished(Q, outcome, jobs, plugin, announce)
   local going, staying = check_finished(Q, outcome, jobs)
-  local ids = {}
+  local ids, silent = {}, nobody_listens(plugin)
   for _, job in ipairs(going) do
     if noted > MAX_NOTED then
       job.why = 'budget'
       staying[#staying + 1] = job
     else
-      tell_removal(Q, job.id, Q .. ':' .. job.id, outcome, 'rule', job.rule or '', plugin)
+      if not (silent and job.known) then
+        local key, knowing = Q .. ':' .. job.id, job.known and plugin
+        tell_removal(Q, job.id, key, outcome, 'rule', job.rule or '', plugin, knowing)
+      end
       ids[#ids + 1] = job.id
     end
   end

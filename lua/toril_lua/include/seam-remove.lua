@@ -43,8 +43,8 @@ local function allow_removals(Q, ctx, announce)
     return staying
   end
 
-  -- Removes finished jobs, {{id, finished_on, rule, parent_key}, ...}. Returns those that stay,
-  -- each with `why`.
+  -- Removes finished jobs, {{id, finished_on, rule, parent_key, fresh, known}, ...}. Returns those
+  -- that stay, each with `why`.
   function ctx.remove_all(outcome, jobs)
     check_outcome(outcome)
     local now, later = jobs, nil

@@ -5,7 +5,7 @@
 -- runs) stand above this text, made by the catalogue.
 -- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`.
 
-local MAX_CHUNK_ERRORS = 20
+local MAX_CHUNK_ERRORS, MAX_REPORTS = 20, 32767
 local NOBODY = {}
 
 local seam = {queue = nil, plugin = '', now = 0, meta = {}, seen = {}}
@@ -56,13 +56,16 @@ function ctx_functions.emit(event, fields)
 end
 
 function ctx_functions.report(value)
-  reports[#reports + 1] = {seam.plugin, cmsgpack.pack(value)}
+  if #reports == MAX_REPORTS then error('a call takes no more reports') end
+  reports[#reports + 1] = cmsgpack.pack(seam.plugin, value)
 end
 
 local function new_ctx(Q)
-  local ctx = {q = Q, now = seam.now, budget = 0, plugins = ACTIVE_PLUGINS}
-  for name, run in pairs(ctx_functions) do ctx[name] = run end
-  return ctx
+  local run = ctx_functions
+  return {
+    q = Q, now = seam.now, budget = 0, plugins = ACTIVE_PLUGINS, own = run.own, meta = run.meta,
+    set_meta = run.set_meta, emit = run.emit, report = run.report,
+  }
 end
 
 local function note_chunk_error(plugin, point, message)
@@ -73,22 +76,24 @@ local function note_chunk_error(plugin, point, message)
 end
 
 -- Calls every chunk of a point with `ctx`, each on its own. One may run inside another: a removal
--- within `finished` calls `removed`. `plans`: what each plugin planned, by its name, or nil.
--- Returns the plugins whose chunk broke.
-local function run_chunks(point, Q, ctx, plans)
+-- within `finished` calls `removed`. `plans`: what each plugin planned, by its name, or nil;
+-- `except`: a plugin whose chunks are not called, or nil. Returns the plugins whose chunk broke.
+local function run_chunks(point, Q, ctx, plans, except)
   local outer_queue, outer_plugin = seam.queue, seam.plugin
   local broken = NOBODY
   for _, chunk in ipairs(CHUNKS[point] or NOBODY) do
     local plugin = chunk[1]
-    seam.queue, seam.plugin = Q, plugin
-    seam.seen[plugin] = seam.seen[plugin] or {}
-    ctx.seen = seam.seen[plugin]
-    ctx.plan = plans and plans[plugin]
-    for _, job in ipairs(ctx.jobs or NOBODY) do job.plan = job.plans and job.plans[plugin] end
-    local ok, message = pcall(chunk[2], ctx)
-    if not ok then
-      note_chunk_error(plugin, point, message)
-      broken = {plugin, unpack(broken)}
+    if plugin ~= except then
+      seam.queue, seam.plugin = Q, plugin
+      seam.seen[plugin] = seam.seen[plugin] or {}
+      ctx.seen = seam.seen[plugin]
+      ctx.plan = plans and plans[plugin]
+      for _, job in ipairs(ctx.jobs or NOBODY) do job.plan = job.plans and job.plans[plugin] end
+      local ok, message = pcall(chunk[2], ctx)
+      if not ok then
+        note_chunk_error(plugin, point, message)
+        broken = {plugin, unpack(broken)}
+      end
     end
   end
   seam.queue, seam.plugin = outer_queue, outer_plugin

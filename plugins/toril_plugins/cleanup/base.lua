@@ -43,20 +43,22 @@ local function parse_rule(text)
   local count, age, level, words, more =
     string.match(text, '^[12]:(%-?%d+):(%-?%d+):(%a+):%d+:([^:]*):?(.*)$')
   if not count then return nil end
-  local rule = {rule = level .. ': ' .. words, key = more}
-  if count ~= '-1' then rule.last = tonumber(count) end
-  if age ~= '-1' then rule.age = tonumber(age) end
+  local rule = {
+    rule = level .. ': ' .. words, key = more ~= '' and more or nil,
+    last = count ~= '-1' and tonumber(count) or nil, age = age ~= '-1' and tonumber(age) or nil,
+  }
   if string.sub(text, 1, 1) == '2' then
     local first, logs, data, tombstone
     rule.key, first, logs, data, tombstone =
       string.match(more, '^(.*):(%-?%d+):(%-?%d+):(%-?%d+):(%-?%d+)$')
     if not rule.key then return nil end
+    if rule.key == '' then rule.key = nil end
     if first ~= '-1' then rule.first = tonumber(first) end
     if logs ~= '-1' then rule.logs = tonumber(logs) end
     if data ~= '-1' then rule.data = tonumber(data) end
     if tombstone ~= '-1' then rule.tombstone = tonumber(tombstone) end
   end
-  if rule.key == '' or rule.last == 0 then rule.key = nil end
+  if rule.last == 0 then rule.key = nil end
   return rule
 end
 

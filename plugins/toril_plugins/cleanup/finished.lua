@@ -7,29 +7,40 @@
 -- reviews or copies, so nothing goes here.
 
 local MARGIN = 20 -- jobs with a decision of their own that are passed over
+local AT_ONCE = 50 -- jobs that are too much, of which the newest may go first
+local NONE = {}
+
+-- What the live count does not keep: how many, at most; {id, score, ...}; of each, whether it has a
+-- decision of its own. One command if nobody has one and not many more are too much.
+local function beyond_live_count(outcome, last)
+  local finished, own = finished_key(outcome), ctx.own('own:' .. outcome)
+  local others = state('own', outcome) and redis.call('ZCARD', own) or 0
+  if others == 0 then
+    local newest_first = redis.call('ZREVRANGE', finished, last, last + AT_ONCE, 'WITHSCORES')
+    local count = #newest_first / 2
+    if count <= AT_ONCE then return count, newest_first, NONE end
+  end
+  local excess = math.min(redis.call('ZCARD', finished) - others - last, ctx.budget)
+  if excess <= 0 then return 0 end
+  local floor = others > 0 and state('floor', outcome) or '-inf'
+  local window = others > 0 and 2 * excess + MARGIN or excess
+  local oldest = redis.call(
+    'ZRANGEBYSCORE', finished, floor, '+inf', 'WITHSCORES', 'LIMIT', 0, window)
+  if others == 0 or #oldest == 0 then return excess, oldest, NONE end
+  local ids, head = {}, 0 -- head: so many have a decision
+  for i = 1, #oldest, 2 do ids[#ids + 1] = oldest[i] end
+  local known = redis.call('ZMSCORE', own, unpack(ids))
+  while known[head + 1] do head = head + 1 end
+  if head > MARGIN / 2 then set_state('floor', outcome, tonumber(oldest[2 * head])) end
+  return excess, oldest, known
+end
 
 -- Evict by the live count. What lies behind more than a few jobs with a decision of their own is
 -- left to the sweeper. Returns the jobs that have not gone, each with `why`; 'said': somebody else
 -- may have finished it, and something be said for it.
 local function evict(outcome, rule)
-  local finished, own = finished_key(outcome), ctx.own('own:' .. outcome)
-  local others = state('own', outcome) and redis.call('ZCARD', own) or 0
-  local excess = math.min(redis.call('ZCARD', finished) - others - rule.last, ctx.budget)
-  if excess <= 0 then return {} end
-  local floor, window, known, head = '-inf', excess, {}, 0 -- head: so many have a decision
-  if others > 0 then
-    floor = state('floor', outcome) or '-inf'
-    window = 2 * excess + MARGIN
-  end
-  local oldest = redis.call(
-    'ZRANGEBYSCORE', finished, floor, '+inf', 'WITHSCORES', 'LIMIT', 0, window)
-  if others > 0 and #oldest > 0 then
-    local ids = {}
-    for i = 1, #oldest, 2 do ids[#ids + 1] = oldest[i] end
-    known = redis.call('ZMSCORE', own, unpack(ids))
-    while known[head + 1] do head = head + 1 end
-    if head > MARGIN / 2 then set_state('floor', outcome, tonumber(oldest[2 * head])) end
-  end
+  local excess, oldest, known = beyond_live_count(outcome, rule.last)
+  if excess == 0 then return NONE end
   local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
   local jobs, said = {}, {}
   for i = 1, #oldest, 2 do
@@ -39,7 +50,7 @@ local function evict(outcome, rule)
       local read = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts', 'parentKey')
       local job = {
         id = id, finished_on = tonumber(oldest[i + 1]), rule = rule.rule, decision = rule,
-        parent_key = read[3] or false,
+        parent_key = read[3] or false, fresh = true,
       }
       if read[1] or read[2] and string.find(read[2], option, 1, true) then
         job.why = 'said'
@@ -54,10 +65,22 @@ local function evict(outcome, rule)
   return staying
 end
 
+-- Lets go of jobs of which nothing is to be kept. Returns those that have not gone.
+local function let_go_at_once(jobs, outcome, rule)
+  local all = {}
+  for n, job in ipairs(jobs) do
+    all[n] = {
+      id = job.id, finished_on = job.finished_on, rule = rule.rule, decision = rule,
+      parent_key = job.parent_key or false, fresh = true,
+    }
+  end
+  return let_go(outcome, all)
+end
+
 -- Whether these jobs follow the live rule, it is a mere count or none, and nothing is written down
 -- about them.
 local function are_plain(jobs, outcome, rule)
-  if rule and (rule.last == 0 or rule.key or rule.first) then return false end
+  if rule and (rule.key or rule.first) then return false end
   if ctx.meta('toril.ceiling.' .. outcome) or ctx.meta('toril.holds.list') then return false end
   local ids = {}
   for n, job in ipairs(jobs) do
@@ -87,7 +110,8 @@ for _, outcome in ipairs(OUTCOMES) do
     if not are_plain(jobs, outcome, rule) then
       settled = false
     elseif rule and rule.last then
-      left[outcome] = evict(outcome, rule)
+      left[outcome] = rule.last == 0 and let_go_at_once(jobs, outcome, rule)
+        or evict(outcome, rule)
       settled = settled and #left[outcome] == 0
     else
       left[outcome] = {}

@@ -67,11 +67,7 @@ local function follow_rule(jobs, outcome, rule, plan)
   if is_bucketed(rule) then
     count_by_key(jobs, outcome, rule, asking)
   elseif rule.last == 0 then
-    local all = {}
-    for n, job in ipairs(jobs) do
-      all[n] = {id = job.id, finished_on = job.finished_on, rule = rule.rule, decision = rule}
-    end
-    let_go_or_put_off(outcome, all)
+    settle(let_go_at_once(jobs, outcome, rule), outcome)
   elseif rule.last and not asking then
     settle(evict(outcome, rule), outcome)
   end

@@ -29,18 +29,20 @@ local function tell_gone(outcome, jobs)
   for n = 1, #jobs + 1 do
     local job = jobs[n]
     if count > 0 and (not job or job.rule ~= rule) then
-      ctx.report({ctx.q, 'removed', outcome, string.match(rule, '^[^:]*'), count})
+      local colon = string.find(rule, ':', 1, true)
+      local by = colon and string.sub(rule, 1, colon - 1) or rule
+      ctx.report({ctx.q, 'removed', outcome, by, count})
       count = 0
     end
     if job and not job.why then rule, count = job.rule, count + 1 end
   end
 end
 
--- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key}, ...}: `rule` is what they
--- go by, in words; `decision` a decision of their own if `own`, else the live rule; `set` the live
--- bucket that they are in; `ceiling`: they go by a ceiling; `unsure`: they may be in a bucket, or
--- have a decision. Returns those that stay, each with `why`: what ctx.refused says, 'budget',
--- 'held', or 'later'.
+-- Lets go of jobs, {{id, finished_on, rule, decision, own, parent_key, fresh}, ...}: `rule` is what
+-- they go by, in words; `decision` a decision of their own if `own`, else the live rule; `set` the
+-- live bucket that they are in; `ceiling`: they go by a ceiling; `unsure`: they may be in a bucket,
+-- or have a decision; parent_key and fresh are as in ctx.remove_all. Returns those that stay, each
+-- with `why`: what ctx.refused says, 'budget', 'held', or 'later'.
 local function let_go(outcome, jobs)
   local staying, refused = {}
   if #jobs == 0 then return staying end
@@ -51,9 +53,15 @@ local function let_go(outcome, jobs)
   elseif gate.hand_over then
     refused = gate.hand_over(outcome, jobs)
   else
-    -- The chunk `removed` finds there what is known of the job.
-    ctx.seen.going = {}
-    for _, job in ipairs(jobs) do ctx.seen.going[job.id] = job end
+    -- The chunk `removed` finds there what is known of the job. It is not called for those of which
+    -- nothing is written down: they follow a live rule without a key or a tombstone, as most do.
+    local going, window = {}, ctx.meta('toril.idwindow.ms')
+    for _, job in ipairs(jobs) do
+      job.known = not (window or job.own or job.set or job.unsure
+        or job.decision and job.decision.tombstone)
+      if not job.known then going[job.id] = job end
+    end
+    ctx.seen.going = going
     local each = ctx.announce -- at a finish
     ctx.announce = each and #jobs == 1
     refused = ctx.remove_all(outcome, jobs)
