@@ -62,7 +62,7 @@ class Effects(Generic[T]):
 
 def with_effects(
     value: T,
-    told: bytes | Sequence[Any],
+    told: bytes | list[Any],
     events: Sequence[JobEvent] = (),
     wants: Wants = frozenset(),
 ) -> Effects[T]:
@@ -72,8 +72,9 @@ def with_effects(
     """
     if not told:
         return Effects(value, tuple(events))
-    only_reports: Sequence[Any] = ((), told, (), ())
-    errors, reports, removed, saved = only_reports if isinstance(told, bytes) else told
+    nothing: list[Any] = []
+    beside = [nothing, told, nothing, nothing] if isinstance(told, bytes) else told
+    errors, reports, removed, saved = beside
     return Effects(
         value,
         (*events, *(map(_saved, saved) if SAVED in wants else ()), *map(_removed, removed)),

@@ -2,7 +2,7 @@
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
--- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; {id, outcome,
+-- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; {id,
 -- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
 -- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
 -- the tops of flows whose age has come; for how long, in ms, the oldest of what was found has been
