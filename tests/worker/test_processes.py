@@ -225,7 +225,7 @@ async def test_usr1_is_quiet_and_usr2_shows_stacks(app: App, spawn: Spawn, tmp_p
         (("no_such_module:app",), 2, "cannot import"),
         (("app_for_processes:nothing",), 2, "cannot find"),
         (("app_for_processes",), 2, "not of the form MODULE:OBJECT"),
-        (("app_for_processes:number",), 2, "which is no App and no Worker"),
+        (("app_for_processes:number",), 2, "which is no App, no Queue and no Worker"),
         (("app_for_processes:empty",), 2, "an App without workers"),
         (("app_for_processes:app", "-q", "other"), 2, "there are q, threads"),
         (("app_for_processes:app", "--grace", "5"), 2, "not a duration"),
@@ -252,8 +252,8 @@ def test_usage_errors(
         ("x = = 1", "SyntaxError: invalid syntax (broken_program.py, line 1)"),
         ("raise SystemExit('no')", "SystemExit: no (PATH, line 1)"),
         (
-            "from toril import App\nApp('redis://x').worker('q', None)",
-            "not None (PATH, line 2)",
+            "from toril import App\nApp('redis://x').worker('q', 3)",
+            "not 3 (PATH, line 2)",
         ),
     ],
 )

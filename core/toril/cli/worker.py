@@ -22,6 +22,8 @@ import toril as package
 from toril.app import App
 from toril.cli.exits import CommandError, Exit
 from toril.cli.output import talk
+from toril.cli.supervised import Line
+from toril.cli.supervisor import Supervisor
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, TorilError
 from toril.queue import Queue
@@ -29,6 +31,7 @@ from toril.worker import Worker
 
 log = logging.getLogger("toril.worker")
 
+_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _NOT_THE_USERS: Final = (str(Path(package.__file__).parent), importlib.__file__, "<frozen ")
 """How the names of files begin that are no help in finding a mistake in a program."""
 
@@ -39,6 +42,8 @@ _NOT_THE_USERS: Final = (str(Path(package.__file__).parent), importlib.__file__,
 @click.option("-c", "--concurrency", type=click.IntRange(1), help="Jobs at once, per queue.")
 @click.option("--burst", is_flag=True, help="Stop when there is nothing left to run.")
 @click.option("--grace", metavar="DURATION", help="How long running jobs may go on at a stop.")
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Run so many processes.")
+@click.option("--reload", "watch", is_flag=True, help="Begin anew when Python files change.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every job.")
 def worker(  # noqa: PLR0917 - click passes them by name
     targets: Sequence[str],
@@ -46,6 +51,8 @@ def worker(  # noqa: PLR0917 - click passes them by name
     concurrency: int | None,
     burst: bool,  # noqa: FBT001 - click passes options by name
     grace: str | None,
+    processes: int | None,
+    watch: bool,  # noqa: FBT001
     verbose: bool,  # noqa: FBT001
 ) -> None:
     r"""Run workers.
@@ -59,25 +66,36 @@ def worker(  # noqa: PLR0917 - click passes them by name
                  a second one puts them back at once, a third one kills
       USR1       stop fetching, go on with the jobs that run
       USR2       write the stacks of all tasks and threads to stderr
+      HUP        with --processes: replace them one by one, a new one before the old one goes
 
     \b
-    Exit codes: 0 done, 2 usage or import failed, 3 server not reachable,
+    With --processes N each process has Apps of its own; one that ends by itself is started again.
+
+    \b
+    Exit codes: 0 done, 1 unexpected error, or the third signal,
+      2 usage or import failed, 3 server not reachable,
       7 stopped with jobs not finished in time; they were put back
     """
+    line = Line.found()
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        format=(f"[{line.number}] " if line else "") + _FORMAT,
     )
     if grace is not None:
         try:
             milliseconds(grace)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--grace") from error
+    if processes is not None or watch:
+        command = _command(targets, queues, concurrency, grace, burst=burst, verbose=verbose)
+        watched = Path.cwd() if watch else None
+        supervisor = Supervisor(command, processes or 1, burst=burst, watched=watched)
+        sys.exit(asyncio.run(supervisor.run()))
     workers = _choose(_workers(targets), queues)
     for one in workers:
         one.configure(concurrency=concurrency, grace=grace)
-    given_back = asyncio.run(_Run(workers).run(burst=burst))
+    given_back = asyncio.run(_Run(workers, line).run(burst=burst))
     unfinished = f"{given_back} jobs were not finished in time and were put back"
     if any(not thread.daemon for thread in threading.enumerate()[1:]):
         # Handlers are still running in threads. Nothing can stop those, and Python would wait.
@@ -87,6 +105,26 @@ def worker(  # noqa: PLR0917 - click passes them by name
         os._exit(Exit.UNFINISHED if given_back else Exit.DONE)
     if given_back:
         raise CommandError(unfinished, Exit.UNFINISHED)
+
+
+def _command(
+    targets: Sequence[str],
+    queues: Sequence[str],
+    concurrency: int | None,
+    grace: str | None,
+    *,
+    burst: bool,
+    verbose: bool,
+) -> list[str]:
+    """The command of one of several processes."""
+    command = ["worker", *targets]
+    for queue in queues:
+        command += ["--queue", queue]
+    if concurrency is not None:
+        command += ["--concurrency", str(concurrency)]
+    if grace is not None:
+        command += ["--grace", grace]
+    return command + ["--burst"] * burst + ["--verbose"] * verbose
 
 
 def _workers(targets: Iterable[str]) -> list[Worker]:
@@ -183,8 +221,9 @@ def _choose(workers: Sequence[Worker], queues: Sequence[str]) -> list[Worker]:
 class _Run:
     """Some workers, run until they have stopped, and steered by signals."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Worker], line: Line | None) -> None:
         self._workers = workers
+        self._line = line
         self._stops = 0
         self._stopping: set[asyncio.Task[object]] = set()
 
@@ -197,6 +236,9 @@ class _Run:
             async with asyncio.TaskGroup() as group:
                 for worker in self._workers:
                     group.create_task(worker.run(burst=burst))
+                if self._line is not None:
+                    self._line.watch(self._left_alone)
+                    group.create_task(self._tell_ready(self._line))
         except* TorilError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -204,7 +246,21 @@ class _Run:
                 await app.aclose()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self._line is not None:
+                self._line.close()
         return sum(worker.given_back for worker in self._workers)
+
+    async def _tell_ready(self, line: Line) -> None:
+        await asyncio.sleep(0)  # the workers have begun then
+        for worker in self._workers:
+            await worker.ready()
+        line.tell_ready()
+
+    def _left_alone(self) -> None:
+        log.warning("the supervisor has gone")
+        if not self._stops:
+            self._stops = 1
+            self._stop(now=False)
 
     def _signals(self) -> list[tuple[int, Callable[[int, FrameType | None], None]]]:
         # Plain handlers instead of the loop's: they also run while a job blocks the loop.

@@ -250,14 +250,13 @@ class ActiveJob:
         self._check()
         return await self._host.remove_unprocessed_children(self)
 
-    async def ask_host(self, name: str, *arguments: Any) -> object:
+    async def ask_host(self, name: str, *arguments: Any) -> Any:
         """Do what `JobHost` calls `name`, for a handler in another process. Raises `LockLost`."""
         self._check()
         if name not in _OF_THE_HOST:
             raise AttributeError(f"a job's host has no {name!r}")
-        asked = getattr(self._host, name)
-        result: object = await asked(self, *arguments) if callable(asked) else asked
-        return result
+        asked: Any = getattr(self._host, name)
+        return asked if isinstance(asked, bool) else await asked(self, *arguments)
 
     def _check(self) -> None:
         if self.lost:

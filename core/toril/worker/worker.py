@@ -229,14 +229,15 @@ class Worker:
     async def __aenter__(self) -> Self:
         self._background = asyncio.create_task(self.run())
         await asyncio.sleep(0)  # `run` has made its session then, or failed
-        ready = asyncio.ensure_future(self._ready())
+        ready = asyncio.ensure_future(self.ready())
         await asyncio.wait((ready, self._background), return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if self._background.done():
             self._background.result()
         return self
 
-    async def _ready(self) -> None:
+    async def ready(self) -> None:
+        """Wait until the worker that was told to run picks up jobs."""
         if self._session is not None:
             await self._session.ready.wait()
 
