@@ -61,8 +61,8 @@ local same_pace = every and tonumber(old[1] or nil) == every
 local due = next_due((not every or same_pace) and previous or nil)
 local withdrawn = previous and withdraw(run_id(schedule, previous))
 if withdrawn and same_pace then due = previous end
-local offset = withdrawn and old[2]
-  or int(every and (request.offset or due - math.floor(due / every) * every) or 0)
+local offset = every and request.offset or withdrawn and old[2]
+  or int(every and due - math.floor(due / every) * every or 0)
 
 local tries = every and SLOTS or 0
 while redis.call('EXISTS', Q .. ':' .. run_id(schedule, due)) == 1 do

@@ -15,6 +15,7 @@ class Difference:
     """One allowed difference.
 
     Args:
+        name: What it is called in the documentation.
         reason: Why it is there.
         roles: The roles of which one must be taken (`python producer`, `toril worker`, …).
         pattern: What to look for in a line.
@@ -22,6 +23,7 @@ class Difference:
         scenarios: Names of the scenarios that it is confined to; empty: all.
     """
 
+    name: str
     reason: str
     roles: frozenset[str]
     pattern: str
@@ -40,39 +42,46 @@ def roles(*names: str) -> frozenset[str]:
 
 DIFFERENCES = [
     Difference(
-        "only Node writes its version when a queue is opened, also a handler that adds a child",
+        "the version in `meta`",
+        "only Node writes its version when a queue is opened, also by a handler that adds a child",
         roles("python producer", "python worker", "toril producer", "toril worker"),
         r"^\S+:meta \.version =",
     ),
     Difference(
+        "the counter of ids",
         "Toril makes ids itself and leaves the counter alone",
         roles("toril producer", "toril worker"),
         r"^\S+:id = \d+$",
     ),
     Difference(
+        "one attempt",
         "Toril says one attempt where Node says none; both mean that there is no second",
         roles("toril producer", "toril worker"),
         r'"attempts": [01](?=[,}])',
         '"attempts": 1',
     ),
     Difference(
-        "only Node writes the stream's length when a queue is opened",
+        "the length of the stream in `meta`",
+        "only Node writes it when a queue is opened; both when a job is added",
         roles("python producer", "toril producer"),
         r"^\S+:meta \.opts\.maxLenEvents =",
     ),
     Difference(
+        "Python's delays",
         "Python writes the delay into the options of every job",
         roles("python producer", "python worker"),
         r'"delay": 0, |, "delay": 0(?=[,}])',
         "",
     ),
     Difference(
+        "Python's time of the call",
         "Python writes the time of the call into the jobs of a scheduler with an interval",
         roles("python producer", "python worker"),
         r'"prevMillis": "<time>", (?="repeat": {"count": \d+, "every")',
         "",
     ),
     Difference(
+        "Python's `drained`",
         "Python finishes without fetching, so its finish does not learn of delayed jobs or limits, "
         "which would keep it from saying `drained`",
         roles("python worker"),
@@ -94,6 +103,7 @@ DIFFERENCES = [
         ),
     ),
     Difference(
+        "removals by rule are told",
         "Toril tells of each job that its own retention removes, and by which rule",
         roles("toril worker"),
         r"^\S+:events removed {\w+} prev=(completed|failed) rule=",
@@ -107,24 +117,28 @@ DIFFERENCES = [
         ),
     ),
     Difference(
+        "an id without a job",
         "Toril drops an id without a job instead of running it with empty data",
         roles("toril worker"),
         r"{ghost}|^q:events drained$",
         scenarios=frozenset({"id without a job"}),
     ),
     Difference(
+        "the id of a job that is not added",
         "Toril makes the ids of jobs itself, also of those that are then not added",
         roles("toril producer"),
         r"deduplicatedJobId={(\d+|[A-Za-z]\w{15})}",
         "deduplicatedJobId={new}",
     ),
     Difference(
+        "promoting all keeps priorities",
         "promoting and retrying all, Toril keeps the priorities, as promoting or retrying one does",
         roles("toril producer"),
         r"^q:(wait {b}|prioritized {b} priority 2 number 1|pc = 1)$",
         scenarios=frozenset({"promote all", "retry all failed jobs"}),
     ),
     Difference(
+        "promoting all clears the delay",
         "promoting all, Toril clears the delay, as promoting one does",
         roles("toril producer"),
         r"^(q:{[ab]} \.delay =) \d+$",
@@ -132,6 +146,7 @@ DIFFERENCES = [
         scenarios=frozenset({"promote all"}),
     ),
     Difference(
+        "obliterating looks before it pauses",
         "Toril looks for running jobs before it pauses the queue to obliterate it",
         roles("toril producer"),
         r"^q:(events paused|meta \.paused = 1)$",

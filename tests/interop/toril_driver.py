@@ -35,6 +35,7 @@ from toril import (
 from toril.clock import Clock, SystemClock
 from toril.flow import FlowTree
 from toril.plugins import JobRef
+from toril.worker.by_hand import Fetcher, HeldJob
 from toril_plugins import Keep, Retention
 
 
@@ -103,6 +104,11 @@ OPTIONS: Mapping[str, tuple[str, Any]] = {
     "deduplication": ("deduplication", _window),
 }
 
+
+def _minutes(told: Mapping[str, int]) -> timedelta:
+    return timedelta(minutes=told["maxDataPoints"])
+
+
 WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "concurrency": ("concurrency", int),
     "lockDuration": ("lock", _ms),
@@ -110,7 +116,7 @@ WORKER_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "maxStalledCount": ("max_stalled", int),
     "limiter": ("limiter", _rate),
     "name": ("name", str),
-    "metrics": ("metrics", lambda told: timedelta(minutes=told["maxDataPoints"])),
+    "metrics": ("metrics", _minutes),
 }
 
 
@@ -201,6 +207,8 @@ class Toril(Service):
         self.app = App(url, prefix=prefix, clock=self.clock)
         self.workers: dict[str, tuple[Worker, asyncio.Task[Any]]] = {}
         self.readers: dict[str, tuple[asyncio.Task[None], list[dict[str, Any]]]] = {}
+        self.hands: dict[str, Fetcher] = {}
+        self.taken: dict[tuple[str, str], HeldJob] = {}
 
     def queue(self, name: str) -> Queue:
         return self.app.queue(name)
@@ -220,6 +228,9 @@ class Toril(Service):
         for task, _ in self.readers.values():
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for fetcher in self.hands.values():
+            await fetcher.stop(grace="0s")
+        self.hands, self.taken = {}, {}
         await self.app.aclose()
         self.workers, self.readers = {}, {}
         self.app = App(self.url, prefix=self.prefix, clock=self.clock)
@@ -287,7 +298,9 @@ class Toril(Service):
     async def counts(self, queue: str) -> dict[str, int]:
         return {str(state): count for state, count in (await self.queue(queue).counts()).items()}
 
-    async def ids(self, queue: str, state: str) -> list[str]:
+    async def ids(self, queue: str, state: str, ascending: bool | None = None) -> list[str]:
+        if ascending is (state in {"completed", "failed"}):
+            raise Unsupported("jobs that have ended, oldest first; others, newest first")
         return [job.id async for job in self.queue(queue).jobs(cast("Any", state))]
 
     async def logs(self, queue: str, id: str) -> list[str]:
@@ -358,6 +371,38 @@ class Toril(Service):
         task = self.workers[handle][1]
         return [repr(task.exception())] if task.done() and not task.cancelled() else []
 
+    # -- working by hand ---------------------------------------------------------------------------
+
+    async def take(self, queue: str) -> dict[str, Any] | None:
+        if queue not in self.hands:
+            self.hands[queue] = self.app.fetcher(queue)
+            await self.hands[queue].__aenter__()
+        job = await self.hands[queue].next_job(wait="0s")
+        if job is None:
+            return None
+        self.taken[queue, job.id] = job
+        attempts = job.snapshot.attempts_made
+        return {"id": job.id, "name": job.name, "data": job.data, "attempts_made": attempts}
+
+    async def complete(self, queue: str, id: str, value: Any = None) -> None:
+        await self.taken[queue, id].complete(value)
+
+    async def fail(self, queue: str, id: str, text: str, kind: str = "plain") -> None:
+        await self.taken[queue, id].fail(text, retry=kind != "unrecoverable")
+
+    async def put_off(self, queue: str, id: str, ms: int) -> None:
+        await self.taken[queue, id].delay(_ms(ms))
+
+    async def give_back(self, queue: str, id: str) -> None:
+        await self.taken[queue, id].fail(WaitAgain())
+
+    async def await_children(self, queue: str, id: str) -> bool:
+        job = self.taken[queue, id]
+        if not (await job.children()).unprocessed:
+            return False
+        await job.wait_for_children()
+        return True
+
     # -- operating ---------------------------------------------------------------------------------
 
     async def pause(self, queue: str) -> None:
@@ -398,6 +443,12 @@ class Toril(Service):
 
     async def go_on(self, queue: str) -> None:
         await self.queue(queue).remove_rate_limit()
+
+    async def window_owner(self, queue: str, window: str) -> str | None:
+        return await self.queue(queue).deduplication_owner(window)
+
+    async def close_window(self, queue: str, window: str) -> bool:
+        return await self.queue(queue).remove_deduplication(window)
 
     async def schedule(
         self, queue: str, id: str, repeat: dict[str, Any], template: dict[str, Any]

@@ -163,7 +163,6 @@ def _read(client: redis.Redis, prefix: str, since: int, *, exact: bool) -> _Data
         if value:  # else it has gone since the SCAN
             kind, expires = kinds[key]
             found.keys[key] = _Key(kind, expires, sorted(value) if kind == "set" else value)
-    _name_jobs(found)
     return found
 
 
@@ -212,7 +211,12 @@ def _name_jobs(found: _Database) -> None:
 
 
 def dump(
-    client: redis.Redis, since: int, prefix: str = "bull", *, exact: bool = False
+    client: redis.Redis,
+    since: int,
+    prefix: str = "bull",
+    *,
+    exact: bool = False,
+    names: Mapping[tuple[str, str], str] | None = None,
 ) -> list[str]:
     """The database under `prefix` as lines.
 
@@ -221,8 +225,13 @@ def dump(
         since: Milliseconds since the epoch when the run began.
         prefix: BullMQ's key prefix.
         exact: Write times as they are, not what they mean.
+        names: What jobs are called, by queue and id; None: by what is found of them.
     """
     found = _read(client, prefix, since, exact=exact)
+    if names is None:
+        _name_jobs(found)
+    else:
+        found.labels.update(names)
     lines: list[str] = []
     for key, held in found.keys.items():
         queue, rest = found.split(key)

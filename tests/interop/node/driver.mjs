@@ -280,8 +280,9 @@ const methods = {
   async counts({ queue: name }) {
     return await (await queue(name)).getJobCounts();
   },
-  async ids({ queue: name, state }) {
-    return (await (await queue(name)).getJobs([state])).map((each) => each.id);
+  async ids({ queue: name, state, ascending }) {
+    const found = await (await queue(name)).getJobs([state], 0, -1, ascending || false);
+    return found.map((each) => each.id);
   },
   async logs({ queue: name, id }) {
     return (await (await queue(name)).getJobLogs(id)).logs;
@@ -361,9 +362,15 @@ const methods = {
       await made.waitUntilReady();
       hands.set(name, made);
     }
-    const token = `token-${++serial}`;
-    const job = await hands.get(name).getNextJob(token, { block: false });
-    if (!job) return null;
+    let job, token;
+    for (;;) {
+      token = `token-${++serial}`;
+      job = await hands.get(name).getNextJob(token, { block: false });
+      if (!job) return null;
+      if (!job.deferredFailure) break;
+      // Whoever fetches by hand is left to do what a running worker does first.
+      await job.moveToFailed(new UnrecoverableError(job.deferredFailure), token, false);
+    }
     taken.set(`${name}:${job.id}`, { job, token });
     return { id: job.id, name: job.name, data: job.data, attempts_made: job.attemptsMade };
   },
@@ -427,6 +434,12 @@ const methods = {
   },
   async go_on({ queue: name }) {
     await (await queue(name)).removeRateLimitKey();
+  },
+  async window_owner({ queue: name, window }) {
+    return (await (await queue(name)).getDeduplicationJobId(window)) ?? null;
+  },
+  async close_window({ queue: name, window }) {
+    return (await (await queue(name)).removeDeduplicationKey(window)) > 0;
   },
   async schedule({ queue: name, id, repeat, template }) {
     const made = await (await queue(name)).upsertJobScheduler(id, repeat, template);
