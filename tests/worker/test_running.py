@@ -44,6 +44,17 @@ async def test_the_value_a_handler_returns_is_the_jobs_result(app: App, raw: red
     assert raw.exists(f"bull:q:{job.id}:lock") == 0
 
 
+async def test_a_worker_may_be_the_first_thing_an_app_does(redis_url: str) -> None:
+    async with App(redis_url) as app:
+        await app.queue("q").add("a")
+    app = App(redis_url)
+    try:
+        await app.worker("q", nothing).run(burst=True)
+        assert (await app.queue("q").counts())["completed"] == 1
+    finally:
+        await app.aclose()
+
+
 async def test_a_handler_sees_its_job(app: App) -> None:
     seen: list[Any] = []
 
