@@ -293,7 +293,7 @@ class Auditor:
 
 
 _NOTES: Final = frozenset({"strange-key"})
-_OWN_OF_CORE: Final = frozenset({"call", "lease", "flows", "stalled", "deferred"})
+_OWN_OF_CORE: Final = frozenset({"call", "lease", "flows", "stalled", "deferred", "workers"})
 
 
 async def _wait_long(awaitable: Any, deadline: float, /) -> Any:

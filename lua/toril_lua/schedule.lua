@@ -45,10 +45,13 @@ local function withdraw(id)
   return false
 end
 
+local old = redis.call('HMGET', record, 'every', 'offset', 'ic', 'toril.paused')
+
 local function next_due(previous)
   if not every then return request.due end
   if previous then
-    local following = previous + every
+    -- Pausing has taken away a run whose time is still to come.
+    local following = old[4] and previous > now and previous or previous + every
     return following < now and slot_after(now, every, request.offset or 0) or following
   end
   if request.start then return math.max(request.start, now) end
@@ -56,7 +59,6 @@ local function next_due(previous)
 end
 
 local previous = tonumber(redis.call('ZSCORE', schedules, schedule) or nil)
-local old = redis.call('HMGET', record, 'every', 'offset', 'ic')
 local same_pace = every and tonumber(old[1] or nil) == every
 local due = next_due((not every or same_pace) and previous or nil)
 local withdrawn = previous and withdraw(run_id(schedule, previous))

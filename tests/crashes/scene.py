@@ -66,7 +66,8 @@ def time_passes(raw: redis.Redis) -> None:
 
 def sound(raw: redis.Redis, *, at_rest: bool = False) -> None:
     """All that holds at any moment holds now."""
-    assert check(raw, at_rest=at_rest) == []
+    wrong = check(raw, at_rest=at_rest)
+    assert wrong == [], wrong
 
 
 def kept(raw: redis.Redis) -> dict[str, dict[str, list[str]]]:

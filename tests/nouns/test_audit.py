@@ -123,6 +123,12 @@ async def test_all_is_well(app: App) -> None:
     assert (report.whole, report.problems, report.looked["jobs"]) == (True, 0, 6)
 
 
+async def test_a_worker_that_shows_itself_is_no_finding(app: App, raw: redis.Redis) -> None:
+    raw.zadd(f"{Q}:toril:workers", {"who": 1})
+    raw.set(f"{Q}:toril:workers:who", "x", ex=60)
+    assert (await app.audit("mail")).findings == ()
+
+
 async def test_a_queue_that_is_not_there(app: App, raw: redis.Redis) -> None:
     assert (await app.audit("nothing")).findings == ()
     assert raw.keys("bull:nothing*") == []

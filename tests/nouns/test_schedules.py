@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.nouns.witness import Witness
 
-from toril import App, Cron, Every, JobNotFound, Reject, hookimpl
+from toril import ActiveJob, App, Cron, Every, JobNotFound, Reject, hookimpl
 from toril.clock import ManualClock
 from toril.errors import InvalidJob
 from toril.plugins import Draft
@@ -120,6 +120,25 @@ async def test_paused_and_resumed(app: App, raw: Any, clock: ManualClock) -> Non
     assert job is not None
     assert (job.data, job.snapshot.opts["attempts"]) == ({"n": 1}, 2)
     assert await queue.resume_schedule("s") == resumed
+
+
+@pytest.mark.parametrize("pace", [Every("10m"), Cron("*/10 * * * *")], ids=str)
+async def test_resumed_before_the_run_that_pausing_took_away(
+    app: App, raw: Any, clock: ManualClock, pace: Every | Cron
+) -> None:
+    queue = app.queue("q")
+    await queue.schedule("s", pace, "tick")
+    await app.worker("q", _done).run(burst=True)
+    (following,) = raw.zrange("bull:q:delayed", 0, -1)
+    clock.advance("1m")
+    for _ in range(2):
+        await queue.pause_schedule("s")
+        await queue.resume_schedule("s")
+        assert raw.zrange("bull:q:delayed", 0, -1) == [following]
+
+
+async def _done(job: ActiveJob) -> None:
+    """Nothing to do."""
 
 
 async def test_run_now_beside_its_runs(app: App, raw: Any) -> None:

@@ -39,6 +39,8 @@ _READ: Final[dict[str, tuple[Any, ...]]] = {
     "string": ("GET",),
     "stream": ("XLEN",),
 }
+_CORE: Final = frozenset({"call", "lease", "flows", "workers"})
+"""Behind `toril:`, what is not a plugin's."""
 _CHUNK: Final = 2000
 _GONE: Final = -2
 """The remaining time of a key that does not exist."""
@@ -251,7 +253,7 @@ def _key(stored: Stored, queue: StoredQueue, rest: str) -> Iterator[Wrong]:
 def _owners(queue: StoredQueue, owners: frozenset[str]) -> Iterator[Wrong]:
     for rest in queue.keys:
         owner = rest.split(":")[1] if rest.startswith("toril:") else ""
-        if rest not in QUEUE_KEYS and owner and owner not in {"call", "lease", "flows", *owners}:
+        if rest not in QUEUE_KEYS and owner and owner not in _CORE | owners:
             yield Wrong("strange", f"{queue.key}:{rest}", "belongs to nothing")
     for kind in ("repeat", "toril:flows"):
         stored = {rest[len(kind) + 1 :] for rest in queue.keys if rest.startswith(f"{kind}:")}

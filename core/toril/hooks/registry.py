@@ -29,6 +29,7 @@ RESERVED: Final = frozenset(
         "said",
         "stalled",
         "toril",
+        "workers",
     }
 )
 """Names that Toril's own keys, fields and configuration use."""

@@ -2,8 +2,8 @@
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
--- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; {id,
--- finished_on, beyond} of the jobs about which the plugins must be asked; what is handed over; per
+-- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; of the jobs
+-- about which the plugins must be asked {id, outcome, finished_on, beyond}; what is handed over; per
 -- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
 -- the tops of flows whose age has come; for how long, in ms, the oldest of what was found has been
 -- due; per outcome how many have finished and are there, and how many of those are held.
