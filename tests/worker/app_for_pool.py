@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toril import ActiveJob, App, NewJob, RetryIn, Unrecoverable, WaitForChildren
+from toril import ActiveJob, App, Flow, NewJob, RetryIn, Unrecoverable, WaitAgain, WaitForChildren
 from toril.types import Json
 
 FOLDER = Path(os.environ.get("TORIL_TEST_DIR", "."))
@@ -115,6 +115,23 @@ def job_family(job: ActiveJob, data: Any) -> Json:
         job.sync.add_children([NewJob("square", 3), NewJob("square", 4)])
         raise WaitForChildren
     return sorted(int(str(value)) for value in found.processed.values())
+
+
+def job_prune(job: ActiveJob, data: Any) -> Json:
+    if job.starts == 1:
+
+        class LocalWaitAgain(WaitAgain):
+            """One that does not travel."""
+
+        raise LocalWaitAgain
+    sync = job.sync
+    sync.log("one")
+    sync.log("two")
+    sync.clear_logs(keep=1)
+    sync.add_children([Flow("late", "late", id="late", delay="1h")])
+    page = sync.children_page("unprocessed", count=5)
+    gone = sync.remove_unprocessed_children()
+    return [[*page.children], [*gone], [*gone.kept], sync.children_counts()["unprocessed"]]
 
 
 def job_told(job: ActiveJob, data: Any) -> None:

@@ -72,6 +72,14 @@ async def test_a_process_sees_its_job_and_acts_on_it(app: App, raw: redis.Redis)
     assert json.loads(str(raw.hget(f"bull:q:{spoke.id}", "data"))) == {"n": 2}
 
 
+async def test_a_process_gives_its_job_back_and_prunes_its_children(app: App) -> None:
+    job = await app.queue("q").add("prune")
+    async with app.worker("q", handle, processes=1):
+        assert await job.result(timeout="20s") == [["bull:late:late"], ["late"], [], 0]
+    assert await job.logs() == ("two",)
+    assert ((await job.refresh()).attempts_made, job.attempts_started) == (1, 2)
+
+
 async def test_an_asynchronous_handler_runs_in_a_process_too(app: App) -> None:
     job, touches = await app.queue("q").add("n"), await app.queue("q").add("app")
     async with app.worker("q", handle_on_a_loop, processes=1):
