@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +15,15 @@ from tests.support.server import Server
 
 Library = Callable[[str], Driver]
 ServerFactory = Callable[..., Server]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        metavar="DIR",
+        help="write pictures of the dashboard into this folder, as its tests come by",
+    )
 
 
 @pytest.fixture(scope="session")

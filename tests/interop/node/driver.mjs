@@ -193,7 +193,8 @@ async function board(names) {
   adapter.setBasePath("/");
   const shown = [];
   for (const name of names) shown.push(new BullMQAdapter(await queue(name)));
-  createBullBoard({ queues: shown, serverAdapter: adapter });
+  const options = { uiConfig: { showMetrics: true } };
+  createBullBoard({ queues: shown, serverAdapter: adapter, options });
   const app = express();
   app.use("/", adapter.getRouter());
   const listening = await new Promise((resolve) => {
