@@ -15,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-PACKAGES = ("chromium", "chromium-driver")
+PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 PROGRAMS = ("chromium", "chromedriver")
 INSTALL_DEADLINE = 600.0  # seconds
 LOCK = Path(tempfile.gettempdir()) / "toril-browser.lock"
@@ -38,7 +38,7 @@ def install() -> None:
     if not missing():
         return
     wanted = f"these tests need the programs {' and '.join(missing())}"
-    by_hand = f"install Debian's packages {' and '.join(PACKAGES)}"
+    by_hand = f"install Debian's packages {', '.join(PACKAGES)}"
     if shutil.which("apt-get") is None:
         raise BrowserError(f"{wanted}, and there is no apt-get to install them with: {by_hand}")
     if os.geteuid() != 0:
@@ -49,7 +49,7 @@ def install() -> None:
             _apt("update", "-qq")
             _apt("install", "-y", "-qq", "--no-install-recommends", *PACKAGES)
     if missing():
-        raise BrowserError(f"{wanted}, although {' and '.join(PACKAGES)} are installed")
+        raise BrowserError(f"{wanted}, although {', '.join(PACKAGES)} are installed")
 
 
 def _apt(*arguments: str) -> None:
