@@ -81,7 +81,12 @@ def _show(made: Plan, output: Output) -> None:
         output.record("plan", made.encode())
         return
     output.rows("going", made.encode()["going"], COLUMNS, id="rule")
+    for part in made.stripping:
+        counts = f"{part.now} {part.outcome} jobs now, {part.within_day} within a day"
+        talk(f"{counts} lose their {part.tier}, by {part.rule}")
     for each in made.staying:
         talk(f"{each.count} {each.outcome} jobs stay, though a rule would let them go: {each.why}")
     if made.missing:
         talk(f"nothing goes here: the queue requires {made.missing}, which is not in use")
+    elif made.requires:
+        talk(f"only where these plugins run, as the queue requires them: {made.requires}")

@@ -15,7 +15,7 @@ from toril import Flow, hookimpl
 from toril.plugins import FinishedJob, JobRemoved
 from toril.types import ChildFailurePolicy
 from toril_plugins import Due, Hold, Holds, Keep, Postpone, Retention, Verdicts
-from toril_plugins.cleanup.trees import Trees
+from toril_plugins.cleanup import trees
 
 QUEUES = ("p", "q", "r")
 WHOLE = Retention(completed=Keep("1d", flow=True), failed=Keep("1d", flow=True))
@@ -216,16 +216,16 @@ class Stops(Exception):
 
 def stop_after(removals: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """End the process in the middle of a flow, as far as the sweeper can tell."""
-    run, left = Trees._run, [Stops] * removals
+    run, left = trees.Trees._run, [Stops] * removals
 
-    async def counted(trees: Any, *args: Any) -> Any:
+    async def counted(these: Any, *args: Any) -> Any:
         if args[2] == "tree_remove":
             if not left:
                 raise Stops
             left.pop()
-        return await run(trees, *args)
+        return await run(these, *args)
 
-    monkeypatch.setattr(Trees, "_run", counted)
+    monkeypatch.setattr(trees.Trees, "_run", counted)
 
 
 @pytest.mark.parametrize("after", range(3))
@@ -337,15 +337,15 @@ async def test_what_is_retried_in_between_keeps_what_is_above_it(
     await here.app.add_flow(flow, WHOLE)
     await run(here, "q", "p")
     assert await here.app.queue("p").state("a0") == "completed"
-    look = Trees._look
+    look = trees.look
 
-    async def look_and_retry(trees: Any, *args: Any) -> Any:
-        levels = await look(trees, *args)
+    async def look_and_retry(*args: Any) -> Any:
+        levels = await look(*args)
         await here.app.queue("q").retry_all("failed")
         return levels
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trees, "_look", look_and_retry)
+        patch.setattr(trees, "look", look_and_retry)
         await sweep(here, "1d", "p")
     assert await here.app.queue("q").state("b0") == "waiting"
     assert {"a0", "b0"} <= jobs(raw)

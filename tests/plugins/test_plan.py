@@ -131,14 +131,18 @@ async def test_a_ceiling_beats_them(app: App, raw: redis.Redis, clock: ManualClo
 async def test_what_stands_in_the_way(app: App, raw: redis.Redis, clock: ManualClock) -> None:
     await app.add_flow(Flow("mail", "top", children=[Flow("mail", "bad")]))
     queue = await run(app, NewJob("a", id="kept"), NewJob("a"))
-    await hold(queue, Hold(id="kept", why="case 7"))
+    held = await hold(queue, Hold(id="kept", why="case 7", who="eve"))
+    other = await hold(queue, Hold(name="never", why="case 8", who="eve"))
     await queue.set(Requires("vault"))
     clock.advance("2h")
     planned = await plan(queue, Retention(completed="1h", failed="1h"))
     assert numbers(planned) == {"queue: 1h": (1, 1)}
     assert {(each.outcome, each.why, each.count) for each in planned.staying} == {
-        ("completed", "it is held", 1), ("failed", "its parent waits for it", 1),
-    }  # fmt: skip
+        ("completed", f"it is held ({held.handle}: id kept, by eve: case 7)", 1),
+        ("failed", "its parent waits for it", 1),
+    }
+    assert other.handle not in str(planned.staying)
+    assert planned.requires == "vault"
     assert planned.missing == "vault"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from toril_plugins.cleanup.deciding import Decision
+from toril_plugins.cleanup.planned_flows import FlowFate
 from toril_plugins.retention.keep import Keep
 from toril_plugins.retention.planning import DAY_MS
+
+NO_FLOW: Final = FlowFate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,8 @@ class Looked:
 
     `decision`: what it follows instead of the live rule; `own`: it stands in the index of such
     jobs; `at`: when something happens next (ms); `over`: it was put off until then; `numbered`: its
-    number has come; `undecided`: a plugin broke when it was asked; `bucket`: in which the live rule
-    counts it.
+    number has come; `undecided`: a plugin broke when it was asked; `held`: by what; `flow`: what
+    becomes of the flow with which it is kept; `bucket`: in which the live rule counts it.
     """
 
     id: str
@@ -30,9 +33,10 @@ class Looked:
     over: bool = False
     numbered: bool = False
     undecided: bool = False
-    held: bool = False
+    held: str = ""
     awaited: bool = False
     bucket: str = ""
+    flow: FlowFate = NO_FLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Forecast:
 
     `live` is the rule of the queue and `ceiling` its ceiling, each with its words, or None.
     `following` counts all jobs under the live rule, `finished` all that are not held, of which
-    `jobs` are the oldest.
+    `jobs` are the oldest. `stripped`: by tier, until when it was done under the live rule.
     """
 
     now: int
@@ -60,6 +64,7 @@ class Forecast:
     ceiling: tuple[Keep, str] | None
     following: int
     finished: int
+    stripped: Mapping[str, int]
 
     def fates(self) -> Iterator[Fate]:
         """The fate of each job, in their order."""
@@ -69,12 +74,20 @@ class Forecast:
                 at, rule = self._own(job, job.decision, position), job.decision.rule
             else:
                 at, rule = self._live(job, by_count)
+            stays = job.flow.why_not
             if self.ceiling:
                 keep, words = self.ceiling
                 capped = _first(_aged(job, keep), self._beyond(position, keep.last, self.finished))
-                if capped is not None and (at is None or capped < at):
-                    at, rule = capped, words
-            yield Fate(job, at, rule, _obstacle(job))
+                if capped is not None and (stays or self._goes_before(capped, at, job)):
+                    at, rule, stays = capped, words, ""
+            yield Fate(job, at, rule, _obstacle(job) or stays)
+
+    def _goes_before(self, capped: int, at: int | None, job: Looked) -> bool:
+        """Whether the ceiling takes a job. A sweep takes first what has a time of its own."""
+        if at is None:
+            return True
+        by_ceiling, by_rule = max(capped, self.now), max(at, self.now)
+        return by_ceiling < by_rule or (by_ceiling == by_rule and job.decision is None)
 
     def _live(self, job: Looked, by_count: Mapping[str, bool]) -> tuple[int | None, str]:
         if self.live is None or job.undecided:
@@ -100,12 +113,12 @@ class Forecast:
 
     def _own(self, job: Looked, decision: Decision, position: int) -> int | None:
         keep = decision.keep
+        if keep.flow:
+            return job.flow.at
         if job.numbered:
             return self.now
         if job.over:
             return job.at
-        if keep.flow:
-            return None  # with its flow, whose end nobody sees here
         if keep.is_nothing:
             return job.finished_on
         counted = keep.key is not None or keep.group is not None or keep.first is not None
@@ -115,6 +128,22 @@ class Forecast:
     def _beyond(self, position: int, last: int | None, total: int) -> int | None:
         """Now, if so many are newer that a number is reached."""
         return self.now if last is not None and total - position > last else None
+
+    def tiers(self, fates: Iterable[Fate]) -> Iterator[tuple[str, str, int]]:
+        """Tiers that come before the job goes: which, by which rule, when."""
+        for fate in fates:
+            job = fate.job
+            rule = (job.decision.keep, job.decision.rule) if job.decision else self.live
+            if rule is None or job.held or job.undecided or (job.decision and job.over):
+                continue
+            keep, words = rule
+            end = None if fate.why_not else fate.at
+            for tier in ("logs", "data"):
+                ms = keep.ms(tier)
+                at = None if ms is None else max(self.now, job.finished_on + ms)
+                done = job.decision is None and job.finished_on <= self.stripped.get(tier, -1)
+                if at is not None and not done and (end is None or at < end):
+                    yield tier, words, at
 
     @property
     def day(self) -> int:
@@ -132,7 +161,7 @@ def _first(*times: int | None) -> int | None:
 
 def _obstacle(job: Looked) -> str:
     if job.held:
-        return "it is held"
+        return job.held
     if job.awaited:
         return "its parent waits for it"
     if job.undecided:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, cast
 
 from toril import PluginError, Said
 from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, PluginContext
 from toril_plugins.cleanup.deciding import Decider
-from toril_plugins.cleanup.forecast import Fate, Forecast, Looked, decoded
+from toril_plugins.cleanup.forecast import Forecast, Looked, decoded
+from toril_plugins.cleanup.planned_flows import PlannedFlows
 from toril_plugins.cleanup.slices import rest
+from toril_plugins.cleanup.totals import (
+    beyond_the_sample,
+    of_their_own,
+    standing_in_the_way,
+    stripped,
+    summed,
+)
 from toril_plugins.retention.foreign import Foreign
-from toril_plugins.retention.holds import Holds
-from toril_plugins.retention.planning import DAY_MS, Going, Plan, Staying, merge, world_of
+from toril_plugins.retention.holds import Hold, Holds
+from toril_plugins.retention.planning import (
+    DAY_MS,
+    Going,
+    Plan,
+    Staying,
+    Stripping,
+    merge,
+    world_of,
+)
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 S = TypeVar("S", Retention, Ceiling)
 
 PAGE: Final = 100
-SAMPLE: Final = 20
-"""Ids that are named for each rule."""
 WEIGHED: Final = 50
 """Jobs of each outcome whose bytes are counted."""
 WORLD: Final = (Retention, Ceiling, Holds, Requires, Foreign, IdWindow)
-OWN: Final = "decisions of their own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,15 @@ class Rules:
     projected: Mapping[str, Mapping[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The oldest jobs of an outcome; `whole`: these are all. `stripped`: see `Forecast`."""
+
+    jobs: Sequence[Looked]
+    whole: bool
+    stripped: Mapping[str, int]
+
+
 class QueuePlanner:
     """See `toril_plugins.retention.planning.Planner`.
 
@@ -63,7 +85,8 @@ class QueuePlanner:
 
     async def plan(self, queue: str, settings: Sequence[Retention | Ceiling], most: int, /) -> Plan:
         """Make a plan; see `toril_plugins.retention.planning.plan`."""
-        return await _Planning(self._means(), queue, most).plan(settings)
+        means = self._means()
+        return await _Planning(means, queue, most, PlannedFlows(means.context)).plan(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +94,8 @@ class _Planning:
     means: Means
     queue: str
     most: int
+    flows: PlannedFlows
+    holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
 
     async def plan(self, settings: Sequence[Retention | Ceiling]) -> Plan:
         world = await self._world()
@@ -78,24 +103,29 @@ class _Planning:
         figures = await self._figures(rules, ahead=0)
         later = await self._figures(rules, ahead=DAY_MS)
         going: list[Going] = []
+        stripping: list[Stripping] = []
         staying: list[Staying] = []
         looked = 0
         for outcome in OUTCOMES:
-            jobs, whole = await self._look(outcome, rules)
-            looked += len(jobs)
+            sample = await self._look(outcome, rules)
+            looked += len(sample.jobs)
             forecast = _forecast(
-                self.means.context.now_ms(), outcome, jobs, rules, figures[outcome]
+                self.means.context.now_ms(), outcome, sample, rules, figures[outcome]
             )
             fates = list(forecast.fates())
-            found = _summed(outcome, forecast, fates)
-            if not whole:
+            found = summed(outcome, forecast, fates)
+            if not sample.whole:
                 asking = self.means.decider.ask is not None
-                found = _beyond_the_sample(
+                found = beyond_the_sample(
                     found, forecast, fates, figures[outcome], later[outcome], asking=asking
                 )
-                found += _of_their_own(outcome, figures[outcome], later[outcome])
+                found += of_their_own(outcome, figures[outcome], later[outcome])
             going += await self._weighed(outcome, found)
-            staying += _staying(outcome, forecast, fates, figures[outcome])
+            stripping += stripped(outcome, forecast, fates, whole=sample.whole)
+            held: Mapping[str, int] = {}
+            if figures[outcome]["held"]:
+                held = await self._held(outcome)
+            staying += standing_in_the_way(outcome, forecast, fates, held)
         return Plan(
             queue=self.queue,
             made=self.means.context.now_ms(),
@@ -106,7 +136,11 @@ class _Planning:
             finished={outcome: figures[outcome]["finished"] for outcome in OUTCOMES},
             looked=looked,
             going=tuple(going),
+            stripping=tuple(stripping),
             staying=tuple(staying),
+            requires=", ".join(
+                str(said.value) for said in await self.means.context.live(self.queue, Requires)
+            ),
             missing=str(figures.get("missing") or ""),
             world=world,
         )
@@ -159,12 +193,13 @@ class _Planning:
                 said = (new, *[each for each in said if each.level != "queue"])
         return said
 
-    async def _look(self, outcome: Outcome, rules: Rules) -> tuple[list[Looked], bool]:
-        """The oldest jobs, and whether those are all."""
+    async def _look(self, outcome: Outcome, rules: Rules) -> Sample:
+        """The oldest jobs."""
         jobs: list[Looked] = []
         place: dict[str, Json] = {"after": "-inf", "skip": 0}
         rule = rules.projected["rules"][outcome]
-        while len(jobs) < self.most:
+        page: dict[str, Any] = {"more": True}
+        while page["more"] and len(jobs) < self.most:
             page = await self._run(
                 "sample",
                 outcome=outcome,
@@ -174,9 +209,29 @@ class _Planning:
             )
             jobs += await self._decided(outcome, page["jobs"])
             place = {"after": page["after"], "skip": page["skip"]}
-            if not page["more"]:
-                return jobs, True
-        return jobs, False
+        stripped_until: dict[str, int] = {
+            tier: page[tier] for tier in ("logs", "data") if page.get(tier)
+        }
+        return Sample(jobs, not page["more"], stripped_until)
+
+    async def _held(self, outcome: Outcome) -> Mapping[str, int]:
+        """The jobs that are held already, by what; the first of them, if they are many."""
+        found: Counter[str] = Counter()
+        for skip in range(0, self.most, PAGE):
+            page = await self._run("sample", outcome=outcome, rule="", held=PAGE, skip=skip)
+            found.update([await self._named(handles) for handles in page])
+            if len(page) < PAGE:
+                break
+        return found
+
+    async def _named(self, handles: str) -> str:
+        """Holds in words, by their handles."""
+        if not self.holds:
+            for said in await self.means.context.live(self.queue, Holds):
+                self.holds.update({one.handle: one for one in said.value.holds})
+        found = [self.holds.get(each) for each in handles.split()]
+        words = [f"{one.handle}: {one}, by {one.who}: {one.why}" for one in found if one]
+        return f"it is held ({'; '.join(words) or 'until the next sweep'})"
 
     async def _decided(self, outcome: Outcome, rows: Sequence[Sequence[Any]]) -> list[Looked]:
         """The jobs of a page, once those have been asked who would be."""
@@ -186,13 +241,20 @@ class _Planning:
             decision = decoded(stored) if stored else None
             job = Looked(
                 job_id, finished_on, decision, own, at or None, bool(stored and stored.get("over")),
-                numbered, held=held, awaited=awaited, bucket=bucket,
+                numbered, held=await self._named(held) if held else "", awaited=awaited,
+                bucket=bucket,
             )  # fmt: skip
             if decision is None and (said or self.means.decider.ask is not None):
                 ask.append(job_id)
             jobs.append(job)
         snapshots = dict(zip(ask, await self.means.context.jobs(self.queue, ask), strict=True))
-        return [self._asked(outcome, job, snapshots.get(job.id)) for job in jobs]
+        asked = [self._asked(outcome, job, snapshots.get(job.id)) for job in jobs]
+        return [
+            replace(job, flow=await self.flows.of(self.queue, job.id))
+            if job.decision and job.decision.keep.flow
+            else job
+            for job in asked
+        ]
 
     def _asked(self, outcome: Outcome, job: Looked, snapshot: JobSnapshot | None) -> Looked:
         if snapshot is None:
@@ -221,8 +283,9 @@ def _rule(said: Sequence[Said[S]], outcome: Outcome, words: str) -> tuple[Keep, 
 
 
 def _forecast(
-    now: int, outcome: Outcome, jobs: Sequence[Looked], rules: Rules, figures: Mapping[str, Any]
+    now: int, outcome: Outcome, sample: Sample, rules: Rules, figures: Mapping[str, Any]
 ) -> Forecast:
+    jobs = sample.jobs
     # Beside the index: jobs that get a decision when they are asked about, or lose theirs.
     asked = sum(
         (job.decision is not None) - job.own for job in jobs if not job.own or not job.decision
@@ -234,110 +297,5 @@ def _forecast(
         rules.ceiling.get(outcome),
         figures["finished"] - figures["own"] - asked,
         figures["finished"] - figures["held"],
+        sample.stripped,
     )
-
-
-def _summed(outcome: Outcome, forecast: Forecast, fates: Sequence[Fate]) -> list[Going]:
-    now: Counter[str] = Counter()
-    day: Counter[str] = Counter()
-    sample: defaultdict[str, list[str]] = defaultdict(list)
-    for fate in fates:
-        if fate.at is None or fate.at > forecast.day or fate.why_not:
-            continue
-        day[fate.rule] += 1
-        now[fate.rule] += fate.at <= forecast.now
-        if fate.at <= forecast.now and len(sample[fate.rule]) < SAMPLE:
-            sample[fate.rule].append(fate.job.id)
-    return [
-        Going(outcome, rule, now[rule], within, 0, exact=True, sample=tuple(sample[rule]))
-        for rule, within in day.items()
-    ]
-
-
-def _beyond_the_sample(
-    found: Sequence[Going],
-    forecast: Forecast,
-    fates: Sequence[Fate],
-    now: Mapping[str, Any],
-    later: Mapping[str, Any],
-    *,
-    asking: bool,
-) -> list[Going]:
-    """The counts for all jobs, of which the oldest were looked at, by what the indexes say."""
-    words = {rule[1] for rule in (forecast.live, forecast.ceiling) if rule is not None}
-    going = [each for each in found if each.rule in words or each.rule.startswith("plugin ")]
-    totals: dict[str, tuple[int, int]] = {}
-    if forecast.live is not None:
-        totals[forecast.live[1]] = (_total(now), _total(later))
-    if forecast.ceiling is not None:
-        crowded = now.get("crowded", 0)
-        totals[forecast.ceiling[1]] = (
-            max(now.get("capped", 0), crowded), max(later.get("capped", 0), crowded),
-        )  # fmt: skip
-    return [
-        _extended(each, forecast, fates, totals.get(each.rule), asking=asking) for each in going
-    ]
-
-
-def _total(figures: Mapping[str, Any]) -> int:
-    return int(max(figures["aged"], figures["excess"]))
-
-
-def _extended(
-    each: Going,
-    forecast: Forecast,
-    fates: Sequence[Fate],
-    total: tuple[int, int] | None,
-    *,
-    asking: bool,
-) -> Going:
-    """One rule's count, for all jobs; `total`: of now and of a day from now, by the indexes."""
-    live = forecast.live[0] if forecast.live else Keep.forever()
-    if total is None or live.key is not None or live.first is not None:
-        share = forecast.finished / max(1, len(fates))
-        return replace(
-            each,
-            now=round(each.now * share),
-            within_day=round(each.within_day * share),
-            exact=False,
-        )
-    mine = [fate for fate in fates if fate.rule == each.rule and fate.at is not None]
-    due = sum(1 for fate in mine if fate.at is not None and fate.at <= forecast.now)
-    soon = sum(1 for fate in mine if fate.at is not None and fate.at <= forecast.day)
-    exact = not asking and each.now == due and each.within_day == soon
-    return replace(
-        each,
-        now=each.now if due == total[0] else round(total[0] * each.now / max(1, due)),
-        within_day=(
-            each.within_day
-            if soon == total[1]
-            else round(total[1] * each.within_day / max(1, soon))
-        ),
-        exact=exact or (due == total[0] and soon == total[1]),
-    )
-
-
-def _of_their_own(
-    outcome: Outcome, now: Mapping[str, Any], later: Mapping[str, Any]
-) -> list[Going]:
-    """Jobs with a decision of their own, whichever it is: what the indexes by time say."""
-    due, soon = now["at"] + now["nth"], later["at"] + later["nth"]
-    if not soon:
-        return []
-    return [Going(outcome, OWN, due, soon, 0, exact=False)]
-
-
-def _staying(
-    outcome: Outcome, forecast: Forecast, fates: Sequence[Fate], figures: Mapping[str, Any]
-) -> list[Staying]:
-    reasons = Counter(
-        fate.why_not
-        for fate in fates
-        if fate.why_not and fate.at is not None and fate.at <= forecast.day
-    )
-    undecided = sum(1 for fate in fates if fate.job.undecided)
-    if undecided:
-        reasons["a plugin broke when it was asked"] = undecided
-    if figures["held"]:
-        reasons["it is held"] += figures["held"]
-    return [Staying(outcome, why, count) for why, count in sorted(reasons.items())]

@@ -1,7 +1,8 @@
 -- Look at jobs of this queue that belong to a flow which is to go. args = {jobs = {{id, place,
--- cursor}…}}: place and cursor say where the reading of a job's children goes on, at first 1 and
--- '0'. Returns {queue, jobs = {{status, outcome, finished_on, parent, children, place, cursor}…}},
--- fewer jobs than asked for if their children were too many for one call. status:
+-- cursor}…}, dry}: place and cursor say where the reading of a job's children goes on, at first 1
+-- and '0'; dry: nothing is written, not even that a job is held. Returns {queue, jobs = {{status,
+-- outcome, finished_on, parent, children, place, cursor}…}}, fewer jobs than asked for if their
+-- children were too many for one call. status:
 --   gone    there is no such job
 --   open    it has not ended, or somebody holds a lock on it
 --   held    it has to stay for another reason
@@ -61,7 +62,8 @@ local function status_of(id, exists)
       if not (decision and decision.flow and tonumber(known) == finished_on) then
         return 'other', outcome, finished_on
       end
-      if ctx.meta('toril.holds.list') then
+      if args.dry and held_by(id) then return 'held' end
+      if not args.dry and ctx.meta('toril.holds.list') then
         local job = {id = id, finished_on = finished_on, decision = decision, own = true}
         if #gate.unheld(outcome, {job}) == 0 then return 'held' end
       end

@@ -10,9 +10,10 @@ was removed in some other way is a top itself, with its own age.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from toril.plugins import Json, Outcome, PluginError, ServiceContext
 from toril_plugins.cleanup.reviewing import Careful, Handed
@@ -22,12 +23,16 @@ LOOKS: Final = 100
 REMOVALS: Final = 50
 
 
-class _Waits(Exception):
+Run: TypeAlias = Callable[[str, str, Mapping[str, Json]], Awaitable[dict[str, Any]]]
+"""Runs a script, the second, with these arguments on a queue, the first."""
+
+
+class Waits(Exception):
     """The flow cannot go now; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     """A job that goes with its flow."""
 
     queue: str
@@ -66,7 +71,7 @@ class _Tree:
     """What has been seen of a flow: the level that is looked at, and the one below it."""
 
     def __init__(self) -> None:
-        self.members: list[_Member] = []
+        self.members: list[Member] = []
         self.below: list[_Question] = []
         self._seen: set[str] = set()
 
@@ -74,7 +79,7 @@ class _Tree:
         """Note what was told about jobs of one queue; returns about which to ask on.
 
         Raises:
-            _Waits: one of them has to stay.
+            Waits: one of them has to stay.
         """
         queue_key: str = reply["queue"]
         prefix = queue_key.removesuffix(asked[0].queue)
@@ -84,11 +89,9 @@ class _Tree:
                 continue  # it has another parent by now
             status = told["status"]
             if status in ("open", "held"):
-                raise _Waits(f"job {job.id} of queue {job.queue}: {status}")
+                raise Waits(f"job {job.id} of queue {job.queue}: {status}")
             if status == "whole" and (job.place, job.cursor) == (1, "0"):
-                self.members.append(
-                    _Member(job.queue, job.id, told["outcome"], told["finished_on"])
-                )
+                self.members.append(Member(job.queue, job.id, told["outcome"], told["finished_on"]))
             self._note_children(f"{queue_key}:{job.id}", told["children"], prefix)
             if told.get("place"):
                 more.append(_Question(job.queue, job.id, job.parent, told["place"], told["cursor"]))
@@ -101,6 +104,26 @@ class _Tree:
             if key not in self._seen and queue_key.startswith(prefix):
                 self._seen.add(key)
                 self.below.append(_Question(queue_key.removeprefix(prefix), child, parent))
+
+
+async def look(run: Run, queue: str, top: str) -> list[list[Member]]:
+    """The members of a flow, level by level from the top. Raises `Waits`."""
+    tree = _Tree()
+    level = [_Question(queue, top, None)]
+    levels: list[list[Member]] = []
+    while level:
+        tree.members, tree.below = [], []
+        for of, questions in _by_queue(level):
+            left = questions
+            while left:
+                started = time.perf_counter()
+                asked: list[Json] = [[q.id, q.place, q.cursor] for q in left[:LOOKS]]
+                reply = await run(of, "tree_look", {"jobs": asked})
+                left = tree.note(left, reply)
+                await rest(started)
+        levels.append(tree.members)
+        level = tree.below
+    return levels
 
 
 class Trees:
@@ -119,14 +142,14 @@ class Trees:
         """Let the flows with these tops go, or put them off. Raises `LeaseLost`."""
         for top, outcome in tops:
             try:
-                blocked: list[_Member] = []
-                for level in reversed(await self._look(context, top)):
+                blocked: list[Member] = []
+                for level in reversed(await look(partial(self._run, context), context.queue, top)):
                     for queue, members in _by_queue(level):
                         blocked += await self._remove(context, queue, members)
                 # They stood in the way of parents that had ended without them.
                 for queue, members in _by_queue(blocked):
                     await self._remove(context, queue, members)
-            except _Waits as wait:
+            except Waits as wait:
                 put_off: list[Json] = [top, outcome, str(wait)]
                 await self._run(
                     context, context.queue, "tree_remove", {"jobs": [], "put_off": put_off}
@@ -149,32 +172,13 @@ class Trees:
             raise LeaseLost
         return reply
 
-    async def _look(self, context: ServiceContext, top: str) -> list[list[_Member]]:
-        """The members of a flow, level by level from the top. Raises `_Waits`."""
-        tree = _Tree()
-        level = [_Question(context.queue, top, None)]
-        levels: list[list[_Member]] = []
-        while level:
-            tree.members, tree.below = [], []
-            for queue, questions in _by_queue(level):
-                left = questions
-                while left:
-                    started = time.perf_counter()
-                    asked: list[Json] = [[q.id, q.place, q.cursor] for q in left[:LOOKS]]
-                    reply = await self._run(context, queue, "tree_look", {"jobs": asked})
-                    left = tree.note(left, reply)
-                    await rest(started)
-            levels.append(tree.members)
-            level = tree.below
-        return levels
-
     async def _remove(
-        self, context: ServiceContext, queue: str, members: list[_Member]
-    ) -> list[_Member]:
+        self, context: ServiceContext, queue: str, members: list[Member]
+    ) -> list[Member]:
         """Remove members of one level; returns those that still stand in their parents' way.
 
         Raises:
-            _Waits: one of them has to stay.
+            Waits: one of them has to stay.
         """
         blocked: set[str] = set()
         left = members
@@ -187,13 +191,13 @@ class Trees:
                 elif why == "budget":
                     later.add(job_id)
                 else:
-                    raise _Waits(f"job {job_id} of queue {queue}: {why}")
+                    raise Waits(f"job {job_id} of queue {queue}: {why}")
             left = [member for member in left if member.id in later] + left[REMOVALS:]
             await rest(started)
         return [member for member in members if member.id in blocked]
 
     async def _remove_slice(
-        self, context: ServiceContext, queue: str, members: Sequence[_Member]
+        self, context: ServiceContext, queue: str, members: Sequence[Member]
     ) -> Sequence[tuple[str, str]]:
         """Returns which are still there, and why."""
         jobs: list[Json] = [[m.id, m.outcome, m.finished_on] for m in members]
@@ -205,12 +209,12 @@ class Trees:
         return cast("Sequence[tuple[str, str]]", reply["staying"])
 
     async def _ask(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
-        """Let the plugins review and copy jobs. Raises `_Waits`."""
+        """Let the plugins review and copy jobs. Raises `Waits`."""
         try:
             verdicts = await self._careful.settle(context, handed)
         except PluginError as error:
-            raise _Waits(str(error)) from error
+            raise Waits(str(error)) from error
         for job_id, *_, verdict in cast("list[list[Any]]", verdicts):
             if verdict != {"go": True}:
                 why = verdict.get("why", "a plugin wants to change it")
-                raise _Waits(f"job {job_id} of queue {context.queue}: {why}")
+                raise Waits(f"job {job_id} of queue {context.queue}: {why}")

@@ -48,6 +48,18 @@ class Going:
 
 
 @dataclass(frozen=True, slots=True)
+class Stripping:
+    """Jobs of which a tier goes while they stay: `logs` or `data`. Else as `Going`."""
+
+    outcome: Outcome
+    tier: str
+    rule: str
+    now: int
+    within_day: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Staying:
     """Jobs that would go, and do not. `why` says what stands in the way."""
 
@@ -62,8 +74,8 @@ class Plan:
 
     `made`: when, in milliseconds since the epoch. `sets`: what it is to be set, by setting and
     outcome, as people write it. `finished`: how many jobs have finished; `looked`: how many of them
-    were looked at one by one. `missing`: plugins that the queue requires and that were not in use
-    where the plan was made. `world`: what it rests on, by name.
+    were looked at one by one. `requires`: plugins that the queue requires; `missing`: those of them
+    that were not in use where the plan was made. `world`: what it rests on, by name.
     """
 
     queue: str
@@ -72,7 +84,9 @@ class Plan:
     finished: Mapping[Outcome, int]
     looked: int
     going: tuple[Going, ...]
+    stripping: tuple[Stripping, ...]
     staying: tuple[Staying, ...]
+    requires: str
     missing: str
     world: Mapping[str, str]
     v: int = VERSION
