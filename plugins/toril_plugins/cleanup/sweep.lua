@@ -3,7 +3,7 @@
 -- of their own. careful: hand over what falls due. most: so many jobs at most.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
 -- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; of the jobs
--- about which the plugins must be asked {id, outcome, finished_on, beyond}; what is handed over; per
+-- about which plugins must be asked {id, outcome, finished_on, beyond}; what is handed over; per
 -- outcome {text, key} of the live rule; the plugins without which nothing goes; {id, outcome} of
 -- the tops of flows whose age has come; for how long, in ms, the oldest of what was found has been
 -- due; per outcome how many have finished and are there, and how many of those are held.
