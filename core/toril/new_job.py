@@ -13,7 +13,7 @@ from toril.deduplication import Deduplication
 from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
-from toril.options import OWN_OPTION, POLICY_OPTION
+from toril.options import POLICY_OPTION, TIMEOUT_OPTION
 from toril.protocol.keys import KEYS_OF_A_QUEUE
 from toril.setting import Said, Setting
 from toril.snapshots import Draft, JobRef, ParentRef
@@ -260,7 +260,7 @@ def _timeout(value: timedelta | str) -> Json:
     ms = milliseconds(value)
     if not ms:
         raise InvalidJob("timeout must be longer than nothing")
-    return {"timeout": ms}
+    return ms
 
 
 def _window(given: Any) -> JsonObject:
@@ -272,7 +272,7 @@ def _window(given: Any) -> JsonObject:
 
 _ENCODED: Final[tuple[tuple[str, str, Callable[[Any], Json]], ...]] = (
     ("backoff", "backoff", _backoff),
-    ("timeout", OWN_OPTION, _timeout),
+    ("timeout", TIMEOUT_OPTION, _timeout),
     ("deduplication", "deduplication", _window),
 )
 

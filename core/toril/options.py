@@ -20,8 +20,8 @@ _SHORT: Final = {
 }
 _LONG: Final = {short: long for long, short in _SHORT.items()}
 
-OWN_OPTION: Final = "toril"
-"""The option below which Toril keeps what BullMQ has no option for: `{"timeout": ms}`."""
+TIMEOUT_OPTION: Final = "toril.timeout"
+"""How long a job's handler may run, in milliseconds: Toril's own, as BullMQ has no such option."""
 
 POLICY_OPTION: Final[Mapping[ChildFailurePolicy, str]] = {
     "fail": "failParentOnFailure",

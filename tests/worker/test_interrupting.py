@@ -11,7 +11,7 @@ import pytest
 import redis
 from tests.worker.conftest import Listener, until
 
-from toril import ActiveJob, App, Backoff, JobFailed, NewJob, Unrecoverable
+from toril import ActiveJob, App, Backoff, Every, Job, JobFailed, NewJob, Unrecoverable
 from toril.errors import InvalidJob, JobCancelled, JobTimedOut, LockLost
 from toril.snapshots import JobAttemptFailed
 
@@ -159,7 +159,21 @@ async def test_a_jobs_own_time_out_goes_before_its_workers(app: App, raw: redis.
         for job in (hasty, other):
             with pytest.raises(JobFailed, match="timed out"):
                 await job.result(timeout="10s")
-    assert '"toril":{"timeout":10000}' in str(raw.hget(f"bull:q:{patient.id}", "opts"))
+    assert '"toril.timeout":10000' in str(raw.hget(f"bull:q:{patient.id}", "opts"))
+
+
+async def test_the_runs_of_a_schedule_have_its_time_out(app: App) -> None:
+    async def handler(job: ActiveJob) -> None:
+        await asyncio.sleep(60)
+
+    await app.queue("q").schedule("often", Every("1h"), "n", timeout="10ms")
+    async with app.worker("q", handler):
+
+        async def failed() -> list[Job]:
+            return [job async for job in app.queue("q").jobs("failed")]
+
+        (job,) = await until(failed)
+    assert job.reason == "timed out: its handler ran for longer than 10ms"
 
 
 async def test_a_time_out_is_checked_when_it_is_said(app: App) -> None:

@@ -310,6 +310,51 @@ async def test_a_handler_that_no_process_can_import_ends_the_worker(
         del sys.modules["only_here"]
 
 
+async def test_a_program_that_breaks_while_it_runs_fails_jobs_until_it_is_mended(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = "import os\ndef handler(job): return os.getpid()\n"
+    program = tmp_path / "changing.py"
+    program.write_text(good)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    changing: Any = importlib.import_module("changing")
+    queue = app.queue("q")
+    try:
+        async with app.worker("q", changing.handler, processes=1, recycle_after=1):
+            program.write_text("raise RuntimeError('half written')\n")
+            assert await (await queue.add("n")).result(timeout="20s")
+            with pytest.raises(JobFailed, match=r"could not be started(?s:.*)half written"):
+                await (await queue.add("n")).result(timeout="20s")
+            program.write_text(good)
+            job = await queue.add("n", attempts=3)
+            assert await job.result(timeout="20s")
+    finally:
+        del sys.modules["changing"]
+
+
+async def test_no_job_is_lost_while_processes_are_killed(app: App) -> None:
+    queue = app.queue("q")
+    jobs = await queue.add_many([NewJob("busy", 0.01, attempts=50) for _ in range(60)])
+    killed: set[int] = set()
+    async with app.worker("q", handle, processes=2) as worker:
+        while len(killed) < 5:
+            child = next(iter(_children_of(worker)), None)
+            if child is not None and child not in killed:
+                killed.add(child)
+                os.kill(child, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        pids = [await job.result(timeout="30s") for job in jobs]
+    assert len(pids) == 60
+    assert (await queue.counts())["completed"] == 60
+
+
+def _children_of(worker: Any) -> list[int]:
+    """The processes of a worker that live."""
+    pool = worker._session._invoker
+    return [child._process.pid for child in pool._children if child.alive]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [

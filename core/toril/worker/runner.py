@@ -20,7 +20,7 @@ from toril.errors import (
     WaitForChildren,
 )
 from toril.limits import at_least_one
-from toril.options import OWN_OPTION
+from toril.options import TIMEOUT_OPTION
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
 from toril.protocol.replies import text
@@ -212,8 +212,7 @@ class Runner:
 
 def _own_timeout(job: ActiveJob) -> int | None:
     """How long the job itself says that its handler may run, in milliseconds."""
-    own = job.opts.get(OWN_OPTION)
-    limit = own.get("timeout") if isinstance(own, dict) else None
+    limit = job.opts.get(TIMEOUT_OPTION)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
