@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,19 @@ if TYPE_CHECKING:
 EXTRA = "needs an extra: pip install 'toril[otel]'"
 _MOST_OPEN: Final = 10_000
 """Runs whose finish may not be known yet; a job that was lost is never heard of again."""
+
+
+_apart: ContextVar[bool] = ContextVar("toril_otel_traces_apart", default=False)
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    """Jobs that are added meanwhile begin traces of their own: BullMQ's `omitContext`."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,8 @@ class OtelTraces:
 
         if "tm" in draft.opts or draft.opts.get("omc"):
             return None
+        if _apart.get():
+            return SavePlan(opts={"omc": True})
         attributes = _attributes("add", draft.queue, draft.name, draft.id)
         name = f"add {draft.queue}.{draft.name}"
         carrier: dict[str, str] = {}

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.support.driver import INTEROP
 from tests.support.node import Node
 from toril import ActiveJob, App, Flow, NewJob
-from toril_plugins.otel_traces import OtelTraces
+from toril_plugins.otel_traces import OtelTraces, untraced
 
 DEADLINE = 30.0  # seconds
 
@@ -134,13 +134,15 @@ async def test_from_toril_into_node(node: Node, redis_url: str, tracing: Tracing
             await mail.add_many([NewJob("two", id="two"), NewJob("three", id="three")])
             child = Flow("mail", "child", id="child")
             await app.add_flow(Flow("mail", "parent", id="parent", children=[child]))
+            with untraced():
+                await mail.add("apart", id="apart")
             await asyncio.gather(*(mail.add("fails-once", id=f"f{n}", attempts=2) for n in "12"))
     with (
         App(redis_url, plugins=[OtelTraces(tracing.provider)]).sync as sync,
         tracing.tracer.start_as_current_span("sync root"),
     ):
         await asyncio.to_thread(sync.queue("mail").add, "sync", id="sync")
-    theirs = await in_node(node, redis_url, "work", "mail", "8")
+    theirs = await in_node(node, redis_url, "work", "mail", "9")
     (root,) = tracing.called("root")
     (sync_root,) = tracing.called("sync root")
     for job in ("one", "two", "three", "child", "parent", "f1", "f2", "sync"):
@@ -157,6 +159,10 @@ async def test_from_toril_into_node(node: Node, redis_url: str, tracing: Tracing
             assert (run.trace, run.parent) == (add.trace, add.id)
         for inside in called(theirs, f"inside {job}"):
             assert inside.trace == add.trace
+
+    (apart,) = called(theirs, "process mail", "apart")
+    assert apart.parent is None
+    assert apart.trace not in (root.trace, sync_root.trace)
 
 
 async def test_there_and_back_again(node: Node, redis_url: str, tracing: Tracing) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.conftest import ServerFactory
 
 from toril import App, hookimpl
 from toril.plugins import STATES, PluginContext, State
 from toril_plugins.job_counts import NAME, JobCounts, JobCountsConfig
+from toril_plugins.otel_metrics import OtelMetrics
 from toril_plugins.prometheus import Collector
 
 
@@ -68,6 +71,34 @@ async def test_gauges_follow_the_queues(
         registry.register(Collector(app.metrics))
         line = b'bullmq_job_count{queue="mail",state="waiting"} 2.0'
         assert line in generate_latest(registry)
+
+
+async def test_opentelemetry_gets_them_too(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '[job_counts]\nqueues = ["mail"]\nperiod = "10ms"\n[otel_metrics]\nperiod = "10ms"\n'
+    configured(tmp_path, text, monkeypatch)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+
+    def read() -> list[float]:
+        data = reader.get_metrics_data()
+        return [
+            point.value
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == NAME
+            for point in metric.data.data_points
+            if isinstance(point, NumberDataPoint) and (point.attributes or {})["state"] == "waiting"
+        ]
+
+    async with App(redis_url, plugins=[JobCounts(), OtelMetrics(provider)]) as app:
+        await app.queue("mail").add("x")
+        async with asyncio.timeout(5):
+            while read() != [1]:
+                await asyncio.sleep(0.01)
+    provider.shutdown()
 
 
 async def test_it_goes_on_when_the_server_is_back(
