@@ -18,6 +18,7 @@ from tests.conftest import Library
 from tests.support.driver import Driver
 
 HOUR: Final = 3_600_000
+Options = tuple[dict[str, Any], ...]
 SOON: Final = 60_000
 """What is so near is the time of the call, in ms; so much nearer than what is said, too."""
 TEMPLATE: Final = {"name": "tick", "data": {"n": 1}, "opts": {"attempts": 2, "priority": 3}}
@@ -26,19 +27,23 @@ TEMPLATE: Final = {"name": "tick", "data": {"n": 1}, "opts": {"attempts": 2, "pr
 def paces(now: int) -> Iterator[dict[str, Any]]:
     """Every combination; times are hours away."""
     hour = now // HOUR * HOUR
-    starts = ({}, {"startDate": hour + 5 * HOUR}, {"startDate": hour - 5 * HOUR})
-    ends = ({}, {"endDate": hour + 5000 * HOUR})
-    limits = ({}, {"limit": 1}, {"limit": 3})
-    intervals = ({"every": HOUR}, {"every": 7 * HOUR, "offset": 2 * HOUR})
+    starts: Options = ({}, {"startDate": hour + 5 * HOUR}, {"startDate": hour - 5 * HOUR})
+    ends: Options = ({}, {"endDate": hour + 5000 * HOUR})
+    limits: Options = ({}, {"limit": 1}, {"limit": 3})
+    intervals: Options = ({"every": HOUR}, {"every": 7 * HOUR, "offset": 2 * HOUR})
     for said in product(intervals, starts, ends, limits):
         yield _merged(said)
-    patterns = ({"pattern": "0 0 3 * * *"}, {"pattern": "@daily"}, {"pattern": "15 3 * * 1-5"})
-    zones = ({}, {"tz": "America/New_York"})
+    patterns: Options = (
+        {"pattern": "0 0 3 * * *"},
+        {"pattern": "@daily"},
+        {"pattern": "15 3 * * 1-5"},
+    )
+    zones: Options = ({}, {"tz": "America/New_York"})
     for said in product(patterns, (*starts, {"immediately": True}), ends, limits[1:], zones):
         yield _merged(said)
 
 
-def _merged(said: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+def _merged(said: Options) -> dict[str, Any]:
     return {name: value for each in said for name, value in each.items()}
 
 
