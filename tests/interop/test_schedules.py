@@ -39,8 +39,8 @@ def paces(now: int) -> Iterator[dict[str, Any]]:
         {"pattern": "15 3 * * 1-5"},
     )
     zones: Options = ({}, {"tz": "America/New_York"})
-    for said in product(patterns, (*starts, {"immediately": True}), ends, limits[1:], zones):
-        yield _merged(said)
+    for chosen in product(patterns, (*starts, {"immediately": True}), ends, limits[1:], zones):
+        yield _merged(chosen)
 
 
 def _merged(said: Options) -> dict[str, Any]:
