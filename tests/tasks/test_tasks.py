@@ -231,6 +231,9 @@ class TestRunning:
             with pytest.raises(JobFailed, match="on purpose"):
                 await job.result(timeout="10s")
         assert (await job.refresh()).attempts_made == 3
+        traces = job.snapshot.stacktrace
+        assert len(traces) == 3
+        assert all(trace.count('File "') == 1 and "in fails" in trace for trace in traces)
 
     @pytest.mark.parametrize(
         ("data", "reason"),

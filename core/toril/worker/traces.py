@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,8 @@ _LONGEST: Final = 16_384
 _MOST_TRACES: Final = 100
 """Traces kept when the job itself names no limit."""
 
-_OUR_FRAMES: Final = str(Path(__file__).parent)
+_OUR_FRAMES: Final = f"{Path(__file__).parent.parent}{os.sep}"
+"""Not the worker's only: between it and a task's function there are others of ours."""
 
 
 class TraceText(Exception):
