@@ -62,6 +62,10 @@ KNOWN: Final = {
         "does; the next job is picked up in the same call, which sees that others are due later "
         "and so does not say `drained`"
     ),
+    "draining beside the run of a schedule": (
+        "both keep a schedule's next run; where it waits among others, Node leaves the id of a "
+        "removed job in the list instead of it, Toril the run"
+    ),
 }
 """By name: why they differ."""
 

@@ -411,6 +411,10 @@ async def resume(duel: Duel, queue: str) -> None:
 @verb(queue=QUEUES, delayed=st.booleans())
 async def drain(duel: Duel, queue: str, delayed: bool) -> None:
     """Remove what waits."""
+    waiting = cast("list[str]", duel.node.lrange(f"bull:{queue}:wait", 0, -1))
+    runs = any(id.startswith("repeat:") for id in waiting)
+    if known("draining beside the run of a schedule", runs and len(waiting) > 1):
+        return
     before = duel.parents()
 
     def mend(node: redis.Redis) -> None:
