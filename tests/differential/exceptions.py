@@ -47,7 +47,7 @@ KNOWN: Final = {
         "Toril's fetcher waits for jobs between two fetches; Node's looks when it is told to"
     ),
     "ending by hand with open children": (
-        "Node refuses, and the job goes on; in Toril the attempt has failed with the same reason, "
+        "Node refuses where children are open or have failed, and the job goes on; in Toril the attempt has failed with the same reason, "
         "as when a handler returns with open children, in both"
     ),
     "cleaning leaves children of living parents": (

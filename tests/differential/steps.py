@@ -311,6 +311,9 @@ async def give_back(duel: Duel, number: int) -> None:
 async def await_children(duel: Duel, number: int) -> None:
     """Let a running job wait for its children."""
     if job := pick(duel.held, number):
+        failed = duel.node.exists(f"bull:{job.queue}:{job.ids[0]}:unsuccessful")
+        if known("ending by hand with open children", failed):
+            return
         replies = await duel.both("await_children", queue=job.queue, id=job)
         if not refused(replies) and replies[0]:
             duel.held.remove(job)
