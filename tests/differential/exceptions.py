@@ -47,8 +47,9 @@ KNOWN: Final = {
         "Toril's fetcher waits for jobs between two fetches; Node's looks when it is told to"
     ),
     "ending by hand with open children": (
-        "Node refuses where children are open or have failed, and the job goes on; in Toril the attempt has failed with the same reason, "
-        "as when a handler returns with open children, in both"
+        "Node refuses where children are open or have failed, and the job goes on; in Toril "
+        "the attempt has failed with the same reason, as when a handler returns with open "
+        "children, in both"
     ),
     "cleaning leaves children of living parents": (
         "Node removes a parent with the last of its children, or lets it run; in Toril cleaning "
