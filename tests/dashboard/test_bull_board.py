@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import redis
 
 from tests.dashboard.board import Board
 from toril import ActiveJob, App, Cron, Every, Flow, NewJob, SyncApp
+from toril.plugins import ManualClock
 from toril.protocol.inspecting import MINUTE_MS
 from toril.types import Json
 
@@ -26,12 +28,13 @@ async def handle(job: ActiveJob) -> Json:
     return {"sent": job.id}
 
 
-def run_all(url: str, queue: str = "mail") -> None:
-    """Run what waits, with a worker that has a name and counts per minute."""
+def run_all(url: str, at: int | None = None) -> None:
+    """Run what waits, now or `at` a time in ms, with a named worker that counts per minute."""
 
     async def run() -> None:
-        async with App(url, plugins=[]) as app:
-            await app.worker(queue, handle, name="post-1", metrics="1h").run(burst=True)
+        clock = None if at is None else ManualClock(at)
+        async with App(url, plugins=[], clock=clock) as app:
+            await app.worker("mail", handle, name="post-1", metrics="1h").run(burst=True)
 
     asyncio.run(run())
 
@@ -128,13 +131,14 @@ class TestShown:
         board.reads("nightly", "0 3 * * *", "Europe/Madrid", "poll", "every 5m")
         board.picture("schedulers")
 
-    def test_metrics(self, board: Board, app: SyncApp, redis_url: str, raw: redis.Redis) -> None:
+    def test_metrics(self, board: Board, app: SyncApp, redis_url: str) -> None:
+        minute = (time.time_ns() // 1_000_000 // MINUTE_MS - 3) * MINUTE_MS
         for number in (3, 5, 1):
             app.queue("mail").add_many(NewJob("good") for _ in range(number))
-            run_all(redis_url)
-            raw.hincrby(f"{Q}:metrics:completed", "prevTS", -MINUTE_MS)
+            minute += MINUTE_MS
+            run_all(redis_url, at=minute)
         app.queue("mail").add("bad")
-        run_all(redis_url)
+        run_all(redis_url, at=minute)
         assert app.queue("mail").metrics().points == (5, 3)
         board.open("/queue/mail")
         board.reads("throughput", "completed / min", "peak / min", css="main")
