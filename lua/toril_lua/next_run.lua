@@ -4,7 +4,7 @@
 -- Arguments: [1] msgpack {schedule = its name, job = id of the run picked up, now,
 --                         every = ms or due = ms,
 --                         run = {opts, repetition, pattern, priority, lifo, deid}}
--- Returns:   {ms of the next run, {id, name, data, opts, timestamp, delay, priority},
+-- Returns:   {ms of the next run, {id, name, data, opts, timestamp, delay, priority, deid},
 --            effects}; {0, {}, effects} if none is to follow this one
 -- Events:    added, waiting or delayed; duplicated if there is such a job already
 -- Seam:      saved

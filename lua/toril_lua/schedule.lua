@@ -5,7 +5,7 @@
 --                         every = ms, start = ms, offset = ms (each if given) or due = ms,
 --                         run = {name, data, opts, repetition, pattern, priority, lifo, deid,
 --                         toril}, want_removed}
--- Returns:   {0, ms of the next run, {id, name, data, opts, timestamp, delay, priority},
+-- Returns:   {0, ms of the next run, {id, name, data, opts, timestamp, delay, priority, deid},
 --            effects}, or {-10 or -11, 0, {}, effects}: runs with these ids exist already
 -- Events:    added, waiting or delayed
 -- Seam:      saved, removed

@@ -1238,6 +1238,40 @@ scenario(
     Dump("added"),
 )
 scenario(
+    "deduplication that reschedules",
+    Add("q", "a", OK, {**dedup(), "delay": MINUTE}),
+    Pass(),
+    Add("q", "b", OK, {**dedup(reschedule=True), "delay": 3 * MINUTE}, again=True),
+    Dump("added"),
+    python_producer="BullMQ for Python has no such option",
+)
+scenario(
+    "deduplication that keeps the last with its options",
+    Add("q", "a", (step("gate"), *OK), dedup(keepLastIfActive=True)),
+    Work("q"),
+    Gated("a"),
+    Add("q", "b", OK, {**dedup(keepLastIfActive=True), "delay": MINUTE}, again=True),
+    Add("q", "c", OK, {**dedup(keepLastIfActive=True), "priority": 4, "attempts": 3}, again=True),
+    Open("a"),
+    Settle({"a": "completed", "c": "completed"}),
+    Dump("completed"),
+)
+scenario(
+    "deduplication whose owner fails and is retried",
+    Add("q", "a", (step("fail-times", 1, "not yet"), *FAIL), {**dedup(), "attempts": 2}),
+    Work("q"),
+    Settle({"a": "failed"}),
+    Add("q", "b", OK, dedup()),
+    Settle({"b": "completed"}),
+    Dump("completed"),
+)
+scenario(
+    "deduplication whose owner is removed",
+    Add("q", "a", OK, dedup(ttl=MINUTE)),
+    Act("remove", "a"),
+    Dump("removed"),
+)
+scenario(
     "deduplication whose owner was deleted",
     Add("q", "a", OK, dedup()),
     Surgery(lambda run: run.client.delete(*run.client.keys(run.key("q", "*")))),

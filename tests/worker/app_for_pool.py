@@ -13,7 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toril import ActiveJob, App, Flow, NewJob, RetryIn, Unrecoverable, WaitAgain, WaitForChildren
+from toril import (
+    ActiveJob,
+    App,
+    Flow,
+    NewJob,
+    RateLimited,
+    RetryIn,
+    Unrecoverable,
+    WaitAgain,
+    WaitForChildren,
+)
 from toril.types import Json
 
 FOLDER = Path(os.environ.get("TORIL_TEST_DIR", "."))
@@ -149,6 +159,15 @@ def job_final(job: ActiveJob, data: Any) -> None:
 def job_again(job: ActiveJob, data: Any) -> Json:
     if job.starts == 1:
         raise RetryIn("0s")
+    return job.attempt
+
+
+def job_limited(job: ActiveJob, data: Any) -> Json:
+    class LocalRateLimited(RateLimited):
+        """One that cannot be pickled."""
+
+    if job.starts == 1:
+        raise LocalRateLimited("100ms")
     return job.attempt
 
 

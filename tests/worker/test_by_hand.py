@@ -70,6 +70,21 @@ async def test_delayed_and_given_back_by_hand_count_no_attempt(app: App) -> None
     assert await job.result() is None
 
 
+async def test_a_rate_limit_by_hand(app: App) -> None:
+    job = await app.queue("q").add("n")
+    async with app.fetcher("q") as fetcher:
+        held = await fetched(fetcher)
+        with pytest.raises(ValueError, match="at least 1"):
+            await held.rate_limit("0s")
+        await held.rate_limit("100ms")
+        assert await job.state() == "waiting"
+        assert await fetcher.next_job(wait="0s") is None
+        again = await fetched(fetcher)
+        assert (again.attempt, again.starts) == (1, 2)
+        await again.complete()
+    assert await job.result() is None
+
+
 async def test_a_parent_waits_for_children_by_hand(app: App) -> None:
     async with app.fetcher("q") as fetcher, app.fetcher("children") as children:
         root = await app.queue("q").add("n")

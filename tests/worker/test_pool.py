@@ -72,6 +72,18 @@ async def test_a_process_sees_its_job_and_acts_on_it(app: App, raw: redis.Redis)
     assert json.loads(str(raw.hget(f"bull:q:{spoke.id}", "data"))) == {"n": 2}
 
 
+async def test_a_rate_limit_comes_out_of_a_process(app: App, raw: redis.Redis) -> None:
+    job = await app.queue("q").add("limited")
+    async with app.worker("q", handle, processes=1):
+        assert await job.result(timeout="20s") == 1
+    first, again = (
+        int(at.split("-")[0])
+        for at, told in cast("list[tuple[str, dict[str, str]]]", raw.xrange("bull:q:events"))
+        if told["event"] == "active"
+    )
+    assert again - first >= 100
+
+
 async def test_a_process_gives_its_job_back_and_prunes_its_children(app: App) -> None:
     job = await app.queue("q").add("prune")
     async with app.worker("q", handle, processes=1):

@@ -27,7 +27,7 @@ OF_A_RUN: Final = frozenset(
 
 _PATTERN_TAKEN: Final = -10
 _SLOTS_TAKEN: Final = -11
-_FIELDS: Final = ("id", "name", "data", "opts", "timestamp", "delay", "priority")
+_FIELDS: Final = ("id", "name", "data", "opts", "timestamp", "delay", "priority", "deid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +262,8 @@ def _saved(queue: str, stored: Sequence[Any], wants: Wants) -> list[JobSaved]:
         for field, value in zip(_FIELDS, stored, strict=True)
     }
     id = text(fields.pop(b"id"))
+    if not fields[b"deid"]:
+        del fields[b"deid"]
     return [JobSaved(JobSnapshot(queue_name(queue), id, fields), scheduled=True)]
 
 

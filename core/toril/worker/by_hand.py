@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 
 from toril.duration import milliseconds
-from toril.errors import JobStateError, RetryIn, Unrecoverable, WaitForChildren
+from toril.errors import JobStateError, RateLimited, RetryIn, Unrecoverable, WaitForChildren
+from toril.limits import at_least_one
 from toril.protocol.codec import encode_json
 from toril.setting import Setting
 from toril.snapshots import JobSnapshot
@@ -80,6 +81,11 @@ class HeldJob(ActiveJob):
         """Put it back to the head of those that wait, for anybody; that counts no attempt."""
         self.cancelled = True
         await self._end(asyncio.CancelledError())
+
+    async def rate_limit(self, duration: timedelta | str) -> None:
+        """Put it back, and let no job begin for `duration`; see `RateLimited`."""
+        at_least_one("the time in ms", milliseconds(duration))
+        await self._end(RateLimited(duration))
 
     async def wait_for_children(self) -> None:
         """Put it aside until its children are done; see `WaitForChildren`."""

@@ -26,7 +26,7 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any, Final, cast
 
-from toril.errors import RetryIn, Unrecoverable, WaitAgain, WaitForChildren
+from toril.errors import RateLimited, RetryIn, Unrecoverable, WaitAgain, WaitForChildren
 from toril.protocol.codec import encode_json
 from toril.runtime import refuse_apps
 from toril.snapshots import JobSnapshot
@@ -120,6 +120,8 @@ def _signal(error: BaseException) -> Sequence[BaseException]:
             return (Unrecoverable(_text(error)),)
         case RetryIn():
             return (RetryIn(error.delay),)
+        case RateLimited():
+            return (RateLimited(error.delay),)
         case WaitForChildren():
             return (WaitForChildren(),)
         case WaitAgain():

@@ -43,5 +43,5 @@ end
 
 -- A run as the caller is told of it.
 local function told(id, job)
-  return {id, job.name, job.data, job.opts, job.timestamp, job.delay, job.priority}
+  return {id, job.name, job.data, job.opts, job.timestamp, job.delay, job.priority, job.deid or ''}
 end
