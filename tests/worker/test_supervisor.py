@@ -134,6 +134,8 @@ async def test_a_killed_process_is_started_again_and_its_jobs_run(app: App, star
     assert {await job.state() for job in jobs} == {"completed"}
     second = command.pids()
     assert len(set(first.values()) & set(second.values())) == 1
+    command.send(signal.SIGUSR2)
+    await command.says("queue q: running", 2)
     assert any(line.startswith("[1] ") for line in command.said)
     assert any(line.startswith("[2] ") for line in command.said)
     command.send(signal.SIGTERM)

@@ -83,8 +83,8 @@ class Supervisor:
             signal.SIGTERM: self._stop,
             signal.SIGINT: self._stop,
             signal.SIGHUP: self._reload.set,
-            signal.SIGUSR1: lambda: self._send(signal.SIGUSR1),
-            signal.SIGUSR2: lambda: self._send(signal.SIGUSR2),
+            signal.SIGUSR1: lambda: self._pass_on(signal.SIGUSR1),
+            signal.SIGUSR2: lambda: self._pass_on(signal.SIGUSR2),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -111,6 +111,12 @@ class Supervisor:
     def _send(self, number: signal.Signals) -> None:
         for process in self._living:
             process.send(number)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        """Send a signal to those that know it already: it would kill one that has just begun."""
+        for process in self._living:
+            if process.is_ready:
+                process.send(number)
 
     async def _start(self, slot: int) -> _Process:
         process = await _Process.start(slot + 1, self._command)
@@ -146,7 +152,7 @@ class Supervisor:
 
     async def _keep(self, slot: int) -> None:
         """See that there is a process in this slot."""
-        pause = _SHORTEST_PAUSE
+        pause = _SHORTEST_PAUSE / 2
         while not self._stopping.is_set():
             process = await self._in_slot(slot)
             telling = asyncio.create_task(self._tell_ready(process))
@@ -243,9 +249,14 @@ class _Process:
         return self._process.pid
 
     @property
+    def is_ready(self) -> bool:
+        """It picks up jobs, or has done so."""
+        return self._since > 0
+
+    @property
     def steady(self) -> bool:
         """It has been at work for a while."""
-        return self._since > 0 and time.monotonic() - self._since > _STEADY
+        return self.is_ready and time.monotonic() - self._since > _STEADY
 
     async def _hear(self) -> bool:
         try:

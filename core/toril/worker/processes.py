@@ -44,6 +44,8 @@ _BOOT: Final = (
 )
 _TO_END: Final = 2.0
 """Seconds in which a process without a job has to end by itself."""
+_MOST_DEAD: Final = 3
+"""Processes that may die before they have begun a job until the job fails."""
 _AFTER_FAILURE: Final = 1.0
 """Seconds between a process that could not be started and the error of the job that wanted it."""
 
@@ -129,14 +131,14 @@ class InProcesses(Invoker):
             await asyncio.wait(tasks)
 
     async def _call(self, job: ActiveJob) -> EncodedResult:
-        while True:
+        for _ in range(_MOST_DEAD):
             child = await self._taken()
-            try:
-                return await child.run(job)
-            except _NotBegun:
-                continue
-            finally:
-                self._back(child)
+            with contextlib.suppress(_NotBegun):
+                try:
+                    return await child.run(job)
+                finally:
+                    self._back(child)
+        raise ProcessDied(f"{_MOST_DEAD} processes died before they began to run it")
 
     async def _taken(self) -> _Child:
         self._grow()
