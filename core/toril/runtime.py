@@ -20,7 +20,7 @@ from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
 from toril.context import Context
 from toril.duration import milliseconds
-from toril.errors import ConfigurationError
+from toril.errors import ConfigurationError, GiveWay
 from toril.hooks.configuration import Configuration
 from toril.hooks.context import Fact
 from toril.hooks.dispatch import Dispatcher
@@ -404,7 +404,16 @@ class Runtime:
 
         if queue not in self.services:
             self.services[queue] = services_of(self, queue)
-        return all([await service.serve_now() for service in self.services[queue]])
+        led: list[bool] = []
+        way: GiveWay | None = None
+        for service in self.services[queue]:
+            try:
+                led.append(await service.serve_now())
+            except GiveWay as given:  # that one is another process's; the others are not
+                way = way or given
+        if way is not None:
+            raise way
+        return all(led)
 
     async def aclose(self) -> None:
         """Stop the plugins and close the connections. The App can be used again."""

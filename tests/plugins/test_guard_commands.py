@@ -10,9 +10,10 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from toril import App, NewJob, Reject
+from toril import App, ConfigurationError, NewJob, Reject
 from toril.cli import main
 from toril_plugins import Ceiling, Foreign, Holds, Requires, Retention
+from toril_plugins.retention import journal
 
 IDS = ("a", "b", "c")
 
@@ -279,3 +280,27 @@ def test_operators_are_refused_where_a_plugin_is_missing(mail: str) -> None:
         app.queue("mail").set(Requires("acme"))
         with pytest.raises(Reject, match="acme"):
             app.queue("mail").remove("a")
+
+
+async def test_a_plugin_that_is_not_ours_keeps_the_journal_too(mail: str) -> None:
+    class Acme:
+        toril_name = "acme"
+
+        async def export(self, app: App) -> None:
+            await journal.note(app.queue("mail"), "export", "eve", jobs="3", store="acme")
+
+    async with App(mail) as app:
+        await Acme().export(app)
+        await Acme().export(app)
+        entries = await journal.entries(app.queue("mail"))
+        assert [(each.what, each.who, each.details) for each in entries] == 2 * [
+            ("export", "eve", {"jobs": "3", "store": "acme"})
+        ]
+        assert await journal.entries(app.queue("mail"), limit=1) == [entries[0]]
+        assert entries[0].at >= entries[1].at
+    async with App(mail, block=["cleanup"]) as app:
+        await app.queue("mail").counts()
+        with pytest.raises(ConfigurationError, match="journal"):
+            await journal.entries(app.queue("mail"))
+    shown = await asyncio.to_thread(toril_, mail, "retention", "journal", "mail")
+    assert "jobs 3, store acme" in shown.stdout

@@ -18,7 +18,7 @@ from toril.testing import (
     ServerClock,
     WorkerFactory,
 )
-from toril_plugins import Keep, Retention
+from toril_plugins import Keep, Requires, Retention
 
 
 async def fail(job: ActiveJob) -> None:
@@ -118,6 +118,22 @@ async def test_sweep_takes_the_lead_from_a_worker(
     await toril_app.drain()
     clock.advance("2d")
     await toril_app.sweep(queue)
+    assert removed.by("completed", "1d")
+
+
+async def test_what_requires_a_plugin_that_is_missing_stays_and_raises_nothing(
+    toril_app: DrivenApp, clock: ServerClock, removed: Removed
+) -> None:
+    queue = toril_app.queue("jobs", Retention(completed="1d"))
+    await queue.set(Requires("acme"))
+    toril_app.worker(queue, echo)
+    await queue.add("echo")
+    await toril_app.drain()
+    clock.advance("2d")
+    await toril_app.sweep()
+    assert not removed
+    await queue.unset(Requires)
+    await toril_app.sweep()
     assert removed.by("completed", "1d")
 
 

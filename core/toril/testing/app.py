@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, Unpack
 
 from toril.app import App
+from toril.errors import GiveWay
 from toril.queue import Queue
 from toril.runtime import AppOptions
 from toril.setting import Setting
@@ -56,12 +58,14 @@ class DrivenApp(App):
         """Run the plugins' services of these queues (default: of all), and nothing else.
 
         Twice, as a service may carry out in one run what it decided in the one before. If a worker
-        that runs meanwhile leads a service, it is taken from it.
+        that runs meanwhile leads a service, it is taken from it. A service that gives way, as a
+        plugin that the queue requires is missing here, is left to others.
         """
         names = [each if isinstance(each, str) else each.name for each in queues]
         for name in 2 * (names or await self.queues()):
-            while not await self.run_services(name):
-                self._end_leases(name)
+            with suppress(GiveWay):
+                while not await self.run_services(name):
+                    self._end_leases(name)
 
     def _end_leases(self, queue: str) -> None:
         client = self.server.client
