@@ -216,9 +216,9 @@ class Arguments:
                 f"task {self._task!r}: its arguments are a JSON object, not {shown(payload)}"
             )
         if unknown := payload.keys() - wanted.keys():
-            has = ", ".join(wanted) or "none"
             raise InvalidJob(
-                f"task {self._task!r}: unknown argument {min(unknown)!r}; its arguments are: {has}"
+                f"task {self._task!r}: unknown argument {shown(min(unknown))}; its arguments are: "
+                + (", ".join(wanted) or "none")
             )
         arguments: dict[str, Any] = {}
         for name, parameter in wanted.items():
