@@ -141,7 +141,12 @@ def job_prune(job: ActiveJob, data: Any) -> Json:
     sync.add_children([Flow("late", "late", id="late", delay="1h")])
     page = sync.children_page("unprocessed", count=5)
     gone = sync.remove_unprocessed_children()
-    return [[*page.children], [*gone], [*gone.kept], sync.children_counts()["unprocessed"]]
+    return [
+        [*page.children],
+        [*gone],
+        [one.id for one in gone.kept],
+        sync.children_counts()["unprocessed"],
+    ]
 
 
 def job_told(job: ActiveJob, data: Any) -> None:

@@ -73,7 +73,7 @@ def with_effects(
     if not told:
         return Effects(value, tuple(events))
     nothing: list[Any] = []
-    beside = [nothing, told, nothing, nothing] if isinstance(told, bytes) else told
+    beside: list[Any] = [nothing, told, nothing, nothing] if isinstance(told, bytes) else told
     errors, reports, removed, saved = beside
     return Effects(
         value,
