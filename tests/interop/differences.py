@@ -96,6 +96,7 @@ DIFFERENCES = [
                 "worker's limiter",
                 "global rate limit",
                 "scheduler with an interval",
+                "scheduler with deduplication",
                 "scheduler with a pattern",
                 "scheduler with a limit",
                 "scheduler whose job fails and is retried",

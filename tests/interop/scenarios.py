@@ -1329,6 +1329,27 @@ scenario(
     Dump("run once"),
 )
 scenario(
+    "scheduler with deduplication",
+    Act(
+        "schedule",
+        "q",
+        {
+            "id": "s",
+            "repeat": {"every": 10 * MINUTE},
+            "template": {
+                "name": "tick",
+                "data": {},
+                "opts": {"deduplication": {"id": "d", "ttl": MINUTE}},
+            },
+        },
+    ),
+    Work("q"),
+    count("completed", 1),
+    count("delayed", 1),
+    Settle({}),
+    Dump("run once"),
+)
+scenario(
     "scheduler with a limit",
     Act(
         "schedule",
