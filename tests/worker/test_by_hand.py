@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -149,10 +150,10 @@ async def test_a_job_for_somebody_who_has_gone_is_given_back(app: App) -> None:
 
 async def test_a_held_job_keeps_its_lock_until_it_is_taken_away(app: App, raw: redis.Redis) -> None:
     job = await app.queue("q").add("n")
-    async with app.fetcher("q", lock="100ms") as fetcher:
+    async with app.fetcher("q", lock="800ms") as fetcher:
         held = await fetched(fetcher)
-        for _ in range(8):
-            await asyncio.sleep(0.03)
+        late = time.monotonic() + 1.2  # without a renewal the lock would be gone
+        await until(lambda: time.monotonic() > late)
         assert raw.get(f"bull:q:{job.id}:lock") == held.token
         await held.extend_lock("1m")
         assert raw.pttl(f"bull:q:{job.id}:lock") > 59_000

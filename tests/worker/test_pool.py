@@ -198,8 +198,8 @@ async def test_a_process_that_has_grown_is_replaced(app: App) -> None:
 
 
 async def test_locks_are_kept_while_processes_work(app: App, raw: redis.Redis) -> None:
-    jobs = await app.queue("q").add_many([NewJob("busy", 0.8) for _ in range(2)])
-    worker = app.worker("q", handle, processes=2, lock="200ms", stalled_interval="100ms")
+    jobs = await app.queue("q").add_many([NewJob("busy", 1.2) for _ in range(2)])
+    worker = app.worker("q", handle, processes=2, lock="800ms", stalled_interval="200ms")
     async with worker:
         pids = [await job.result(timeout="20s") for job in jobs]
     assert pids[0] != pids[1]
@@ -210,7 +210,7 @@ async def test_locks_are_kept_while_processes_work(app: App, raw: redis.Redis) -
 
 async def test_a_lost_lock_ends_the_handler_where_it_speaks(app: App, raw: redis.Redis) -> None:
     job = await app.queue("q").add("spin")
-    worker = app.worker("q", handle, processes=1, lock="200ms")
+    worker = app.worker("q", handle, processes=1, lock="500ms")
     async with worker:
         pid = await running_in(job)
         raw.set(f"bull:q:{job.id}:lock", "somebody else")
