@@ -11,7 +11,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast, get_args
@@ -177,7 +177,8 @@ class Vault:
 
     @hookimpl
     def toril_jobs_removed(self, events: Sequence[JobRemoved]) -> None:
-        self.removed += [(event.job.id, event.cause) for event in events]
+        for event in events:
+            self.removed.append((event.job.id, event.cause))
 
     @hookimpl
     def toril_recall_job(self, job: JobRef) -> Recalled | None:
@@ -242,7 +243,7 @@ class TestSettings:
     async def test_changes_of_two_at_once_do_not_get_lost(self, app: App) -> None:
         queue = app.queue("q")
 
-        def with_(colour: str) -> Any:
+        def with_(colour: str) -> Callable[[Colour | None], Colour]:
             return lambda before: Colour((*(before.colours if before else ()), colour))
 
         changes = (queue.change(Colour, with_(f"c{n}"), source="eve") for n in range(9))
