@@ -175,15 +175,16 @@ async def test_all_wait_when_a_handler_says_so(
 ) -> None:
     first, second = await crowd(asking, beside)
     opts = {**EACH, "limiter": {"max": 1000, "duration": 1000}}
-    await first.add("q", "asks", {"do": [["rate-limit", 400], ["return", 1]]})
+    await second.add("other", "up")  # it is there before the limit is
+    await first.add("q", "asks", {"do": [["rate-limit", 1000], ["return", 1]]})
     await first.worker("q", **opts)
     asked = await eventually(lambda: [each for each in events(raw) if each.prev == "active"])
     await second.worker("q", **opts)
     await add(second, 20, ["return", 1])
     told = await all_done(raw, 21)
     begun = [event.at for event in told if event.name == "active"]
-    assert begun[1] - asked[0].at > 380, "somebody did not wait"
-    assert begun[1] - asked[0].at < 400 + 1000, "somebody waited longer than needed"
+    assert begun[1] - asked[0].at > 980, "somebody did not wait"
+    assert begun[1] - asked[0].at < 1000 + 1000, "somebody waited longer than needed"
     assert raw.hget(f"bull:q:{asked[0].id}", "atm") == "1", "it counted as no attempt"
 
 
