@@ -51,6 +51,7 @@ def handle_in_thread(job: ActiveJob) -> Json:
 worker = app.worker("q", handle, **OPTIONS)
 threads = app.worker("threads", handle_in_thread, **OPTIONS)
 number = 3
+fetcher = app.fetcher("q")
 empty = App(plugins=[])
 
 

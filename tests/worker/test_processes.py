@@ -226,6 +226,7 @@ async def test_usr1_is_quiet_and_usr2_shows_stacks(app: App, spawn: Spawn, tmp_p
         (("app_for_processes:nothing",), 2, "cannot find"),
         (("app_for_processes",), 2, "not of the form MODULE:OBJECT"),
         (("app_for_processes:number",), 2, "which is no App, no Queue and no Worker"),
+        (("app_for_processes:fetcher",), 2, "hands its jobs to a program"),
         (("app_for_processes:empty",), 2, "an App without workers"),
         (("app_for_processes:app", "-q", "other"), 2, "there are q, threads"),
         (("app_for_processes:app", "--grace", "5"), 2, "not a duration"),

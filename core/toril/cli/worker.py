@@ -27,7 +27,7 @@ from toril.cli.supervisor import Supervisor
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, TorilError
 from toril.queue import Queue
-from toril.worker import Worker
+from toril.worker import Fetcher, Worker
 
 log = logging.getLogger("toril.worker")
 
@@ -175,6 +175,8 @@ def _not_usable(what: str, error: BaseException) -> click.UsageError:
 
 
 def _of(target: str, found: object) -> list[Worker]:
+    if isinstance(found, Fetcher):
+        raise click.UsageError(f"{target!r} is a fetcher, which hands its jobs to a program")
     if isinstance(found, Worker):
         return [found]
     if isinstance(found, App):
