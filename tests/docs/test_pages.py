@@ -27,6 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.timeout(300)  # a page can start a hundred processes
 @pytest.mark.parametrize("page", pages(), ids=_id)
 def test_page(page: Path, tmp_path: Path, redis_url: str, request: pytest.FixtureRequest) -> None:
     found = list(blocks(page))
