@@ -40,6 +40,7 @@ MOST: Final = 100_000
 """Jobs and keys of a queue that an audit looks at unless it is told otherwise."""
 MOST_OF_A_KIND: Final = 1_000
 """Findings of one kind that are told one by one; the others are counted."""
+GAUGE: Final = "toril_audit_findings"
 _HOOK_DEADLINE: Final = 600.0
 """Seconds that one plugin may take."""
 _NEW_MS: Final = 10 * 60_000
@@ -101,7 +102,21 @@ class Auditor:
         await self._look_at_other_keys()
         findings = [*self._findings.values(), *await self._ask_plugins()]
         findings += self._counted_only()
+        self._gauge(findings)
         return AuditReport(self._queue, tuple(findings), dict(self._looked), self._whole)
+
+    def _gauge(self, findings: Sequence[Finding]) -> None:
+        """Tell exporters how much was found of each kind; 0 of what is not found any more."""
+        metrics = self._runtime.metrics
+        counts: Counter[tuple[str, str]] = Counter()
+        for sample in metrics.samples():
+            if sample.name == GAUGE and sample.labels["queue"] == self._queue:
+                counts[sample.labels["kind"], sample.labels["severity"]] = 0
+        for finding in findings:
+            counts[finding.kind, finding.severity] += finding.count
+        for (kind, severity), count in counts.items():
+            metrics.gauge(GAUGE, count, queue=self._queue, kind=kind, severity=severity)
+        metrics.gauge("toril_audited_timestamp_seconds", self._now / 1000, queue=self._queue)
 
     async def _ask(self, request: Request) -> Any:
         """Carry out one request, and leave the server alone for as long as that took."""

@@ -25,6 +25,29 @@ async def app(redis_url: str) -> AsyncIterator[App]:
         yield made
 
 
+async def test_what_was_found_is_told_to_exporters(app: App, raw: redis.Redis) -> None:
+    def gauges() -> dict[tuple[str, str], float]:
+        return {
+            (each.labels["kind"], each.labels["severity"]): each.value
+            for each in app.metrics()
+            if each.name == "toril_audit_findings" and each.labels["queue"] == "mail"
+        }
+
+    await app.audit("mail")
+    assert gauges() == {}
+    raw.rpush(f"{Q}:gone:logs", "a line")
+    raw.hset(f"{Q}:meta", "version", "bullmq:5.45.2")
+    report = await app.audit("mail")
+    assert gauges() == {("orphan-key", "problem"): 1, ("foreign-version", "note"): 1}
+    for finding in report.findings:
+        if finding.repair is not None:
+            await finding.repair.run()
+    await app.audit("mail")
+    assert gauges() == {("orphan-key", "problem"): 0, ("foreign-version", "note"): 1}
+    (when,) = [each for each in app.metrics() if each.name == "toril_audited_timestamp_seconds"]
+    assert when.labels == {"queue": "mail"}
+
+
 def names(report: AuditReport) -> list[tuple[str, str]]:
     return sorted((each.kind, each.key) for each in report.findings)
 

@@ -314,6 +314,7 @@ async def test_archived(redis_url: str, tmp_path: Path) -> None:
         gone = {fact.subject: fact for fact in await job.explain()}
         assert "as 'archive' tells" in gone["state"].text
         assert gone["archive"].text.startswith("sqlite has a copy of how it completed on 20")
+        assert gone["archive"].text.endswith(", made as it was to go by application: 1h")
         assert gone["archive"].at == here.clock.now_ms()
         (copy,) = (await Archive.of(here.app).find()).jobs
         await Archive.of(here.app).restore(copy, stay="3d")

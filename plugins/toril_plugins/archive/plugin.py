@@ -112,7 +112,8 @@ class Archive:
         if archived is None:
             return [Fact("archive", f"it is copied to {stores} before a rule removes it")]
         ended = f"{as_datetime(archived.finished_on):%Y-%m-%d %H:%M:%S}"
-        text = f"{stores} has a copy of how it {archived.outcome} on {ended}"
+        text = f"{stores} has a copy of how it {archived.outcome} on {ended}, made as "
+        text += f"it was to go by {archived.rule or 'a rule'}"
         return [Fact("archive", text, archived.archived_on)]
 
     @hookimpl

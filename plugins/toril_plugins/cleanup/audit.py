@@ -130,8 +130,8 @@ class QueueAudit:
                 "disagreement",
                 self.audit.queue,
                 f"{self.audit.key}:meta",
-                f"{said.source} says {said.value!r}; {said.replaced.source} said "
-                f"{said.replaced.value!r}, which counts no more",
+                f"{said.source} says {said.value}; {said.replaced.source} said "
+                f"{said.replaced.value}, which counts no more",
                 "note",
             )
             for kind in (Retention, Ceiling)
