@@ -202,8 +202,11 @@ class FaultProxy:
 
     async def _refuse(self) -> None:
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            listener, self._listener = self._listener, None
+            for each in listener.sockets:
+                self._loop.remove_reader(each.fileno())
+            await self._rounds()  # Python 3.13 leaks what it has just taken, if this is closed now
+            listener.close()
         self._cut()
 
     def _cut(self) -> None:
