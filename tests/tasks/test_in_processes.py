@@ -28,6 +28,7 @@ async def test_they_are_run_by_processes(heavy: Any) -> None:
         pid, point = await job.result(timeout="20s")
         other = await heavy.told.add("from there")
         pids = {pid, await other.result(timeout="20s")}
+        assert await other.logs() == ("from there",)
         crashed = await heavy.crashes.add()
         with pytest.raises(JobFailed, match="ended by SIGABRT"):
             await crashed.result(timeout="20s")
@@ -38,7 +39,6 @@ async def test_they_are_run_by_processes(heavy: Any) -> None:
         assert (await bad.refresh()).attempts_made == 1
     assert point == Point(3, 6)
     assert os.getpid() not in pids
-    assert await other.logs() == ("from there",)
 
 
 async def local() -> None: ...
