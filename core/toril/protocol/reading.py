@@ -181,7 +181,7 @@ def states(queue: str, ids: Sequence[str]) -> Procedure[list[State]]:
     for start in range(0, len(ids), 100):
         request = msgspec.msgpack.encode({"ids": ids[start : start + 100], "fields": ()})
         told: Sequence[Any] = yield Call("state", (queue,), (request,), list, Resend.ALWAYS)
-        found += [cast(State, text(one[0])) for one in told]
+        found.extend(cast(State, text(one[0])) for one in told)
     return found
 
 
