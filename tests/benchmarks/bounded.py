@@ -5,8 +5,9 @@ thousand from now on.
 
 Toril's sweeper removes them in slices; BullMQ for Node removes them in the call that finishes the
 next job. Measured on the server: how long its scripts took. Measured beside: how long a bystander's
-reads and jobs took, in calm and meanwhile. The server has a processor of its own where there are
-two. Prints a Markdown table; with --output it also writes `bounded.json` and `bounded.md`.
+reads and jobs took, in calm and meanwhile. What the machine does meets a script that always does
+the same as well: the control, before. The server has a processor of its own where there are two.
+Prints a Markdown table; with --output it also writes `bounded.json` and `bounded.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import redis
@@ -33,6 +35,9 @@ from tests.support.server import Server
 QUEUE = "kept"
 CALM = 10.0
 """Seconds for which the bystander is watched in calm."""
+SLOW_LOG = 20_000
+"""So many of the last commands are looked at one by one."""
+_CONTROL = "for n = 1, 100 do redis.call('EXISTS', KEYS[1]) end"
 _FILL = """
 for n = ARGV[1], ARGV[2] do
   local id = string.format('j%08d', n)
@@ -55,8 +60,9 @@ class Quantiles:
 
     @classmethod
     def of(cls, durations: Sequence[float]) -> Quantiles:
-        cuts = statistics.quantiles(durations, n=100, method="inclusive")
-        return cls(len(durations), statistics.median(durations), cuts[98], max(durations))
+        least_two = [*durations, *durations] or [0.0, 0.0]
+        cuts = statistics.quantiles(least_two, n=100, method="inclusive")
+        return cls(len(durations), cuts[49], cuts[98], max(least_two))
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,17 @@ class Seen:
     who: str
     jobs: int
     seconds: float
-    scripts: int
-    script_mean_ms: float
-    script_longest_ms: float
+    scripts: Quantiles
+    """Of the last of its scripts."""
+    longest_ms: float
+    """The longest script of all, the bystander's too."""
+    over: int
+    """How many took longer than 4.2 ms."""
     calm: dict[str, Quantiles]
     meanwhile: dict[str, Quantiles]
-
-    def times(self, what: str) -> float:
-        """How many times as long the bystander's p99 became."""
-        return self.meanwhile[what].p99 / self.calm[what].p99
+    control: Quantiles
+    """Of a script that always does the same."""
+    beside_control: dict[str, Quantiles]
 
 
 def fill(client: redis.Redis, jobs: int, queue: str = QUEUE) -> None:
@@ -118,40 +126,95 @@ def bystander(url: str) -> Generator[Callable[[], dict[str, Quantiles]]]:
         process.wait()
 
 
-def longest_script_ms(client: redis.Redis) -> float:
-    """The longest script or transaction since the slow log was emptied."""
-    entries: list[dict[str, Any]] = client.slowlog_get(100_000)
-    names = (b"EVALSHA", b"EVAL", b"EXEC")
-    took = [e["duration"] for e in entries if e["command"].upper().startswith(names)]
-    return max(took, default=0) / 1000
+def scripts_of(client: redis.Redis, others: frozenset[bytes]) -> tuple[list[int], set[bytes]]:
+    """How long the last scripts took that are not of `others`, and which scripts these were."""
+    took: list[int] = []
+    seen: set[bytes] = set()
+    entries: list[dict[str, Any]] = client.slowlog_get(SLOW_LOG)
+    for entry in entries:
+        words = entry["command"].split(b" ", 2)
+        if words[0].upper() in (b"EVALSHA", b"EVAL", b"EXEC") and words[1:2] != []:
+            seen.add(words[1])
+            if words[1] not in others:
+                took.append(entry["duration"])
+    return took, seen
+
+
+def longest(client: redis.Redis) -> tuple[float, int]:
+    """The longest of all scripts since the statistics were emptied, in ms, whoever ran it; and how
+    many took longer than 4.2 ms."""
+    info: dict[str, Any] = client.info("latencystats")
+    most, over = 0.0, 0
+    for command in ("evalsha", "eval"):
+        cuts = info.get(f"latency_percentiles_usec_{command}", {})
+        most = max(most, float(cuts.get("p100", 0)))
+        execute: Any = client.execute_command
+        for told in execute("LATENCY", "HISTOGRAM", command).values():
+            calls, buckets = told["calls"], told["histogram_usec"]
+            within = [count for us, count in buckets.items() if us <= 4300]
+            over += calls - max(within, default=0)
+    return most / 1000, over
+
+
+@contextmanager
+def control(server: Server) -> Generator[None]:
+    """Meanwhile somebody runs a script that always does the same, for half of the time."""
+    done = Event()
+
+    def run() -> None:
+        with server.client() as client:
+            script = client.register_script(_CONTROL)
+            while not done.is_set():
+                started = time.perf_counter()
+                script(keys=[f"bull:{QUEUE}:nothing"])
+                time.sleep(time.perf_counter() - started)
+
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def observe(who: str, jobs: int, keep: int, work: Callable[[Server], None], calm: float) -> Seen:
-    """Fill a server's queue, watch in calm, then watch while `work` is done."""
-    server = Server.start({"slowlog-log-slower-than": "300", "slowlog-max-len": "100000"})
+    """Fill a server's queue, watch in calm, then beside a script that always does the same, then
+    while `work` is done."""
+    settings = {"slowlog-log-slower-than": "0", "slowlog-max-len": str(SLOW_LOG)}
+    settings["latency-tracking-info-percentiles"] = "50 99 100"
+    server = Server.start(settings)
     try:
         undisturbed(server.pid, 0)
         with server.client() as client:
             fill(client, jobs)
+            client.slowlog_reset()
             with bystander(server.url) as end:
                 time.sleep(calm)
                 before = end()
+            _, others = scripts_of(client, frozenset())
+            client.slowlog_reset()
+            with bystander(server.url) as end, control(server):
+                time.sleep(calm)
+                beside = end()
+            always, _ = scripts_of(client, frozenset(others))
             with bystander(server.url) as end:
                 client.config_resetstat()
                 client.slowlog_reset()
                 started = time.perf_counter()
                 work(server)
                 seconds = time.perf_counter() - started
-                longest = longest_script_ms(client)
-                info: dict[str, Any] = client.info("commandstats")
-                stats = info["cmdstat_evalsha"]
+                most, over = longest(client)
                 meanwhile = end()
+            took, _ = scripts_of(client, frozenset(others))
             left = client.zcard(f"bull:{QUEUE}:completed")
             assert left == keep, f"{left} are left, not {keep}"
     finally:
         server.stop()
-    mean = stats["usec"] / stats["calls"] / 1000
-    return Seen(who, jobs, seconds, stats["calls"], mean, longest, before, meanwhile)
+    return Seen(
+        who, jobs, seconds, Quantiles.of(took), most, over, before, meanwhile,
+        Quantiles.of(always), beside,
+    )  # fmt: skip
 
 
 def toril(keep: int) -> Callable[[Server], None]:
@@ -182,21 +245,30 @@ def bullmq(keep: int) -> Callable[[Server], None]:
     return work
 
 
+def ms(us: float) -> str:
+    return f"{us / 1000:.2f} ms"
+
+
 def table(seen: Sequence[Seen]) -> str:
-    names = ["who", "jobs", "seconds", "scripts", "longest script"]
+    names = ["who", "jobs", "seconds", "a script: median, p99, most", "longest of all, over 4.2 ms"]
     names += ["p99 of a read", "p99 of a job", "longest wait"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for each in seen:
-        became = [
-            f"{each.calm[what].p99 / 1000:.2f} ms, then {each.meanwhile[what].p99 / 1000:.2f} ms "
-            f"({each.times(what):.1f} times)"
-            for what in ("read", "job")
-        ]
-        lines.append(
-            f"| {each.who} | {each.jobs:,} | {each.seconds:.1f} | {each.scripts:,} | "
-            f"{each.script_longest_ms:.1f} ms | {' | '.join(became)} | "
-            f"{max(seen.most for seen in each.meanwhile.values()) / 1000:.1f} ms |"
-        )
+        for about, scripts, meanwhile in (
+            (f"{each.jobs:,} | {each.seconds:.1f}", each.scripts, each.meanwhile),
+            ("control |", each.control, each.beside_control),
+        ):
+            became = [
+                f"{ms(each.calm[what].p99)}, then {ms(meanwhile[what].p99)} "
+                f"({meanwhile[what].p99 / each.calm[what].p99:.1f} times)"
+                for what in ("read", "job")
+            ]
+            of_all = f"{each.longest_ms:.1f} ms, {each.over}" if scripts is each.scripts else ""
+            lines.append(
+                f"| {each.who} | {about} | {ms(scripts.median)}, {ms(scripts.p99)}, "
+                f"{ms(scripts.most)} | {of_all} | {' | '.join(became)} | "
+                f"{ms(max(seen.most for seen in meanwhile.values()))} |"
+            )
     return "\n".join(lines)
 
 

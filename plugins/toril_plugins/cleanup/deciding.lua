@@ -32,10 +32,12 @@ local function lower_floor(outcome, finished_on)
   if floor and floor > finished_on then set_state('floor', outcome, finished_on) end
 end
 
--- Whether something may have been said for this very job about this outcome.
+-- Whether something may have been said for this very job about this outcome; and its parent's key,
+-- false if it has none, nil if that cannot be read.
 local function has_own_value(id, outcome)
-  local fields = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts')
+  local fields = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts', 'parentKey')
   if fields.err then return false end
+  local parent_key = fields[3]
   -- A schedule's run has it among its options.
   local in_opts = not fields[1] and string.find(fields[2] or '', '"toril"', 1, true)
   if fields[1] or in_opts then
@@ -44,23 +46,23 @@ local function has_own_value(id, outcome)
     local said = ok and type(own) == 'table' and type(own.said) == 'table' and own.said.retention
     for _, each in ipairs(type(said) == 'table' and said or {}) do
       local value = type(each) == 'table' and each.v
-      if type(value) == 'table' and type(value[outcome]) == 'table' then return true end
+      if type(value) == 'table' and type(value[outcome]) == 'table' then return true, parent_key end
     end
     -- Options that nobody said, which are for foreign workers only.
     local field = ok and type(own) == 'table' and type(own.plugins) == 'table'
       and own.plugins.persistence
     local told = type(field) == 'table' and field.told
     for _, each in ipairs(type(told) == 'table' and told or {}) do
-      if each == outcome then return false end
+      if each == outcome then return false, parent_key end
     end
   end
   local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
   if fields[2] and string.find(fields[2], option, 1, true) then
     local ok, opts = pcall(cjson.decode, fields[2])
     local kind = ok and type(opts) == 'table' and type(opts[option])
-    return kind == 'boolean' or kind == 'number' or kind == 'table'
+    return kind == 'boolean' or kind == 'number' or kind == 'table', parent_key
   end
-  return false
+  return false, parent_key
 end
 
 -- When something happens next to a job with a decision of its own, by time: a tier, or its end.

@@ -16,7 +16,9 @@ end
 local function let_go_unspoken(jobs, outcome)
   local free = {}
   for _, job in ipairs(jobs) do
-    if has_own_value(job.id, outcome) then
+    local said
+    said, job.parent_key = has_own_value(job.id, outcome)
+    if said then
       park(job.id, outcome, job.finished_on, ctx.now)
     else
       free[#free + 1] = job

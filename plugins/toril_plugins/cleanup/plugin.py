@@ -30,6 +30,7 @@ from toril_plugins.cleanup.journal import QueueJournal
 from toril_plugins.cleanup.planning import Means, QueuePlanner
 from toril_plugins.cleanup.recall import Recalling
 from toril_plugins.cleanup.reviewing import COPY, REVIEW, Careful
+from toril_plugins.cleanup.slices import DEFAULT_PACE, Pace
 from toril_plugins.cleanup.sweeper import Sweeper
 from toril_plugins.retention import hookspecs
 from toril_plugins.retention.foreign import Foreign
@@ -68,15 +69,24 @@ class CleanupConfig:
             order, the `longest` or the `shortest`.
         period: time between two sweeps of a queue; a job goes at most that long after its age.
         report_only: remove nothing; what would be removed is counted and logged.
+        slice: the most jobs that one script of a sweep removes, 1 to 100: others wait meanwhile.
+            Where jobs are reviewed or copied, 50 are handed over at once.
+        rest: after each slice the sweep rests for so many times as long as the call took.
     """
 
     combine: Combine = "first"
     period: str = "5s"
     report_only: bool = False
+    slice: int = DEFAULT_PACE.slice
+    rest: float = DEFAULT_PACE.rest
 
     def __post_init__(self) -> None:
         if milliseconds(self.period) < 100:
             raise ValueError(f"period {self.period!r} is below 100ms: sweeping would never pause")
+        if not 1 <= self.slice <= 100:
+            raise ValueError(f"slice must be between 1 and 100 jobs, not {self.slice!r}")
+        if not 0 <= self.rest <= 1000:
+            raise ValueError(f"rest must be between 0 and 1000 times a slice, not {self.rest!r}")
 
 
 class Cleanup(Recalling):
@@ -162,6 +172,7 @@ class Cleanup(Recalling):
         self._decider = Decider(ask if strategies else None, config.combine)
         self._careful = Careful(context.implementations(REVIEW), context.implementations(COPY))
         self._report_only = config.report_only
+        self._pace = Pace(config.slice, config.rest)
         self._plan = self._plan_of_live_job()
 
     def _plan_of_live_job(self) -> Mapping[str, Json]:
@@ -193,6 +204,7 @@ class Cleanup(Recalling):
             self._period,
             self._say_missing,
             report_only=self._report_only,
+            pace=self._pace,
         )
 
     def _say_missing(self, queue: str, missing: str) -> None:

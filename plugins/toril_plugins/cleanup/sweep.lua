@@ -23,7 +23,9 @@ end
 local function unasked(jobs, outcome)
   local free = {}
   for _, job in ipairs(jobs) do
-    if args.all or has_own_value(job.id, outcome) then
+    local said = args.all
+    if not said then said, job.parent_key = has_own_value(job.id, outcome) end
+    if said then
       ask[#ask + 1] = {job.id, outcome, job.finished_on, true}
       asked_beyond = asked_beyond + 1
     else
@@ -91,7 +93,7 @@ local function evict_live(outcome, rule, place)
       break
     elseif #beyond < excess or cutoff and finished_on <= cutoff then
       beyond[#beyond + 1] =
-        {id = id, finished_on = finished_on, rule = rule.rule, decision = rule}
+        {id = id, finished_on = finished_on, rule = rule.rule, decision = rule, fresh = true}
       if cutoff then lag = math.max(lag, cutoff - finished_on) end
       if is_bucketed(rule) then beyond[#beyond].unsure = true end
     else

@@ -24,7 +24,7 @@ from toril.plugins import (
 from toril_plugins.cleanup.deciding import Decider
 from toril_plugins.cleanup.holding import QueueHolds
 from toril_plugins.cleanup.reviewing import Careful, Handed
-from toril_plugins.cleanup.slices import LeaseLost, rest
+from toril_plugins.cleanup.slices import DEFAULT_PACE, LeaseLost, Pace, rest
 from toril_plugins.cleanup.trees import Trees
 from toril_plugins.retention.values import OUTCOMES
 
@@ -40,8 +40,6 @@ DECISIONS_A_CALL: Final = 100
 GIVE_WAY: Final = 20.0
 """Seconds for which a process without a required plugin leaves the queue to others. They look for
 the lease every 15."""
-SLICE: Final = 20
-"""The most jobs that a slice removes: half a millisecond of the server, for which others wait."""
 BATCH: Final = 50
 """The most jobs that are handed over to those who review and copy."""
 
@@ -110,6 +108,7 @@ class Sweeper:
         period: seconds between two sweeps.
         say_missing: tells people which plugins a queue requires and this process lacks.
         report_only: nothing goes; what would is counted.
+        pace: how large its slices are, and how long it rests.
     """
 
     def __init__(
@@ -120,13 +119,15 @@ class Sweeper:
         say_missing: Callable[[str, str], None],
         *,
         report_only: bool = False,
+        pace: Pace = DEFAULT_PACE,
     ) -> None:
         self._decider = decider
         self._careful = careful
         self._period = period
         self._say_missing = say_missing
         self._report_only = report_only
-        self._largest = BATCH if careful else SLICE
+        self._largest = BATCH if careful else pace.slice
+        self._pace = pace
         self._most = self._largest
         self._missing = ""
         self._broken = False
@@ -140,7 +141,7 @@ class Sweeper:
         self._trees = Trees(careful, report_only=report_only)
 
     async def run_once(self, context: ServiceContext) -> float:
-        """Do everything that is due now, in slices, at most half of the time.
+        """Do everything that is due now, in slices, with rests between them.
 
         Returns 0 if jobs are left that nobody has looked at since they finished, or since a live
         rule changed. Raises `GiveWay` if the queue requires plugins that are missing here.
@@ -232,7 +233,7 @@ class Sweeper:
             known &= await self._holds.follow(context, reply["holds"])
             places, more, numbers = reply["places"], reply["more"], reply["kept"]
             if more:
-                await rest(started)
+                await rest(started, self._pace.rest)
         context.gauge("toril_sweep_lag_seconds", lag / 1000)
         for outcome, (kept, held) in numbers.items():
             context.gauge("toril_kept", kept, outcome=outcome)
@@ -288,7 +289,7 @@ class Sweeper:
             check.cursor = (await self._slice(context, script, args))["cursor"]
             if check.cursor == "0":
                 return True
-            await rest(started)
+            await rest(started, self._pace.rest)
         return False
 
     async def _adopt(self, context: ServiceContext, outcome: Outcome) -> bool:
@@ -312,7 +313,7 @@ class Sweeper:
             if not page["more"]:
                 place.end(context.now_ms())
                 return True
-            await rest(started)
+            await rest(started, self._pace.rest)
         return False
 
     async def _decide(self, context: ServiceContext, asked: Asked) -> None:
