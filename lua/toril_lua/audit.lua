@@ -1,10 +1,10 @@
 -- Looks at jobs for an audit: where each is, and what is stored of it, at one moment.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {ids = up to 100, lists = boolean: look through the lists too, children =
+-- Arguments: [1] msgpack {ids = up to 20, lists = boolean: look through the lists too, children =
 --            number: open children that are looked at}, or {state = key of a list or set, first,
---            last = places in it, at most 1000 apart}, or {rests = what follows the queue's key in
---            up to 200 other keys}
+--            last = places in it, at most 250 apart}, or {rests = what follows the queue's key in
+--            up to 50 other keys}
 -- Returns:   with ids, per id {type of its key, fields, scores, lists, parts, ms until its lock
 --            ends, {number of open children, looks at some of them}}: name and value one after the
 --            other; of `fields` the large ones are only ''. A look at a child is {key, its

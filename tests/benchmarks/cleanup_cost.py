@@ -15,6 +15,9 @@ Prints a Markdown table; with --output it also writes `cleanup_cost.json` and `c
     at, with own     the same while 1000 other jobs have a decision of their own
     nothing          Keep.nothing() for the queue: each job goes when it finishes
     own age          each job has an age of its own
+    a hold           a job is held that does not finish
+    1000 holds       a thousand are, by their ids
+    by hand          at a live count of 1000, by the least that removes a job: a chunk of ten lines
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ from tests.support.server import Server
 from toril.hooks.loader import load_plugins
 from toril.plugins import JobSnapshot, Said
 from toril.protocol.finishing import Fetch, Finish, tick
-from toril_lua import compose
-from toril_plugins import Keep, Retention
+from toril_lua import Chunk, compose
+from toril_plugins import Hold, Holds, Keep, Retention
 from toril_plugins.cleanup.deciding import Decision
 
 BATCHES: Final = (1, 10, 50)
@@ -43,6 +46,21 @@ LIMIT: Final = 1000
 START: Final = 1_700_000_000_000
 TURN: Final = 100
 """Finishes of one variant before it is the next one's turn."""
+
+
+BY_HAND: Final = f"""
+local set = ctx.q .. ':completed'
+local count = redis.call('ZCARD', set) - {LIMIT}
+if count <= 0 then return end
+local keys, gone = {{}}, redis.call('ZPOPMIN', set, count)
+local suffixes = {{'', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful'}}
+for n = 1, count do
+  local key = ctx.q .. ':' .. gone[2 * n - 1]
+  for _, suffix in ipairs(suffixes) do keys[#keys + 1] = key .. suffix end
+end
+redis.call('UNLINK', unpack(keys))
+ctx.emit('toril:evicted', {{outcome = 'completed', count = count}})
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,10 @@ class Variant:
     plugin: bool = True
     decided: int = 0
     """So many kept jobs have a decision of their own."""
+    holds: int = 0
+    """So many jobs that are not there are held."""
+    chunk: str | None = None
+    """Lua of a plugin that stands in for `cleanup`."""
     kept: int | None = None
     """So many jobs are there at any time; None: as many as have finished."""
 
@@ -67,6 +89,9 @@ VARIANTS: Final = (
     Variant("at, with own", Retention(completed=LIMIT), decided=LIMIT, kept=2 * LIMIT),
     Variant("nothing", Retention(completed=Keep.nothing()), kept=0),
     Variant("own age", own=Decision(Keep(age="7d"), "job: 7d")),
+    Variant("a hold", holds=1),
+    Variant("1000 holds", holds=1000),
+    Variant("by hand", chunk=BY_HAND, kept=LIMIT),
 )
 
 
@@ -79,6 +104,8 @@ class Queue:
         self._variant = variant
         self._batch = batch
         chunks = load_plugins(["persistence", "cleanup"]).chunks if variant.plugin else ()
+        if variant.chunk:
+            chunks = (Chunk("cleanup", "finished_batch", variant.chunk),)
         self._script = client.register_script(compose("tick", chunks).text)
         self._tokens = count()
         self._ids = count()
@@ -89,6 +116,12 @@ class Queue:
             said = [Said(variant.said, "queue", "benchmark", START)]
             for field, value in Retention.project(said).items():
                 client.hset(f"{self._key}:meta", f"toril.retention.{field}", value)
+
+        if variant.holds:
+            listed = Holds(*(Hold(id=f"held-{n:011d}", why="audit") for n in range(variant.holds)))
+            held = [Said(listed, "queue", "benchmark", START)]
+            for field, text in Holds.project(held).items():
+                client.hset(f"{self._key}:meta", f"toril.holds.{field}", text)
 
     def fill(self, jobs: int) -> None:
         """Add jobs."""

@@ -11,11 +11,11 @@ from toril.connection.call import Call, Read, Resend
 from toril.protocol.invariants import OpenChild, OtherKey, StoredJob
 from toril.protocol.replies import text
 
-MOST_LOOKS: Final = 100
+MOST_LOOKS: Final = 20
 """Jobs looked at in one call."""
-MOST_IDS: Final = 1_000
+MOST_IDS: Final = 250
 """Ids of a state looked up in one call."""
-MOST_KEYS: Final = 200
+MOST_KEYS: Final = 50
 """Other keys looked at in one call."""
 CHILDREN: Final = 20
 """Open children of one parent that are looked at."""

@@ -1,12 +1,12 @@
 -- Go through the buckets of the live rule. args = {service, token, outcome, cursor}. Drops those of
 -- another key and empty ones, notes those that hold too many for a lowered count, and looks through
 -- some of the others. Returns {cursor}, '0' at the end.
-local MOST = 2000 -- jobs that are looked at
+local MOST = 400 -- jobs that are looked at
 
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome = args.outcome
 local registry, rule, looked = ctx.own('buckets:' .. outcome), live_rule(outcome), 0
-local page = redis.call('HSCAN', registry, args.cursor, 'COUNT', 100)
+local page = redis.call('HSCAN', registry, args.cursor, 'COUNT', 20)
 local buckets = #page[2] / 2
 for n = 1, buckets do
   -- Beginning somewhere else each time, as the page may hold more than can be looked through.

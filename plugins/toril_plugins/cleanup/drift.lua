@@ -4,7 +4,7 @@
 -- early: when it was due, if it has gone for good before. With args.forget = ids: forgets those for
 -- which it is still so; returns how many. With args.endless = keys of the plugin's own: those that
 -- never end; with args.drop they go.
-local PAGE = 200
+local PAGE = 40
 
 if args.endless then
   local found = {}

@@ -71,7 +71,8 @@ class CleanupConfig:
         report_only: remove nothing; what would be removed is counted and logged.
         slice: the most jobs that one script of a sweep removes, 1 to 100: others wait meanwhile.
             Where jobs are reviewed or copied, 50 are handed over at once.
-        rest: after each slice the sweep rests for so many times as long as the call took.
+        rest: after each slice the sweep rests for so many times as long as the call took; for less
+            while more jobs finish than go.
     """
 
     combine: Combine = "first"

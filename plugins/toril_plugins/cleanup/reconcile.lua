@@ -6,7 +6,7 @@
 if not ctx.lease_held(args.service, args.token) then return {lost = true} end
 local outcome, budget = args.outcome, ctx.budget
 local finished = finished_key(outcome)
-local page = redis.call('ZSCAN', ctx.own('own:' .. outcome), args.cursor, 'COUNT', 200)
+local page = redis.call('ZSCAN', ctx.own('own:' .. outcome), args.cursor, 'COUNT', 40)
 local ids = {}
 for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
 if #ids > 0 then

@@ -14,14 +14,39 @@ class Pace:
 
     Args:
         slice: the most jobs that one script removes, unless somebody reviews or copies them.
-        rest: after a script, so many times as long as its call took.
+        rest: after a script, so many times as long as its call took; less while more jobs finish
+            than go.
     """
 
-    slice: int = 10
-    rest: float = 1.0
+    slice: int = 20
+    rest: float = 10.0
 
 
 DEFAULT_PACE: Final = Pace()
+LEAST_REST: Final = 0.25
+"""Times as long as a call: a sweeper that others' finishes outrun does not rest for less."""
+RECOVERY: Final = 1.1
+"""By so much the rest grows again with each slice that leaves fewer jobs."""
+
+
+class Rests:
+    """The rests of one sweeper."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._longest = self._times = pace.rest
+        self._kept: int | None = None
+
+    def note(self, kept: int) -> None:
+        """So many finished jobs are there now: half the rest if they have become more."""
+        if self._kept is not None and kept > self._kept:
+            self._times = max(self._times / 2, min(LEAST_REST, self._longest))
+        else:
+            self._times = min(self._times * RECOVERY, self._longest)
+        self._kept = kept
+
+    async def after(self, started: float) -> None:
+        """Leave the server alone; `started` is when the call began, of `perf_counter`."""
+        await rest(started, self._times)
 
 
 class LeaseLost(Exception):

@@ -35,7 +35,9 @@ local function unasked(jobs, outcome)
   return free
 end
 
+-- Only jobs with a decision of their own are in `due` and `at`: without any nobody looks there.
 local function ask_parked(outcome)
+  if not state('own', outcome) then return true end
   local parked, most = ctx.own('due:' .. outcome), args.most
   local ids = redis.call('ZRANGEBYSCORE', parked, '-inf', ctx.now, 'LIMIT', 0, most)
   for _, id in ipairs(ids) do
@@ -52,6 +54,7 @@ local function ask_parked(outcome)
 end
 
 local function evict_aged(outcome)
+  if not state('own', outcome) then return true end
   local most = room()
   if most <= 0 then return false end
   local ids = redis.call(
@@ -115,7 +118,9 @@ end
 -- Take what is too many in the buckets that somebody noted. Returns whether none is left.
 local function trim_buckets(outcome, rule)
   local over = ctx.own('over:' .. outcome)
-  for _, bucket in ipairs(redis.call('SRANDMEMBER', over, BUCKETS)) do
+  local noted = redis.call('SRANDMEMBER', over, BUCKETS)
+  if #noted == 0 then return true end
+  for _, bucket in ipairs(noted) do
     if room() <= 0 then return false end
     local beyond = {}
     if rule and is_bucketed(rule) then beyond = beyond_count(outcome, bucket, rule, room()) end
@@ -147,7 +152,7 @@ for _, outcome in ipairs(OUTCOMES) do
     end
     done = trim_buckets(outcome, rule) and done
   end
-  if not done then more = true end
+  if not done or room() <= 0 then more = true end
   places[outcome] = place
   rules[outcome] = {rule and rule.rule or '', counted_by(rule)}
   if seq and redis.call('ZCARD', ctx.own('nth:' .. outcome)) == 0 then

@@ -24,7 +24,7 @@ from toril.plugins import (
 from toril_plugins.cleanup.deciding import Decider
 from toril_plugins.cleanup.holding import QueueHolds
 from toril_plugins.cleanup.reviewing import Careful, Handed
-from toril_plugins.cleanup.slices import DEFAULT_PACE, LeaseLost, Pace, rest
+from toril_plugins.cleanup.slices import DEFAULT_PACE, LeaseLost, Pace, Rests
 from toril_plugins.cleanup.trees import Trees
 from toril_plugins.retention.values import OUTCOMES
 
@@ -33,7 +33,7 @@ log = logging.getLogger("toril.cleanup")
 RECENT_MS: Final = 10 * 60_000
 """How far behind its cursor adoption re-reads, and how often: foreign clocks write behind it."""
 FULL_PASS_MS: Final = 24 * 3_600_000
-PAGES_A_SWEEP: Final = 50
+PAGES_A_SWEEP: Final = 100
 SHORTEST_PAUSE_MS: Final = 60_000
 LONGEST_PAUSE_MS: Final = 3_600_000
 DECISIONS_A_CALL: Final = 100
@@ -127,7 +127,7 @@ class Sweeper:
         self._say_missing = say_missing
         self._report_only = report_only
         self._largest = BATCH if careful else pace.slice
-        self._pace = pace
+        self._rests = Rests(pace)
         self._most = self._largest
         self._missing = ""
         self._broken = False
@@ -229,11 +229,12 @@ class Sweeper:
             self._missing = reply.get("missing") or ""
             self._say_missing(context.queue, self._missing)
             lag = max(lag, reply["lag"])
+            self._rests.note(sum(finished for finished, _ in reply["kept"].values()))
             await self._trees.take(context, reply["flows"])
             known &= await self._holds.follow(context, reply["holds"])
             places, more, numbers = reply["places"], reply["more"], reply["kept"]
             if more:
-                await rest(started, self._pace.rest)
+                await self._rests.after(started)
         context.gauge("toril_sweep_lag_seconds", lag / 1000)
         for outcome, (kept, held) in numbers.items():
             context.gauge("toril_kept", kept, outcome=outcome)
@@ -289,7 +290,7 @@ class Sweeper:
             check.cursor = (await self._slice(context, script, args))["cursor"]
             if check.cursor == "0":
                 return True
-            await rest(started, self._pace.rest)
+            await self._rests.after(started)
         return False
 
     async def _adopt(self, context: ServiceContext, outcome: Outcome) -> bool:
@@ -313,7 +314,7 @@ class Sweeper:
             if not page["more"]:
                 place.end(context.now_ms())
                 return True
-            await rest(started, self._pace.rest)
+            await self._rests.after(started)
         return False
 
     async def _decide(self, context: ServiceContext, asked: Asked) -> None:

@@ -15,6 +15,9 @@ import redis
 
 from toril import ActiveJob, App
 
+PAUSE = 0.002
+"""Seconds between two jobs: who sweeps needs a processor, too."""
+
 
 async def main(url: str) -> dict[str, list[float]]:
     client = redis.Redis.from_url(url)
@@ -40,6 +43,7 @@ async def main(url: str) -> dict[str, list[float]]:
                 await queue.add("do")
                 await arrived.wait()
                 taken["job"].append((time.perf_counter() - started) * 1e6)
+                await asyncio.sleep(PAUSE)
     client.close()
     return taken
 
