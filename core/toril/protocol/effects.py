@@ -79,7 +79,7 @@ def with_effects(
         value,
         (*events, *(map(_saved, saved) if SAVED in wants else ()), *map(_removed, removed)),
         tuple(ChunkError(text(plugin), text(at), text(what)) for plugin, at, what in errors),
-        tuple(_reports(reports)) if reports else (),
+        tuple(_reports(cast("bytes", reports))) if reports else (),
     )
 
 
