@@ -127,6 +127,8 @@ class QueueOperations:
 
     def counts_per_priority(self, priorities: Sequence[int]) -> Procedure[dict[int, int]]:
         """How many jobs wait with each of some priorities."""
+        if not priorities:
+            raise ValueError("counts_per_priority(0, 1, …): say which priorities are counted")
         return only(reading.counts_per_priority(self.key, [*map(checked_priority, priorities)]))
 
     def pause(self) -> Procedure[None]:
@@ -191,7 +193,10 @@ class QueueOperations:
         age = milliseconds(older_than)
         _check_limit(limit)
         if state not in STATES or state == "waiting-children":
-            raise ValueError(f"jobs that are {state} cannot be cleaned")
+            states = ", ".join(each for each in STATES if each != "waiting-children")
+            raise ValueError(
+                f"jobs that are {state} cannot be cleaned; those that are {states} can"
+            )
         return self._clean(state, age, limit or 0)
 
     def _clean(self, state: State, age: int, limit: int) -> Procedure[Removals]:
@@ -306,6 +311,8 @@ class Pages:
     ) -> None:
         if start < 0:
             raise ValueError(f"start is at least 0, not {start!r}")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is at least 0, or None for no limit, not {limit!r}")
         self._key = key
         self._states = known_states(states)
         self._ascending = ascending

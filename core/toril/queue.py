@@ -165,7 +165,10 @@ class Queue(Inspection, Limits):
         return sum((await self.counts(*states)).values())
 
     async def counts_per_priority(self, *priorities: int) -> dict[int, int]:
-        """How many jobs wait for a worker with each of these priorities; 0: without one."""
+        """How many jobs wait for a worker with each of these priorities; 0: without one.
+
+        Raises `ValueError` if none is named.
+        """
         return await self._perform(self._operations.counts_per_priority(priorities))
 
     async def update(self, id: str, data: Json) -> None:
@@ -324,7 +327,8 @@ class Queue(Inspection, Limits):
             options: See `Queue.add`; not `id`, `delay`, `timestamp`, `parent`, `timeout`,
                 `on_failure`.
 
-        Raises what `Queue.add` raises; plugins are asked now, about all runs to come.
+        Raises what `Queue.add` raises, and `InvalidJob` if it would have no run before its end;
+        plugins are asked now, about all runs to come.
         """
         check_options("schedule", options)
         job = NewJob(name, data, *settings, **options)
@@ -350,7 +354,7 @@ class Queue(Inspection, Limits):
         await self._perform(self._schedules.pause(id))
 
     async def resume_schedule(self, id: str) -> Schedule:
-        """Undo `pause_schedule`. Raises `JobNotFound`."""
+        """Undo `pause_schedule`. Raises `JobNotFound`; `InvalidJob` if its end has passed."""
         return await self._perform(self._schedules.resume(id))
 
     async def run_schedule(self, id: str) -> Job:

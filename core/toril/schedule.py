@@ -32,7 +32,7 @@ class Every:
 
     Raises:
         ValueError: A value out of range, or a moment without a time zone.
-        TypeError: A number where a duration is wanted.
+        TypeError: A value of the wrong type, such as a number where a duration is wanted.
     """
 
     interval: timedelta | str
@@ -76,6 +76,7 @@ class Cron:
     Raises:
         ValueError: It is no such pattern, or no such zone; BullMQ for Node would take other times;
             a moment without a time zone.
+        TypeError: A value of the wrong type.
     """
 
     pattern: str
@@ -86,6 +87,8 @@ class Cron:
     immediately: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(cast(object, self.pattern), str):
+            raise TypeError(f"a cron pattern is a text, not {self.pattern!r}")
         CronPattern.parse(self.pattern, self.tz).check()
         _check(self)
         if self.immediately and self.start is not None:
@@ -129,24 +132,26 @@ class Schedule:
     def times(self, count: int, *, after: datetime | None = None) -> list[datetime]:
         """The next `count` times from its next run on, or after a moment; fewer at its end.
 
-        Raises `ValueError` if its pace cannot be read.
+        With a `limit` they are never more than that; those of its runs that have been are not
+        taken off. Raises `ValueError` if its pace cannot be read.
         """
         if self.pace is None:
             raise ValueError(f"schedule {self.id!r}: its pace cannot be read: {self.stored.fields}")
         found: list[datetime] = []
-        at = self.stored.due or 0
-        while len(found) < count:
+        at, left = self.stored.due or 0, self.pace.limit
+        while len(found) < count and left != 0:
             when = as_datetime(at)
             if self.pace.end is not None and when > self.pace.end:
                 break
             if after is None or when > after:
                 found.append(when)
             at = self.pace.following(at)
+            left = None if left is None else left - 1
         return found
 
 
-def due_after(repetition: JsonObject, job_time: int | None, now: int) -> int:
-    """When the next run of a pattern is due, in ms.
+def due_after(repetition: JsonObject, job_time: int | None, now: int) -> int | None:
+    """When the next run of a pattern is due, in ms; None if that is behind its end.
 
     Args:
         repetition: BullMQ's repeat options.
@@ -159,7 +164,9 @@ def due_after(repetition: JsonObject, job_time: int | None, now: int) -> int:
     start, tz = repetition.get("startDate"), repetition.get("tz")
     latest = max(now, job_time or 0, start if isinstance(start, int) else 0)
     zone = tz if isinstance(tz, str) and tz else None
-    return CronPattern.parse(str(repetition.get("pattern")), zone).after(latest)
+    due = CronPattern.parse(str(repetition.get("pattern")), zone).after(latest)
+    end = repetition.get("endDate")
+    return None if isinstance(end, int | float) and due > end else due
 
 
 def is_over(repetition: JsonObject, now: int) -> bool:
@@ -200,11 +207,18 @@ class _Limits(TypedDict):
 
 def _check(pace: Pace) -> None:
     for name in ("start", "end"):
-        moment = getattr(pace, name)
-        if moment is not None and moment.tzinfo is None:
+        moment: object = getattr(pace, name)
+        if moment is None:
+            continue
+        if not isinstance(moment, datetime):
+            raise TypeError(f"{name} is a datetime, not {moment!r}")
+        if moment.tzinfo is None:
             raise ValueError(f"{name}={moment!r} must know its time zone")
-    if pace.limit is not None and pace.limit < 1:
-        raise ValueError(f"limit={pace.limit!r}: a schedule has at least one run")
+    limit: object = pace.limit
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise TypeError(f"limit is a whole number, not {limit!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit!r}: a schedule has at least one run")
 
 
 def _limits(pace: Pace) -> JsonObject:

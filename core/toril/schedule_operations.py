@@ -67,8 +67,14 @@ class ScheduleOperations:
     def _put(self, id: str, pace: Pace, template: Template) -> Procedure[int]:
         context, now, due = self._context, self._context.clock.now_ms(), None
         repetition = pace.repetition()
-        if not isinstance(pace, Every):
+        over = pace.end is not None and pace.end <= as_datetime(now)
+        if not over and not isinstance(pace, Every):
             due = now if pace.immediately else due_after(repetition, None, now)
+            over = due is None
+        if over:
+            raise InvalidJob(
+                f"schedule {id!r} has no run to come: its end is {pace.end:%Y-%m-%d %H:%M:%S %Z}"
+            )
         when: int = yield scheduling.upsert(
             self.key, id, repetition, template, due=due, now=now, wants=context.wants()
         )

@@ -16,6 +16,7 @@ import redis
 
 from tests.conftest import Library
 from tests.support.driver import Driver
+from tests.worker.conftest import until
 
 HOUR: Final = 3_600_000
 Options = tuple[dict[str, Any], ...]
@@ -122,3 +123,24 @@ async def test_whatever_was_said_before(library: Library, raw: redis.Redis, numb
     ]
     for after in said:
         await alike(library, raw, said[number], after)
+
+
+@pytest.mark.parametrize("name", ["node", "toril"])
+async def test_a_pattern_stops_at_its_end(library: Library, raw: redis.Redis, name: str) -> None:
+    """No run is due behind the end, whoever carries the schedule on."""
+    driver = library(name)
+    end = (round(time.time() * 1000) // 1000 + 3) * 1000
+    repeat = {"pattern": "* * * * * *", "tz": "UTC", "endDate": end}
+    await driver.act("schedule", "q", id="s", repeat=repeat, template=TEMPLATE)
+    worker = await driver.worker("q")
+
+    def over() -> bool:
+        left = raw.zcard("bull:q:delayed"), raw.llen("bull:q:wait"), raw.llen("bull:q:active")
+        return raw.exists("bull:q:completed") == 1 and not any(left)
+
+    try:
+        await until(over)
+    finally:
+        await driver.worker_close(worker)
+    ran = cast("list[str]", raw.zrange("bull:q:completed", 0, -1))
+    assert max(int(id.rpartition(":")[2]) for id in ran) <= end

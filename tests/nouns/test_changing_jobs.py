@@ -64,6 +64,8 @@ async def test_change_priority(app: App) -> None:
             await jobs[0].change_priority(wrong)
         with pytest.raises(InvalidJob, match="priority must be between"):
             await queue.counts_per_priority(wrong)
+    with pytest.raises(ValueError, match="which priorities"):
+        await queue.counts_per_priority()
 
 
 async def test_unlink_and_remove_unprocessed_children(watched: App, witness: Witness) -> None:

@@ -142,6 +142,8 @@ class TestReading:
         some = [job.id async for job in queue.jobs("waiting", "delayed", limit=251)]
         assert some == [job.id for job in waiting] + [delayed[2].id]
         assert [job async for job in queue.jobs("waiting", limit=0)] == []
+        with pytest.raises(ValueError, match="limit is at least 0"):
+            _ = [job async for job in queue.jobs("waiting", limit=-1)]
 
     async def test_finished_jobs_newest_first(self, app: App, raw: redis.Redis) -> None:
         queue = app.queue("mail")

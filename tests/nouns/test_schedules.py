@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.nouns.witness import Witness
@@ -69,6 +69,8 @@ async def test_times_to_come(app: App) -> None:
     ending = Every("1h", end=datetime(2026, 11, 23, 14, 30, tzinfo=UTC))
     short = await app.queue("q").schedule("short", ending, "tick")
     assert [when.hour for when in short.times(9)] == [12, 13, 14]
+    few = await app.queue("q").schedule("few", Every("1h", limit=2), "tick")
+    assert [when.hour for when in few.times(9)] == [12, 13]
 
 
 async def test_said_again_it_is_replaced(app: App, raw: Any) -> None:
@@ -163,6 +165,32 @@ async def test_what_is_said_for_the_template_is_stored_with_each_run(app: App, r
     assert job.snapshot.settings.get(Retention) == Retention(failed="9d")
 
 
+@pytest.mark.parametrize(
+    "pace",
+    [
+        Every("1m", end=datetime(2026, 11, 23, 12, tzinfo=UTC)),
+        Cron("* * * * *", end=datetime(2026, 11, 23, 11, tzinfo=UTC)),
+        Cron("0 3 * * *", end=datetime(2026, 11, 24, 2, 59, tzinfo=UTC)),
+        Cron("* * * * *", end=datetime(2026, 11, 23, 11, tzinfo=UTC), immediately=True),
+    ],
+)
+async def test_no_run_before_its_end(app: App, pace: Every | Cron) -> None:
+    queue = app.queue("q")
+    await queue.schedule("s", Every("1h"), "tick")
+    with pytest.raises(InvalidJob, match="'s' has no run to come: its end is 2026-11-2"):
+        await queue.schedule("s", pace, "tick")
+    assert [found.pace.end for found in await queue.schedules() if found.pace] == [None]
+
+
+async def test_resumed_after_its_end(app: App, clock: ManualClock) -> None:
+    queue = app.queue("q")
+    await queue.schedule("s", Every("1h", end=datetime(2026, 11, 23, 13, tzinfo=UTC)), "tick")
+    await queue.pause_schedule("s")
+    clock.advance("2h")
+    with pytest.raises(InvalidJob, match="no run to come"):
+        await queue.resume_schedule("s")
+
+
 @pytest.mark.parametrize("action", ["pause_schedule", "resume_schedule", "run_schedule"])
 async def test_there_is_none(app: App, action: str) -> None:
     with pytest.raises(JobNotFound, match="there is no schedule 's' in queue 'q'"):
@@ -184,6 +212,19 @@ async def test_there_is_none(app: App, action: str) -> None:
 def test_a_pace_that_cannot_be(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"limit": 2.5}, "limit is a whole number, not 2.5"),
+        ({"end": "2027-01-01"}, "end is a datetime, not '2027-01-01'"),
+        ({"pattern": 5}, "a cron pattern is a text, not 5"),
+    ],
+)
+def test_a_value_of_the_wrong_type(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        cast(Any, Cron)(**{"pattern": "@daily", **wrong})
 
 
 async def test_what_a_run_cannot_have(app: App) -> None:

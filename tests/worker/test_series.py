@@ -87,8 +87,20 @@ async def test_limit_and_end(redis_url: str, raw: Any) -> None:
             await work(app)
             clock.advance("10m")
     ended = [id.split(":")[1] for id in raw.zrange("bull:q:completed", 0, -1)]
-    assert sorted(ended) == ["ending", "ending", "limited", "limited"]
+    assert sorted(ended) == ["ending", "limited", "limited"]  # no run at 12:20
     assert raw.zcard("bull:q:delayed") == 0
+
+
+async def test_a_run_at_the_very_end(redis_url: str, raw: Any) -> None:
+    clock = ManualClock(NOON)
+    end = datetime(2026, 11, 23, 12, 20, tzinfo=UTC)
+    async with App(redis_url, plugins=[], clock=clock) as app:
+        await app.queue("q").schedule("s", Cron("*/10 * * * *", end=end), "tick")
+        for _ in range(4):
+            await work(app)
+            clock.advance("10m")
+    ran = [f"repeat:s:{NOON + minutes * MINUTE}" for minutes in (10, 20)]
+    assert raw.zrange("bull:q:completed", 0, -1) == ran
 
 
 async def test_paused_while_a_run_is_active(redis_url: str, raw: Any) -> None:

@@ -244,6 +244,7 @@ async def test_no_server_is_an_error_at_the_start() -> None:
         ({"lock": 30}, TypeError, "does not say its unit"),
         ({"lock": "1ms"}, ValueError, "at least"),
         ({"name": "two words"}, ValueError, "without blanks"),
+        ({"name": 5}, TypeError, "name is a text, not 5"),
         ({"limiter": (1, "1s")}, TypeError, "a RateLimit"),
     ],
 )

@@ -105,6 +105,8 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
     timeout = options.get("timeout")
     most_starts = options.get("max_started_attempts")
     worker_name = options.get("name")
+    if worker_name is not None and not isinstance(cast(object, worker_name), str):
+        raise TypeError(f"a worker's name is a text, not {worker_name!r}")
     if worker_name is not None and (
         not worker_name
         or not worker_name.isprintable()

@@ -39,6 +39,8 @@ class Series:
             due = None
             if "every" not in repetition:
                 due = due_after(repetition, _time_of(job.id), now)
+                if due is None:
+                    return
             call = next_run(
                 self._key, job, schedule, due=due, now=now, wants=runtime.dispatcher.wants
             )
