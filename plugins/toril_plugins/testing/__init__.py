@@ -6,6 +6,14 @@ fixtures and the contract of every plugin, is `toril.testing`.
 
 from toril_plugins.testing.archive import ArchiveContract, Copy
 from toril_plugins.testing.review import ReviewContract
+from toril_plugins.testing.store import ARCHIVED, ArchiveStoreContract
 from toril_plugins.testing.strategy import StrategyContract
 
-__all__ = ["ArchiveContract", "Copy", "ReviewContract", "StrategyContract"]
+__all__ = [
+    "ARCHIVED",
+    "ArchiveContract",
+    "ArchiveStoreContract",
+    "Copy",
+    "ReviewContract",
+    "StrategyContract",
+]
