@@ -41,12 +41,12 @@ class Backoff:
         `jitter` 0.5 draws evenly between half of it and all of it. (Workers of BullMQ for Python
         ignore jitter.)
         """
-        return cls("fixed", milliseconds(delay), jitter)
+        return cls("fixed", milliseconds(delay, "Backoff: delay"), jitter)
 
     @classmethod
     def exponential(cls, delay: timedelta | str, *, jitter: float = 0.0) -> Self:
         """`delay` before the second attempt, twice that before the third, and so on."""
-        return cls("exponential", milliseconds(delay), jitter)
+        return cls("exponential", milliseconds(delay, "Backoff: delay"), jitter)
 
     @classmethod
     def custom(cls, name: str, delay: timedelta | str | None = None) -> Self:
@@ -56,7 +56,7 @@ class Backoff:
         """
         if name in ("fixed", "exponential"):
             raise ValueError(f"{name!r} is built in; use Backoff.{name}(…)")
-        return cls(name, None if delay is None else milliseconds(delay))
+        return cls(name, None if delay is None else milliseconds(delay, "Backoff: delay"))
 
     def encode(self) -> JsonObject:
         """As it is stored in a job's options."""

@@ -215,7 +215,10 @@ def _fields(text: str) -> list[str]:
             bounds = _RANGE.match(item)
             falling = bounds is not None and int(bounds[1]) > int(bounds[2])
             if not _ITEM.fullmatch(item) or falling or (item in _ALL and item != field):
-                raise ValueError(f"{text!r} is not a cron pattern: {field!r} cannot be understood")
+                hint = "; H is a random time in Node" if item.startswith("h") else ""
+                raise ValueError(
+                    f"{text!r} is not a cron pattern: {field!r} cannot be understood{hint}"
+                )
     fields = [*_DEFAULTS[: len(_DEFAULTS) - len(given)], *given]
     fields[3] = re.sub(r"\d*l", "l", fields[3])
     fields[5] = ",".join(_weekdays(item) for item in fields[5].split(","))

@@ -42,7 +42,7 @@ class Deduplication:
 
     def __post_init__(self) -> None:
         check_window(self.id)
-        if self.ttl is not None and milliseconds(self.ttl) < 1:
+        if self.ttl is not None and milliseconds(self.ttl, "Deduplication: ttl") < 1:
             raise ValueError(f"Deduplication(ttl={self.ttl!r}): a window is open for 1ms or more")
         if self.extend and self.ttl is None:
             raise ValueError("Deduplication(extend=True) needs a ttl: that is what is extended")

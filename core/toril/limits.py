@@ -36,7 +36,8 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         at_least_one("RateLimit: max", self.max)
-        per = timedelta(milliseconds=at_least_one("RateLimit: per, in ms", milliseconds(self.per)))
+        per_ms = milliseconds(self.per, "RateLimit: per")
+        per = timedelta(milliseconds=at_least_one("RateLimit: per, in ms", per_ms))
         object.__setattr__(self, "per", per)
 
     @property

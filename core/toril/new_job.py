@@ -247,7 +247,7 @@ def delay_after(value: timedelta | str | datetime, start: int) -> int:
     """
     if isinstance(value, datetime):
         return max(0, _moment("delay", value) - start)
-    return milliseconds(value)
+    return milliseconds(value, "delay")
 
 
 def _backoff(value: object) -> Json:
@@ -257,7 +257,7 @@ def _backoff(value: object) -> Json:
 
 
 def _timeout(value: timedelta | str) -> Json:
-    ms = milliseconds(value)
+    ms = milliseconds(value, "timeout")
     if not ms:
         raise InvalidJob("timeout must be longer than nothing")
     return ms

@@ -157,7 +157,7 @@ class QueueOperations:
         _check_limit(limit)
         if state not in ("completed", "failed"):
             raise ValueError(f"jobs that are {state} have not finished")
-        age = 0 if older_than is None else milliseconds(older_than)
+        age = 0 if older_than is None else milliseconds(older_than, "older_than")
         return self._retry_all(
             state,
             age,
@@ -190,7 +190,7 @@ class QueueOperations:
         self, state: State, *, older_than: timedelta | str, limit: int | None
     ) -> Procedure[Removals]:
         """Remove old jobs of one state."""
-        age = milliseconds(older_than)
+        age = milliseconds(older_than, "older_than")
         _check_limit(limit)
         if state not in STATES or state == "waiting-children":
             states = ", ".join(each for each in STATES if each != "waiting-children")

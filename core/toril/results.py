@@ -119,7 +119,7 @@ class Deadline:
 
     def __init__(self, job: JobSnapshot, timeout: timedelta | str | None) -> None:
         self._job = job
-        self._ms = None if timeout is None else milliseconds(timeout)
+        self._ms = None if timeout is None else milliseconds(timeout, "timeout")
         self._end = None if self._ms is None else time.monotonic() + self._ms / 1000
 
     def left(self, most: float) -> float:

@@ -92,7 +92,7 @@ class Runtime:
         self._target = None if target is None else open_endpoint(target)
         self._options = options
         self.clock: Clock = options.get("clock") or SystemClock()
-        self.rescue_after = milliseconds(options.get("rescue_after", "1m"))
+        self.rescue_after = milliseconds(options.get("rescue_after", "1m"), "rescue_after")
         self.settings = say("application", settings, "App", self.clock.now_ms())
         self.lanes = LanePool()
         self.context = Context(

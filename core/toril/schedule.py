@@ -42,10 +42,14 @@ class Every:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if milliseconds(self.interval) < 1:
+        if milliseconds(self.interval, "Every: interval") < 1:
             raise ValueError(f"Every({self.interval!r}): an interval is at least 1ms")
-        if self.offset is not None and milliseconds(self.offset) >= milliseconds(self.interval):
-            raise ValueError(f"Every(offset={self.offset!r}): an offset is less than the interval")
+        if self.offset is not None:
+            offset = milliseconds(self.offset, "Every: offset")
+            if offset >= milliseconds(self.interval):
+                raise ValueError(
+                    f"Every(offset={self.offset!r}): an offset is less than the interval"
+                )
         _check(self)
 
     def repetition(self) -> JsonObject:

@@ -90,7 +90,8 @@ async def test_a_moment_stays_exact_with_another_creation_time(
     [
         ({"dealy": "5s"}, TypeError, "did you mean 'delay'"),
         ({"zzz": 1}, TypeError, "there are id, delay"),
-        ({"delay": 5}, TypeError, "unit"),
+        ({"delay": 5}, TypeError, "delay: .* unit"),
+        ({"timeout": 5}, TypeError, "timeout: .* unit"),
         ({"delay": "soon"}, ValueError, "not a duration"),
         ({"delay": "-5s"}, ValueError, "not a duration"),
         ({"delay": timedelta(seconds=-1)}, ValueError, "negative"),

@@ -252,7 +252,7 @@ class Fetcher(Worker):
         """
         if not self.is_running:
             raise RuntimeError("jobs are fetched while the fetcher runs: `async with fetcher: …`")
-        return await self._by_hand.next(None if wait is None else milliseconds(wait))
+        return await self._by_hand.next(None if wait is None else milliseconds(wait, "wait"))
 
 
 async def _by_hand(job: ActiveJob) -> Json:

@@ -137,7 +137,7 @@ def terms(**options: Unpack[WorkerOptions]) -> Terms:
 def _minutes(duration: timedelta | str | None) -> int | None:
     if duration is None:
         return None
-    minutes = milliseconds(duration) // 60_000
+    minutes = milliseconds(duration, "metrics") // 60_000
     if not 1 <= minutes <= _MOST_MINUTES:
         raise ValueError(
             f"metrics is between 1m and {_MOST_MINUTES // 1440}d, as a number is kept for each "
@@ -171,7 +171,7 @@ def count(option: str, value: object, lowest: int = 1) -> int:
 
 
 def _duration(options: Mapping[str, Any], option: str, default: str, lowest: int) -> int:
-    ms = milliseconds(cast("timedelta | str", options.get(option, default)))
+    ms = milliseconds(cast("timedelta | str", options.get(option, default)), option)
     if ms < lowest:
         raise ValueError(f"{option} must be at least {lowest} ms")
     return ms

@@ -123,7 +123,7 @@ class Worker:
         if concurrency is not None:
             self.concurrency = concurrency
         if grace is not None:
-            self._terms = replace(self._terms, grace_ms=milliseconds(grace))
+            self._terms = replace(self._terms, grace_ms=milliseconds(grace, "grace"))
 
     async def run(self, *, burst: bool = False) -> None:
         """Work until `stop` is called.
@@ -167,7 +167,7 @@ class Worker:
         session = self._session
         if session is None:
             return
-        ms = self._terms.grace_ms if grace is None else milliseconds(grace)
+        ms = self._terms.grace_ms if grace is None else milliseconds(grace, "grace")
         session.stop.ask(ms / 1000)
         await session.ended.wait()
 
