@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, TypeVar
 
 from toril.connection.blocking import worker_client_name
@@ -149,7 +150,7 @@ def _connected(
 class Inspection(ABC):
     """Looking at a queue; a part of `Queue`."""
 
-    @property
+    @cached_property
     @abstractmethod
     def _inspection(self) -> InspectionOperations: ...
 
@@ -223,7 +224,7 @@ class Inspection(ABC):
 class SyncInspection(ABC):
     """Looking at a queue; a part of `SyncQueue`. Every method is that of `Queue`."""
 
-    @property
+    @cached_property
     @abstractmethod
     def _inspection(self) -> InspectionOperations: ...
 
