@@ -82,7 +82,7 @@ class Flow:
             "name": name,
             "data": data,
             "settings": settings,
-            "children": tuple(children),
+            "children": tuple(check_flow(child, "a child of a flow") for child in children),
             "on_child_failure": on_child_failure,
             "options": options,
             "defaults": {} if isinstance(queue, str) else queue.defaults,
@@ -95,8 +95,9 @@ class Flow:
         """The same node with these children more; `on_child_failure` None: as it was."""
         policy = on_child_failure or self.on_child_failure
         check_policy("on_child_failure", policy)
+        more = [check_flow(child, "a child of a flow") for child in children]
         made = copy(self)
-        object.__setattr__(made, "children", (*self.children, *children))
+        object.__setattr__(made, "children", (*self.children, *more))
         object.__setattr__(made, "on_child_failure", policy)
         return made
 
@@ -134,6 +135,13 @@ class Keys(Protocol):
     def other(self, prefix: str | None, /) -> str | None:
         """The prefix if it is another one than the App's."""
         ...
+
+
+def check_flow(given: object, what: str) -> Flow:
+    """`given` if it is a node of a flow. Raises `TypeError`."""
+    if not isinstance(given, Flow):
+        raise TypeError(f"{what} is a Flow(queue, name, …), not {given!r}")
+    return given
 
 
 def queues_of(*flows: Flow) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from toril.connection.call import Procedure
 from toril.context import Context, Drafted, data_text, saved_job
 from toril.errors import ConfigurationError
-from toril.flow import Flow, FlowTree, flow_drafts
+from toril.flow import Flow, FlowTree, check_flow, flow_drafts
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_name, slot
@@ -51,6 +51,7 @@ class FlowOperations:
     def _drafted(
         self, flow: Flow, settings: Sequence[Setting], source: str, *, one_slot: bool
     ) -> list[Drafted]:
+        check_flow(flow, f"what {source} adds")
         context = self._context
         now = context.clock.now_ms()
         said = say("flow", settings, source, now)

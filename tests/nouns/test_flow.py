@@ -7,7 +7,7 @@ import pytest
 import redis
 from tests.nouns.witness import Colour, Witness
 
-from toril import App, ConfigurationError, Flow, JobNotFound, Reject
+from toril import App, ConfigurationError, Flow, JobNotFound, NewJob, Reject
 from toril.errors import InvalidJob, ParentError
 from toril.flow import queues_of
 from toril.plugins import Draft, JobRef, JobSaved
@@ -20,6 +20,19 @@ def parent_field(raw: redis.Redis, queue: str, name: str) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(str(raw.hget(key, "parent")))
             return found
     raise LookupError(name)
+
+
+async def test_what_is_no_flow(app: App) -> None:
+    wrong = cast(Any, NewJob("x"))
+    with pytest.raises(TypeError, match=r"^what add_flow adds is a Flow\(queue, name, …\), not "):
+        await app.add_flow(wrong)
+    with pytest.raises(TypeError, match="what add_flows adds is a Flow"):
+        await app.add_flows([Flow("q", "a"), wrong])
+    with pytest.raises(TypeError, match="a child of a flow is a Flow"):
+        Flow("q", "a", children=[wrong])
+    with pytest.raises(TypeError, match="a child of a flow is a Flow"):
+        Flow("q", "a").after(wrong)
+    assert await app.queues() == []
 
 
 async def test_a_tree_over_several_queues(app: App, raw: redis.Redis) -> None:
