@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from toril.connection.call import Procedure, only
 from toril.context import Context, Drafted, data_text, saved_job
@@ -49,6 +49,9 @@ class QueueOperations:
 
     def drafted(self, jobs: Sequence[NewJob]) -> list[Drafted]:
         """The jobs as the plugins get them, checked."""
+        for number, job in enumerate(jobs):
+            if not isinstance(cast(object, job), NewJob):
+                raise TypeError(f"item {number} of the jobs is a NewJob(name, …), not {job!r}")
         now = self._context.clock.now_ms()
         drafts = [
             draft(

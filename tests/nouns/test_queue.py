@@ -82,6 +82,10 @@ class TestAddMany:
 
     async def test_none(self, app: App) -> None:
         assert await app.queue("mail").add_many([]) == []
+        wrong: Any = ["b"]
+        with pytest.raises(TypeError, match=r"item 1 of the jobs is a NewJob\(name, …\), not 'b'"):
+            await app.queue("mail").add_many([NewJob("a"), *wrong])
+        assert await app.queue("mail").count() == 0
 
     async def test_one_refusal_refuses_all_and_names_the_item(
         self, watched: App, witness: Witness, raw: redis.Redis
