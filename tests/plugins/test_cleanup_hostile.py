@@ -349,7 +349,7 @@ async def test_a_sweep_of_many_buckets_ends(here: Place, raw: redis.Redis) -> No
     await here.sweep()
     before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
     await here.sweep()
-    assert raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 50
+    assert raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 150  # 20 buckets a call
 
 
 @pytest.mark.parametrize("keep", [Keep(last=10), Keep(last=10, key="data.c")], ids=str)
@@ -388,7 +388,7 @@ async def test_children_that_a_parent_waits_for_stay_and_stop_nobody(
         assert child is not None
         facts = {fact.subject: fact for fact in await child.explain()}
         assert (facts["rule"].text, facts["rule"].level) == ("last 2", "queue")
-        assert facts["removal"].text.startswith("not while its parent waits")
+        assert facts["removal"].text.startswith("not while its parent 'parent' in queue 'p' waits")
         await here.app.queue("p").remove("parent", children=False)
         await here.sweep("2h")
         await here.sweep("5s")

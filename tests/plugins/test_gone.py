@@ -69,9 +69,8 @@ class TestTombstones:
         assert (told.outcome, told.finished, told.name) == ("completed", finished, "send")
         assert told.told_by == "cleanup"
         facts = await job.explain()
-        assert [(fact.text, fact.at) for fact in facts] == [
-            ("gone; it completed, as 'cleanup' tells", finished)
-        ]
+        assert (facts[0].text, facts[0].at) == ("gone; it completed, as 'cleanup' tells", finished)
+        assert [fact.subject for fact in facts[1:]] == ["rule", "removal"]
         raw.delete(f"bull:mail:toril:cleanup:tomb:@{job.id}")
         with pytest.raises(JobRemoved):
             await job.result()
