@@ -4,7 +4,7 @@
 -- Arguments: [1] msgpack {now, record, id, token, child}; child: the key of the one child to wait
 --            for, absent for any.
 -- Returns:   {code, effects}; or -20: late. Codes: 0 put aside, 1 nothing to wait for, -1 no such
---            job, -2 no lock, -3 not active, -6 another's lock, -9 failed children.
+--            job, -2 no lock, -3 not active, -6 another's lock, -9 children have failed it.
 -- Events:    waiting-children
 
 --- @include "record"
@@ -24,7 +24,11 @@ end
 
 local function put_aside()
   if redis.call('EXISTS', key) == 0 then return -1 end
-  if redis.call('EXISTS', key .. ':unsuccessful') == 1 then return -9 end
+  -- What has failed it may be gone; that it has to fail stays.
+  if redis.call('EXISTS', key .. ':unsuccessful') == 1
+    or redis.call('HEXISTS', key, 'defa') == 1 then
+    return -9
+  end
   if not something_to_wait_for() then return 1 end
   local lock = redis.call('GET', key .. ':lock')
   if not lock then return -2 end

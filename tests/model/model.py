@@ -228,7 +228,7 @@ class Model(Places):
         """Put aside; False if there is nothing to wait for."""
         if job is None:
             raise Refused("JobNotFound")
-        if job.unsuccessful:
+        if job.unsuccessful or job.deferred:
             raise Refused("JobStateError")
         if not job.dependencies:
             return False
@@ -424,7 +424,8 @@ class Model(Places):
 
 
 def flatten(node: NewModelJob) -> Iterable[NewModelJob]:
-    """A flow's nodes, parents before their children, each child with its whole subtree."""
-    yield node
-    for child in node.children:
-        yield from flatten(child)
+    """A flow's nodes, level by level."""
+    nodes = [node]
+    for each in nodes:
+        nodes += each.children
+    return nodes
