@@ -16,6 +16,9 @@ from toril.plugins import ManualClock
 from toril.protocol.inspecting import MINUTE_MS
 from toril.types import Json
 
+# The first one may have to install the browser.
+pytestmark = pytest.mark.timeout(900)
+
 Q = "bull:mail"
 
 
