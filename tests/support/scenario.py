@@ -90,11 +90,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Scenario:
-    """A story and who cannot play it.
-
-                    f"{self.producer} and {self.worker} did not come to {what}\n"
-    played with that library in that role.
-    """
+    """A story, and who cannot play it: `python producer` → why."""
 
     name: str
     steps: tuple[Step, ...]
@@ -102,13 +98,16 @@ class Scenario:
 
     async def play(self, producer: Driver, worker: Driver, client: redis.Redis) -> list[str]:
         """Play it on an emptied server; the dumps, each under its title."""
+        drivers = {producer, worker}
+        for driver in drivers:
+            await driver.reset()  # a queue still open from a test before would not describe itself
         client.flushall()
         run = Run(producer, worker, client)
         try:
             for step in self.steps:
                 await step(run)
         finally:
-            for driver in {producer, worker}:
+            for driver in drivers:
                 await driver.reset()
         return run.lines
 
