@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
+from toril.app_options import AppOptions
 from toril.auditing import MOST, Auditor
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
@@ -25,7 +26,7 @@ from toril.protocol import reading
 from toril.queue import Queue
 from toril.removals import Erasure
 from toril.results import Results
-from toril.runtime import AppOptions, Runtime
+from toril.runtime import Runtime
 from toril.setting import Setting
 from toril.snapshots import JobRef, ParentRef
 from toril.sync import SyncApp
@@ -113,7 +114,7 @@ class App:
             TypeError: An unknown option.
         """
         check_names("queue", defaults, QueueDefaults)
-        self.runtime.declare(name, settings)
+        self.runtime.declared.declare(name, settings)
         return Queue(self, name, defaults)
 
     def adds(self, queue: str) -> AddBatches:

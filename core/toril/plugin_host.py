@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toril.clock import Clock
 from toril.connection.call import only
 from toril.errors import PluginError
+from toril.job_events import JobEvent
 from toril.metrics import Metrics, Sample
 from toril.protocol import reading
 from toril.protocol.effects import ChunkError, Effects
@@ -17,7 +18,7 @@ from toril.protocol.plugin_call import plugin_call
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.protocol.settings import read_live
 from toril.setting import Said, Setting
-from toril.snapshots import JobEvent, JobParts, JobSnapshot
+from toril.snapshots import JobParts, JobSnapshot
 from toril.types import STATES, Json, Outcome, State
 
 if TYPE_CHECKING:

@@ -26,6 +26,15 @@ from toril.hooks.function import HookFunction
 from toril.hooks.markers import hookimpl, hookspec
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
+from toril.job_events import (
+    JobAttemptFailed,
+    JobCompleted,
+    JobEvent,
+    JobRemoved,
+    JobRetried,
+    JobSaved,
+    JobStalled,
+)
 from toril.metrics import MetricKind, Sample
 from toril.protocol.codec import encode_json
 from toril.protocol.plugin_call import lua_bytes
@@ -35,16 +44,9 @@ from toril.settings import by_this_user, on_this_host
 from toril.snapshots import (
     Draft,
     FinishedJob,
-    JobAttemptFailed,
-    JobCompleted,
-    JobEvent,
     JobParts,
     JobRef,
-    JobRemoved,
-    JobRetried,
-    JobSaved,
     JobSnapshot,
-    JobStalled,
     ParentRef,
     Recalled,
     Removal,

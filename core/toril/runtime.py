@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from toril.app_options import AppOptions
 from toril.carry_out import carry_out, has_effects
 from toril.clock import Clock, SystemClock
 from toril.connection.call import Procedure
@@ -19,6 +19,7 @@ from toril.connection.lanes import LanePool
 from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
 from toril.context import Context
+from toril.declared import DeclaredSettings
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, GiveWay
 from toril.hooks.configuration import Configuration
@@ -33,8 +34,7 @@ from toril.live import LiveSettings
 from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
-from toril.protocol.settings import set_live
-from toril.setting import Said, Setting
+from toril.setting import Setting
 from toril.settings import check_declared, say
 from toril.snapshots import JobRef, Recalled
 
@@ -44,25 +44,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _inherited: list[object] = []
-
-
-class AppOptions(TypedDict, total=False):
-    """The options of an App, all optional."""
-
-    prefix: str
-    """What the names of all keys begin with (`bull`, BullMQ's own default)."""
-    plugins: Sequence[object] | None
-    """Which plugins to use, and in which order: names of installed ones and objects; None: what
-    `TORIL_PLUGINS` says, else all that are installed."""
-    block: Sequence[str]
-    """Names of plugins not to use."""
-    config: Mapping[str, Any] | None
-    """A table of options per plugin; None: the TOML file that `TORIL_CONFIG` names."""
-    clock: Clock | None
-    """Where the time comes from; tests give a `ManualClock`."""
-    rescue_after: timedelta | str
-    """How long a parent whose failure is decided may wait for a worker of its queue, before another
-    process fails it (`1m`)."""
 
 
 _refused: str | None = None
@@ -104,7 +85,7 @@ class Runtime:
             check_settings=lambda said: check_declared(said, self.plugins.settings),
             live=LiveSettings(lambda: self.plugins.settings_at_save, self._key, self.clock),
         )
-        self._declared: dict[str, dict[type[Setting], Said[Any]]] = {}
+        self.declared = DeclaredSettings(self.context.key, self.clock)
         self.metrics = Metrics()
         self._pid = os.getpid()
         self._forget()
@@ -121,7 +102,7 @@ class Runtime:
         self._starter: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._unpublished = set(self._declared)
+        self.declared.forget()
         self.services: dict[str, list[LeasedService]] = {}
 
     def _key(self, queue: str) -> str:
@@ -305,51 +286,9 @@ class Runtime:
     async def prepare(self, queues: Sequence[str] = ()) -> None:
         """Start the plugins, and publish what these queues were declared with."""
         await self.start()
-        if self._unpublished:
-            for publishing in self.publishing(queues):
+        if self.declared.unpublished:
+            for publishing in self.declared.publishing(queues, self.plugins.settings):
                 await self.drive(publishing)
-
-    def declare(self, queue: str, settings: Sequence[Setting]) -> None:
-        """Note what was said for a queue in code.
-
-        Raises `ConfigurationError` if something else of that kind was said for it before.
-        """
-        known = self._declared.get(queue, {})
-        for said in say("queue", settings, f"app.queue({queue!r})", self.clock.now_ms()):
-            value: Setting = said.value
-            other = known.get(type(value))
-            if other is not None and other.value != value:
-                raise ConfigurationError(
-                    f"queue {queue!r} was declared with {other.value!r} before, "
-                    f"and now with {said.value!r}"
-                )
-            if other is None:
-                known = self._declared.setdefault(queue, known)
-                known[type(value)] = said
-                self._unpublished.add(queue)
-
-    def declared(self, queue: str) -> tuple[Said[Any], ...]:
-        """What was said for a queue in code."""
-        return tuple(self._declared.get(queue, {}).values())
-
-    def publishing(self, queues: Iterable[str]) -> Iterator[Procedure[object]]:
-        """Procedures that publish what queues were declared with and is not published yet."""
-        for queue in queues:
-            if queue not in self._unpublished:
-                continue
-            check_declared(self.declared(queue), self.plugins.settings)
-            for said in self.declared(queue):
-                value: Setting = said.value
-                yield set_live(
-                    self.context.key(queue),
-                    type(value),
-                    "queue",
-                    value,
-                    how="declared",
-                    source=said.source,
-                    now=said.since,
-                )
-            self._unpublished.discard(queue)
 
     def drive_sync(self, procedure: Procedure[T]) -> T:
         """`drive` in the calling thread."""
@@ -375,8 +314,8 @@ class Runtime:
     def perform_sync(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
         """`perform` in the calling thread."""
         self.start_sync()
-        if self._unpublished:
-            for publishing in self.publishing(queues):
+        if self.declared.unpublished:
+            for publishing in self.declared.publishing(queues, self.plugins.settings):
                 self.drive_sync(publishing)
         return self.drive_sync(procedure)
 

@@ -53,7 +53,7 @@ class SyncApp:
     ) -> SyncQueue:
         """A queue; see `App.queue`."""
         check_names("queue", defaults, QueueDefaults)
-        self.runtime.declare(name, settings)
+        self.runtime.declared.declare(name, settings)
         return SyncQueue(self, name, defaults)
 
     def queues(self) -> list[str]:

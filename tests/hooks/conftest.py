@@ -15,10 +15,11 @@ from toril.hooks import discovery
 from toril.hooks.configuration import Configuration
 from toril.hooks.loader import load_plugins
 from toril.hooks.plugin_set import PluginSet
+from toril.job_events import JobEvent
 from toril.metrics import Metrics, Sample
 from toril.protocol.reading import FinishedCursor, FinishedPage
 from toril.setting import Said, Setting
-from toril.snapshots import JobEvent, JobParts, JobSnapshot
+from toril.snapshots import JobParts, JobSnapshot
 from toril.types import Json, Outcome, State
 
 Load = Callable[..., PluginSet]

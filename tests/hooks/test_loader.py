@@ -14,7 +14,7 @@ from tests.support.distributions import Site
 from toril.errors import ConfigurationError
 from toril.hooks.markers import hookimpl
 from toril.hooks.plugin_set import PluginInfo, PluginSet
-from toril.snapshots import JobSaved
+from toril.job_events import JobSaved
 
 GOOD = """
     from toril.plugins import hookimpl

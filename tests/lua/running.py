@@ -8,8 +8,8 @@ from typing import Any
 import redis
 
 from toril.connection.call import Call, Read
+from toril.job_events import JobEvent
 from toril.protocol.effects import ChunkError, Effects, Report
-from toril.snapshots import JobEvent
 from toril_lua.catalogue import Chunk, compose
 
 

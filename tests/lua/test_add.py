@@ -13,9 +13,9 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import InvalidJob, ParentError
+from toril.job_events import JobSaved
 from toril.protocol.adding import Added, add_flow, add_jobs
 from toril.protocol.large_flows import add_large_flow
-from toril.snapshots import JobSaved
 
 META = {"opts.maxLenEvents": "10000"}
 

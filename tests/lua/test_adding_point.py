@@ -11,10 +11,10 @@ from tests.lua.making import Numbers, event_names, node
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
+from toril.job_events import JobSaved
 from toril.protocol.adding import Added, NewNode, add_flow, add_jobs
 from toril.protocol.effects import ChunkError
 from toril.protocol.large_flows import add_large_flow
-from toril.snapshots import JobSaved
 from toril_lua import Chunk
 
 TAKEN = """

@@ -11,6 +11,7 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import JobNotFound, JobStateError, LockLost
+from toril.job_events import JobRetried
 from toril.protocol.changing import (
     add_log,
     clear_logs,
@@ -24,7 +25,7 @@ from toril.protocol.changing import (
     update_progress,
 )
 from toril.protocol.effects import RETRIED
-from toril.snapshots import JobRef, JobRetried
+from toril.snapshots import JobRef
 from toril.types import Outcome
 
 STEP = 2**32

@@ -9,9 +9,9 @@ from tests.lua.database import changes, contents, events
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
+from toril.job_events import JobRemoved
 from toril.protocol.effects import REMOVED
 from toril.protocol.removing import clean
-from toril.snapshots import JobRemoved
 from toril.types import State
 
 

@@ -15,10 +15,10 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import InvalidJob
+from toril.job_events import JobRemoved, JobSaved
 from toril.protocol.adding import Added, NewNode, add_flow, add_jobs
 from toril.protocol.changing import close_window
 from toril.protocol.record import CallRecord
-from toril.snapshots import JobRemoved, JobSaved
 from toril_lua import Chunk
 
 LATER = NOW + 5

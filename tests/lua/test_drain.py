@@ -9,9 +9,9 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.connection.call import Procedure
+from toril.job_events import JobRemoved
 from toril.protocol.effects import REMOVED
 from toril.protocol.removing import drain
-from toril.snapshots import JobRemoved
 
 
 def drained(run: Runner, *, delayed: bool = False) -> int:

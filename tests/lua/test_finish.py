@@ -11,9 +11,10 @@ from tests.lua.making import active, codes, end, event_names, finish, node, stor
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, Q, Seed
 
+from toril.job_events import JobAttemptFailed, JobCompleted
 from toril.protocol import finishing
 from toril.protocol.adding import add_jobs
-from toril.snapshots import JobAttemptFailed, JobCompleted, JobSnapshot
+from toril.snapshots import JobSnapshot
 
 LATER = NOW + 5
 

@@ -13,9 +13,10 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, Q, Seed
 
 from toril.errors import JobError, JobNotFound, JobStateError, LockLost
+from toril.job_events import JobStalled
 from toril.protocol.adding import add_jobs
 from toril.protocol.locking import StalledReport, renew, stalled_check, wait_children
-from toril.snapshots import JobRef, JobStalled
+from toril.snapshots import JobRef
 
 
 class TestRenew:

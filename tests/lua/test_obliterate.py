@@ -10,9 +10,9 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import JobLocked, JobStateError
+from toril.job_events import JobRemoved
 from toril.protocol.effects import REMOVED
 from toril.protocol.removing import obliterate
-from toril.snapshots import JobRemoved
 
 PLACES = ("wait", "paused", "delayed", "prioritized", "waiting-children", "completed", "failed")
 

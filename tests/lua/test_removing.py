@@ -10,11 +10,11 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import JobLocked, JobNotFound, JobStateError
+from toril.job_events import JobRemoved
 from toril.protocol.changing import update_data
 from toril.protocol.effects import REMOVED
 from toril.protocol.reading import job
 from toril.protocol.trees import remove_job
-from toril.snapshots import JobRemoved
 from toril_lua.catalogue import Chunk
 
 WANTED = frozenset({REMOVED})

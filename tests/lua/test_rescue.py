@@ -16,13 +16,14 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import IndeterminateError, JobError
+from toril.job_events import JobAttemptFailed
 from toril.protocol import rescuing
 from toril.protocol.changing import retry_job
 from toril.protocol.finishing import tick
 from toril.protocol.record import CallRecord
 from toril.protocol.rescuing import DONE, GARBLED, NOT_ACTIVE, NOT_FOUND, Deferred, Place
 from toril.protocol.trees import remove_job
-from toril.snapshots import JobAttemptFailed, JobSnapshot
+from toril.snapshots import JobSnapshot
 from toril_lua import Chunk, compose
 
 REASON = f"child {Q}:c failed"

@@ -12,11 +12,11 @@ from tests.lua.making import end, fetch, finish, node, take
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
+from toril.job_events import JobRemoved
 from toril.protocol.adding import add_jobs
 from toril.protocol.effects import ChunkError, Effects, Report
 from toril.protocol.plugin_call import plugin_call
 from toril.protocol.record import CallRecord
-from toril.snapshots import JobRemoved
 from toril.types import Json
 from toril_lua import Chunk, compose_plugin_script
 

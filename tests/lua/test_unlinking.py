@@ -11,11 +11,11 @@ from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.connection.call import Procedure
 from toril.errors import JobNotFound, ParentError
+from toril.job_events import JobRemoved
 from toril.protocol.effects import REMOVED
 from toril.protocol.record import CallRecord
 from toril.protocol.trees import remove_unprocessed, unlink, unprocessed_children
 from toril.removals import Removals
-from toril.snapshots import JobRemoved
 from toril_lua.catalogue import Chunk
 
 RECORD = CallRecord("p", 0, 7)

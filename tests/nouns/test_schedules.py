@@ -13,8 +13,8 @@ from tests.nouns.witness import Witness
 from toril import ActiveJob, App, Cron, Every, JobNotFound, Reject, hookimpl
 from toril.clock import ManualClock
 from toril.errors import InvalidJob
+from toril.job_events import JobRemoved, JobSaved
 from toril.plugins import Draft
-from toril.snapshots import JobRemoved, JobSaved
 from toril_plugins import Retention
 
 NOON = round(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp() * 1000)

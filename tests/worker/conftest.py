@@ -11,7 +11,7 @@ import pytest
 
 from toril.app import App
 from toril.hooks.markers import hookimpl
-from toril.snapshots import JobEvent
+from toril.job_events import JobEvent
 
 Until = Callable[[Callable[[], Any]], Awaitable[Any]]
 

@@ -16,7 +16,7 @@ from toril.app import App
 from toril.clock import ManualClock
 from toril.errors import ServerError
 from toril.flow import Flow
-from toril.snapshots import JobRemoved, JobSaved
+from toril.job_events import JobRemoved, JobSaved
 from toril.worker import ActiveJob
 
 

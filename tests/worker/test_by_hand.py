@@ -13,7 +13,7 @@ from tests.worker.conftest import Listener, until
 
 from toril import ActiveJob, App, Backoff, Flow, JobFailed, NewJob
 from toril.errors import InvalidJob, JobStateError, JobTimedOut, LockLost
-from toril.snapshots import JobAttemptFailed, JobCompleted
+from toril.job_events import JobAttemptFailed, JobCompleted
 from toril.worker import HeldJob
 
 

@@ -16,8 +16,8 @@ from tests.worker.conftest import Listener, until
 
 from toril.app import App
 from toril.errors import WaitForChildren
+from toril.job_events import JobCompleted
 from toril.new_job import NewJob
-from toril.snapshots import JobCompleted
 from toril.worker import ActiveJob
 
 

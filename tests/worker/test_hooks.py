@@ -19,16 +19,10 @@ from toril.flow import Flow
 from toril.hooks.context import ServiceContext, WorkerInfo
 from toril.hooks.markers import hookimpl
 from toril.hooks.registry import Registry
+from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent, JobSaved, JobStalled
 from toril.new_job import NewJob
 from toril.setting import Setting
-from toril.snapshots import (
-    FinishedJob,
-    JobAttemptFailed,
-    JobCompleted,
-    JobEvent,
-    JobSaved,
-    JobStalled,
-)
+from toril.snapshots import FinishedJob
 from toril.types import Json
 from toril.worker import ActiveJob
 from toril.worker.services import LeasedService

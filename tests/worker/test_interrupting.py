@@ -13,7 +13,7 @@ from tests.worker.conftest import Listener, until
 
 from toril import ActiveJob, App, Backoff, Every, Job, JobFailed, NewJob, Unrecoverable
 from toril.errors import InvalidJob, JobCancelled, JobTimedOut, LockLost
-from toril.snapshots import JobAttemptFailed
+from toril.job_events import JobAttemptFailed
 
 
 async def test_a_cancelled_handler_gets_the_reason_and_its_attempt_fails_with_it(

@@ -20,7 +20,7 @@ from tests.worker.conftest import Listener, until
 
 from toril import ActiveJob, App, Backoff, ConfigurationError, JobFailed, NewJob
 from toril.errors import ProcessDied
-from toril.snapshots import JobAttemptFailed, JobCompleted
+from toril.job_events import JobAttemptFailed, JobCompleted
 
 
 def lives(pid: int) -> bool:

@@ -19,7 +19,7 @@ from tests.worker.conftest import Listener, until
 from toril.app import App
 from toril.cli.worker import worker
 from toril.job import Job
-from toril.snapshots import JobAttemptFailed, JobStalled
+from toril.job_events import JobAttemptFailed, JobStalled
 from toril.worker import ActiveJob
 
 HERE = Path(__file__).parent

@@ -21,7 +21,8 @@ from toril.hooks.context import ServiceContext
 from toril.hooks.markers import hookimpl
 from toril.hooks.registry import Registry
 from toril.job import Job
-from toril.snapshots import FinishedJob, JobAttemptFailed
+from toril.job_events import JobAttemptFailed
+from toril.snapshots import FinishedJob
 from toril.types import Json
 from toril.worker import ActiveJob
 

@@ -14,7 +14,7 @@ from tests.worker.conftest import Listener, until
 
 from toril import ActiveJob, App, Cron, Every
 from toril.clock import ManualClock
-from toril.snapshots import JobSaved
+from toril.job_events import JobSaved
 from toril_plugins import Retention
 
 NOON = round(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp() * 1000)

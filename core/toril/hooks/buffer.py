@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from toril.hooks.dispatch import Dispatcher
-from toril.snapshots import JobEvent
+from toril.job_events import JobEvent
 
 log: Final = logging.getLogger("toril.hooks")
 

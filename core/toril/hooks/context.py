@@ -14,8 +14,9 @@ from toril.protocol.reading import FinishedCursor, FinishedPage
 if TYPE_CHECKING:
     from toril.hooks.configuration import Configuration
     from toril.hooks.function import HookFunction
+    from toril.job_events import JobEvent
     from toril.setting import Said, Setting
-    from toril.snapshots import JobEvent, JobParts, JobSnapshot
+    from toril.snapshots import JobParts, JobSnapshot
     from toril.types import Json, Outcome, State
 
 T = TypeVar("T")

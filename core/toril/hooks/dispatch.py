@@ -19,20 +19,17 @@ from toril.hooks.around import Around
 from toril.hooks.context import Fact, WorkerInfo
 from toril.hooks.function import HookFunction, Run, Settle, complete, settle, settle_on
 from toril.hooks.plugin_set import PluginSet
-from toril.protocol.effects import Effects
-from toril.snapshots import (
-    FinishedJob,
+from toril.job_events import (
     JobAttemptFailed,
     JobCompleted,
     JobEvent,
-    JobRef,
     JobRemoved,
     JobRetried,
     JobSaved,
-    JobSnapshot,
     JobStalled,
-    Recalled,
 )
+from toril.protocol.effects import Effects
+from toril.snapshots import FinishedJob, JobRef, JobSnapshot, Recalled
 from toril.types import Json
 
 T = TypeVar("T")

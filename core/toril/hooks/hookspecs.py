@@ -27,21 +27,15 @@ if TYPE_CHECKING:
     from toril.hooks.context import Fact, PluginContext, WorkerInfo
     from toril.hooks.findings import Audit, Finding
     from toril.hooks.registry import Registry
-    from toril.snapshots import (
-        Draft,
-        FinishedJob,
+    from toril.job_events import (
         JobAttemptFailed,
         JobCompleted,
-        JobRef,
         JobRemoved,
         JobRetried,
         JobSaved,
-        JobSnapshot,
         JobStalled,
-        Recalled,
-        Removal,
-        SavePlan,
     )
+    from toril.snapshots import Draft, FinishedJob, JobRef, JobSnapshot, Recalled, Removal, SavePlan
     from toril.types import Json
 
 Done: TypeAlias = "Awaitable[None] | None"

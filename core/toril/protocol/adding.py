@@ -11,6 +11,7 @@ import msgspec
 
 from toril.connection.call import Call, Resend
 from toril.errors import InvalidJob, JobError, ServerError
+from toril.job_events import JobEvent, JobSaved
 from toril.options import POLICY_OPTION
 from toril.protocol.codec import encode_json, encode_opts
 from toril.protocol.effects import REMOVED, SAVED, Effects, Wants, with_effects
@@ -18,7 +19,7 @@ from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
-from toril.snapshots import JobEvent, JobSaved, JobSnapshot, ParentRef
+from toril.snapshots import JobSnapshot, ParentRef
 from toril.types import JsonObject
 
 MOST_ADDED: Final = 200

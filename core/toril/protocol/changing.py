@@ -9,12 +9,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from toril.connection.call import Argument, Call, Procedure, Read, Resend
+from toril.job_events import JobRetried
 from toril.protocol.effects import RETRIED, Effects, Wants, with_effects
 from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
-from toril.snapshots import JobRef, JobRetried
+from toril.snapshots import JobRef
 from toril.types import Outcome
 
 RETRIED_PER_CALL: Final = 100

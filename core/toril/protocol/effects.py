@@ -8,9 +8,10 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from toril.job_events import JobEvent, JobRemoved, JobSaved
 from toril.protocol.keys import queue_name
 from toril.protocol.replies import hash_fields, text
-from toril.snapshots import JobEvent, JobRemoved, JobSaved, JobSnapshot
+from toril.snapshots import JobSnapshot
 from toril.types import Json, RemovalCause, State
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from toril.connection.call import Call
+from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent
 from toril.protocol.effects import COMPLETED, FAILED, REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import (
@@ -19,7 +20,7 @@ from toril.protocol.record import (
     resend_for,
 )
 from toril.protocol.replies import hash_fields, text
-from toril.snapshots import FinishedJob, JobAttemptFailed, JobCompleted, JobEvent, JobSnapshot
+from toril.snapshots import FinishedJob, JobSnapshot
 from toril.types import FinishCause, Json, JsonObject
 
 MOST_FINISHES: Final = 100

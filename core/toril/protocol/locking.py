@@ -9,12 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from toril.connection.call import Call, Procedure, Resend
+from toril.job_events import JobStalled
 from toril.protocol.effects import STALLED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
-from toril.snapshots import JobRef, JobStalled
+from toril.snapshots import JobRef
 
 MOST_RENEWED: Final = 250
 """Locks renewed by one call."""

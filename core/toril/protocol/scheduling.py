@@ -10,12 +10,13 @@ import msgspec
 
 from toril.connection.call import Call, Procedure, Read, Resend
 from toril.errors import InvalidJob
+from toril.job_events import JobSaved
 from toril.options import short_names
 from toril.protocol.codec import encode_json
 from toril.protocol.effects import REMOVED, SAVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.replies import hash_fields, text
-from toril.snapshots import JobSaved, JobSnapshot
+from toril.snapshots import JobSnapshot
 from toril.types import Json, JsonObject
 
 PAGE: Final = 100

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from toril.runtime import AppOptions
+    from toril.app_options import AppOptions
     from toril.testing.app import DrivenApp
     from toril.testing.checks import EnqueuedCheck, LeakCheck
     from toril.testing.clock import ServerClock
@@ -43,7 +43,7 @@ else:
     # pytest imports this package at every start, also where nobody tests anything of Toril: it must
     # bring nothing along.
     _HOMES = {
-        "AppOptions": ".runtime",
+        "AppOptions": ".app_options",
         "DrivenApp": "app",
         "EmbeddedServer": "server",
         "EnqueuedCheck": "checks",

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Final, Unpack
 
 from toril.app import App
+from toril.app_options import AppOptions
 from toril.errors import GiveWay
 from toril.queue import Queue
-from toril.runtime import AppOptions
 from toril.setting import Setting
 from toril.testing.server import EmbeddedServer
 from toril.worker import Worker

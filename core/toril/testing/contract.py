@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from toril.app_options import AppOptions
 from toril.errors import Reject
 from toril.hooks.function import HookFunction
 from toril.hooks.plugin_set import PluginInfo
-from toril.runtime import AppOptions
 from toril.snapshots import Draft, FinishedJob, JobSnapshot, Removal
 from toril.testing.app import DrivenApp
 from toril.testing.checks import LeakCheck

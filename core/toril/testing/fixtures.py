@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 if TYPE_CHECKING:
+    from toril.app_options import AppOptions
     from toril.queue import Queue
-    from toril.runtime import AppOptions
     from toril.setting import Setting
     from toril.testing.app import DrivenApp
     from toril.testing.clock import ServerClock

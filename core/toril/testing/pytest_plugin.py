@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from toril.runtime import AppOptions
+    from toril.app_options import AppOptions
     from toril.testing.checks import EnqueuedCheck, LeakCheck
     from toril.testing.clock import ServerClock
     from toril.testing.recorder import HookRecorder, Removed

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from toril.hooks.context import WorkerInfo
 from toril.hooks.markers import hookimpl
-from toril.snapshots import (
+from toril.job_events import (
     JobAttemptFailed,
     JobCompleted,
     JobRemoved,
     JobRetried,
     JobSaved,
-    JobSnapshot,
     JobStalled,
 )
+from toril.snapshots import JobSnapshot
 from toril.types import RemovalCause, State
 
 

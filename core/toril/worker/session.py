@@ -202,7 +202,7 @@ class Session:
         """Say for the queue what the App, the queue and the worker were given in code."""
         runtime = self._runtime
         check_declared(self._said, runtime.plugins.settings)
-        for publishing in runtime.publishing((self._queue,)):
+        for publishing in runtime.declared.publishing((self._queue,), runtime.plugins.settings):
             await runtime.drive(publishing)
         levels: tuple[tuple[Level, Sequence[Said[Any]]], ...] = (
             ("application", runtime.settings),

@@ -14,6 +14,7 @@ from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
+from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent
 from toril.limits import RateLimit
 from toril.metrics import Metrics
 from toril.protocol import reading
@@ -32,7 +33,6 @@ from toril.protocol.finishing import (
     tick,
 )
 from toril.protocol.keys import queue_name
-from toril.snapshots import JobAttemptFailed, JobCompleted, JobEvent
 from toril.worker.engine import Batch, Turn
 from toril.worker.insist import insist
 
