@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,18 +95,19 @@ class Server:
         )
 
     @classmethod
-    def start(cls, config: Mapping[str, str] | None = None) -> Server:
+    def start(cls, config: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> Server:
         """Start a server without persistence.
 
         Args:
             config: Directives that replace or extend `DEFAULTS`, e.g. `{"maxmemory": "4mb"}`.
+            under: A program, with its arguments, that runs the server, e.g. `valgrind`.
 
         Raises:
             ServerError: It did not answer in time; the text ends with the server's own log.
         """
         problem = ""
         for _ in range(5):  # somebody else may take the port between the probe and the start
-            server = cls._launch({**DEFAULTS, **(config or {})})
+            server = cls._launch({**DEFAULTS, **(config or {})}, under)
             if server._answers():
                 return server
             problem = server.log[-2000:]
@@ -116,11 +117,11 @@ class Server:
         raise ServerError(f"valkey-server did not start:\n{problem}")
 
     @classmethod
-    def _launch(cls, config: Mapping[str, str]) -> Server:
+    def _launch(cls, config: Mapping[str, str], under: Sequence[str]) -> Server:
         # A short path of its own: a unix socket's name may have about 100 bytes only.
         directory = Path(tempfile.mkdtemp(prefix="toril-"))
         port = free_port()
-        command = [str(binary()), "--bind", "127.0.0.1", "--port", str(port)]
+        command = [*under, str(binary()), "--bind", "127.0.0.1", "--port", str(port)]
         command += ["--unixsocket", str(directory / "server.sock"), "--dir", str(directory)]
         for name, value in config.items():
             command += [f"--{name}", value]
