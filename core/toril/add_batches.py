@@ -7,8 +7,8 @@ import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from toril.context import Drafted
 from toril.errors import IndeterminateError, JobError
+from toril.new_job import Drafted
 from toril.operations import QueueOperations
 from toril.protocol.adding import MOST_ADDED, NewNode
 from toril.runtime import Runtime

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from toril.clock import Clock
 from toril.connection.call import Procedure
 from toril.connection.lanes import LanePool
 from toril.errors import JobNotFound
-from toril.live import LiveSettings
-from toril.planning import Functions, PlannedJob, plan_removal, plan_saves
+from toril.hooks.function import HookFunction
+from toril.live import LiveAtSave, LiveSettings
+from toril.new_job import Drafted
+from toril.planning import SAVE, Functions, plan_removal, plan_save
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
-from toril.protocol.codec import encode_json
 from toril.protocol.keys import queue_key, queue_name, split_job_key
 from toril.setting import Said
 from toril.snapshots import Draft, JobSnapshot, Removal
 from toril.types import RemovalCause, State
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """A job to be added, and its payload as JSON text."""
-
-    draft: Draft
-    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +66,24 @@ class Context:
         return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
-        """The nodes to write, once every plugin has been asked about every draft."""
-        ours = [one.draft.queue for one in drafted if one.draft.prefix is None]
-        live = yield from self.live.of(ours)
-        drafts = [
-            replace(one.draft, at_save=live.get(one.draft.queue, {}))
-            if one.draft.prefix is None
-            else one.draft
-            for one in drafted
-        ]
-        self.check_settings([said for one in drafts for said in one.said])
-        now = self.clock.now_ms()
-        plans = plan_saves(self.functions, drafts)
-        return [_node(self, plan, one.data, now) for plan, one in zip(plans, drafted, strict=True)]
+        """The nodes to write, once every plugin has been asked about every draft.
+
+        A plugin that asks for it is passed over where nobody has said anything.
+        """
+        live = yield from self.live.of([one.queue for one in drafted if one.node.prefix is None])
+        spoken = {queue for queue, kinds in live.items() if any(kinds.values())}
+        self.check_settings([said for one in drafted for said in one.said])
+        functions = self.functions(SAVE)
+        always = [function for function in functions if not function.only_when_said]
+        nodes: list[NewNode] = []
+        for one in drafted:
+            node = one.node
+            here = node.prefix is None
+            asked = functions if one.said or (here and one.queue in spoken) else always
+            if asked or one.said:
+                node = _asked(asked, one, live.get(one.queue, {}) if here else {})
+            nodes.append(node)
+        return nodes
 
     def ask_before_removal(
         self,
@@ -98,37 +96,32 @@ class Context:
         plan_removal(self.functions, Removal(queue, action, ids, states, self.clock.now_ms()))
 
 
-def _node(context: Context, plan: PlannedJob, data: str, now: int) -> NewNode:
-    made = plan.draft
-    return NewNode(
-        queue=context.key(made.queue, made.prefix),
-        id=made.id,
-        name=made.name,
-        data=data,
-        opts=dict(made.opts),
-        timestamp=cast(int, made.opts.get("timestamp", now)),
-        parent=made.parent,
-        is_parent=made.has_children,
-        own=plan.own,
-        counter=not made.id,
-        given="jobId" in made.opts,
-        prefix=made.prefix,
+def _asked(functions: Sequence[HookFunction], one: Drafted, live: LiveAtSave) -> NewNode:
+    """The node of a draft with what the plugins add to it."""
+    node = one.node
+    draft = Draft(
+        one.queue,
+        node.id,
+        node.name,
+        one.data,
+        node.opts,
+        one.said,
+        node.parent,
+        has_children=node.is_parent,
+        at_save=live,
+        prefix=node.prefix,
     )
+    plan = plan_save(functions, draft)
+    if plan.own is None and plan.draft is draft:
+        return node
+    return replace(node, opts=plan.draft.opts, own=plan.own)
 
 
-def data_text(one: Draft) -> str:
-    """Its payload as JSON text. Raises `InvalidJob` if that cannot be stored."""
-    limit = cast("int | None", one.opts.get("sizeLimit"))
-    return encode_json(one.data, f"data of job {one.name!r}", most_bytes=limit)
+def existing_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
+    """The job that stands where the node was to be written, read from the server.
 
-
-def saved_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:
-    """The job as it is stored; read only if it existed before.
-
-    One that stood for the node and is gone since has nothing but its id.
+    One that is gone since has nothing but its id, and what the node says if that is its.
     """
-    if not added.duplicate:
-        return node.snapshot(added.id)
     found: JobSnapshot | None = yield reading.job(node.queue, added.id, node.prefix)
     if found is None:
         same = added.id == node.id

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
 from toril.errors import InvalidJob
 from toril.new_job import (
+    CheckedOptions,
+    Drafted,
     JobOptions,
-    NewJob,
     QueueDefaults,
     check_options,
     check_policy,
@@ -20,7 +21,7 @@ from toril.new_job import (
 )
 from toril.setting import Said, Setting
 from toril.settings import say
-from toril.snapshots import Draft, JobRef, ParentRef, Recalled
+from toril.snapshots import JobRef, ParentRef, Recalled
 from toril.types import ChildFailurePolicy, Json, State
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ def queues_of(*flows: Flow) -> tuple[str, ...]:
     return tuple(names)
 
 
-def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: int) -> list[Draft]:
+def flow_drafts(
+    flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: int
+) -> list[Drafted]:
     """The drafts of all nodes, level by level as BullMQ adds them: parents before their children.
 
     Args:
@@ -168,38 +171,50 @@ def flow_drafts(flow: Flow, flow_said: tuple[Said[Any], ...], keys: Keys, now: i
     Raises:
         InvalidJob: Two nodes of one queue have the same id, or an option cannot be saved.
     """
-    drafts: list[Draft] = []
+    drafts: list[Drafted] = []
     taken: set[tuple[str, str]] = set()
+    queues: dict[tuple[str, str | None], str] = {}
     nodes: deque[tuple[Flow, ParentRef | None, ChildFailurePolicy]] = deque()
     nodes.append((flow, _above(flow, keys), "wait"))
+    plain = CheckedOptions()
     while nodes:
         node, parent, policy = nodes.popleft()
-        options: JobOptions = node.options
-        if drafts:
-            if options.get("parent") is not None:
-                raise InvalidJob(f"child {node.name!r} of a flow cannot name another parent")
-            inherited: JobOptions = {**options, "on_failure": options.get("on_failure") or policy}
-            options = inherited
-        job = NewJob(node.name, node.data, *node.settings, **options)
-        prefix = keys.other(node.prefix)
-        queue_key = keys.key(node.queue, prefix)
+        options = _child_options(node, policy) if drafts else node.options
+        place = (node.queue, node.prefix)
+        queue_key = queues.get(place)
+        if queue_key is None:
+            queue_key = queues[place] = keys.key(node.queue, node.prefix)
         made = draft(
             queue_key,
-            job,
-            say("job", node.settings, "Flow", now) + flow_said,
-            node.defaults,
-            now,
+            node.name,
+            node.data,
+            options,
+            CheckedOptions(node.defaults) if node.defaults else plain,
+            now=now,
+            said=say("job", node.settings, "Flow", now) + flow_said if node.settings else flow_said,
             parent=parent,
             has_children=bool(node.children),
-            prefix=prefix,
+            prefix=keys.other(node.prefix),
         )
-        if (queue_key, made.id) in taken:
-            raise InvalidJob(f"two jobs of one flow have the id {made.id!r} in {node.queue!r}")
-        taken.add((queue_key, made.id))
+        id = made.node.id
+        if (queue_key, id) in taken:
+            raise InvalidJob(f"two jobs of one flow have the id {id!r} in {node.queue!r}")
+        taken.add((queue_key, id))
         drafts.append(made)
-        here = ParentRef(queue_key, made.id)
-        nodes.extend((child, here, node.on_child_failure) for child in node.children)
+        if node.children:
+            here = ParentRef(queue_key, id)
+            nodes.extend((child, here, node.on_child_failure) for child in node.children)
     return drafts
+
+
+def _child_options(node: Flow, policy: ChildFailurePolicy) -> JobOptions:
+    """Its options, of which `on_failure` may come from its parent."""
+    options: JobOptions = node.options
+    if options.get("parent") is not None:
+        raise InvalidJob(f"child {node.name!r} of a flow cannot name another parent")
+    if policy == "wait" or options.get("on_failure"):
+        return options
+    return {**options, "on_failure": policy}
 
 
 def _above(flow: Flow, keys: Keys) -> ParentRef | None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from toril.connection.call import Procedure
-from toril.context import Context, Drafted, data_text, saved_job
+from toril.context import Context, existing_job
 from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, check_flow, flow_drafts
+from toril.new_job import Drafted
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_name, slot
@@ -57,8 +58,8 @@ class FlowOperations:
         said = say("flow", settings, source, now)
         drafts = flow_drafts(flow, said, context, now)
         if one_slot:
-            _check_slots({context.key(one.queue, one.prefix) for one in drafts})
-        return [Drafted(one, data_text(one)) for one in drafts]
+            _check_slots({one.node.queue for one in drafts})
+        return drafts
 
     def _add_one(self, drafted: Sequence[Drafted]) -> Procedure[JobSnapshot]:
         (root,) = yield from self._add([drafted])
@@ -87,7 +88,10 @@ class FlowOperations:
             added = yield from add_large_flow(
                 nodes, clock=context.clock.now_ms, calls=context.lanes.call, wants=wants
             )
-        return (yield from saved_job(nodes[0], added[0]))
+        root = added[0]
+        if root.duplicate:
+            return (yield from existing_job(nodes[0], root))
+        return nodes[0].snapshot(root.id)
 
     def tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
         """A flow as it is stored, from `root` downwards, level by level."""

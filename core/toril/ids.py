@@ -8,6 +8,7 @@ import threading
 import time
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _LENGTH = 16
 _RANDOM_BITS = 47
 _FIRST_LETTER = 10 * 62 ** (_LENGTH - 1)
@@ -24,6 +25,8 @@ class _Ids:
     def reseed(self) -> None:
         self._last_ms = 0
         self._low = 0
+        self._high = -1
+        self._front: str = ""
 
     def new(self) -> str:
         with self._lock:
@@ -34,12 +37,20 @@ class _Ids:
                 self._low = secrets.randbits(_RANDOM_BITS - 1)
             else:
                 self._low += 1
-            number = _FIRST_LETTER + (self._last_ms << _RANDOM_BITS) + self._low
-        digits: list[str] = []
-        for _ in range(_LENGTH):
-            number, digit = divmod(number, 62)
-            digits.append(_ALPHABET[digit])
-        return "".join(reversed(digits))
+            number: int = _FIRST_LETTER + (self._last_ms << _RANDOM_BITS) + self._low
+            high, last = divmod(number, len(_PAIRS))
+            if high != self._high:  # ids that follow one another differ in their last digits only
+                self._high, self._front = high, _front(high)
+            return self._front + _PAIRS[last]
+
+
+def _front(number: int) -> str:
+    """All digits of an id but the last two, two by two."""
+    pairs: list[str] = []
+    for _ in range(_LENGTH // 2 - 1):
+        number, pair = divmod(number, len(_PAIRS))
+        pairs.append(_PAIRS[pair])
+    return "".join(reversed(pairs))
 
 
 _ids = _Ids()

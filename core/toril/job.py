@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from toril.connection.call import Procedure
@@ -110,7 +111,11 @@ class Job(StoredJob, Generic[R]):
         super().__init__(snapshot)
         self._app = app
         self._decode = decode or cast("Callable[[Json], R]", plain)
-        self._operations = JobOperations(app.context, snapshot.queue, snapshot.id, snapshot.prefix)
+
+    @cached_property
+    def _operations(self) -> JobOperations:  # most jobs that are added are not looked at again
+        job = self.snapshot
+        return JobOperations(self._app.context, job.queue, job.id, job.prefix)
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         queues = (self.queue,) if self.snapshot.prefix is None else ()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypedDict, Unpack, cast
 
 from toril.backoff import Backoff
@@ -14,9 +15,11 @@ from toril.duration import milliseconds
 from toril.errors import InvalidJob
 from toril.ids import new_id
 from toril.options import POLICY_OPTION, TIMEOUT_OPTION
+from toril.protocol.adding import NewNode
+from toril.protocol.codec import encode_json
 from toril.protocol.keys import KEYS_OF_A_QUEUE
 from toril.setting import Said, Setting
-from toril.snapshots import Draft, JobRef, ParentRef
+from toril.snapshots import JobRef, ParentRef
 from toril.types import ChildFailurePolicy, Json, JsonObject
 
 HIGHEST_PRIORITY: Final = 2**21 - 1
@@ -109,7 +112,7 @@ def check_options(where: str, options: Mapping[str, Any]) -> None:
 
 def check_names(where: str, options: Mapping[str, Any], known: type) -> None:
     """Raise `TypeError` for an option that the TypedDict `known` has not."""
-    names = list(known.__annotations__)
+    names = known.__annotations__
     for name in options:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -139,26 +142,44 @@ def job_id(given: str) -> str:
     return given
 
 
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A job to be added, checked, before the plugins are asked.
+
+    `queue` is the plain name of its queue, `data` the payload as the caller gave it, `said` what
+    was said for this job, most specific first.
+    """
+
+    queue: str
+    node: NewNode
+    data: Json
+    said: tuple[Said[Any], ...]
+
+
 def draft(
     queue_key: str,
-    job: NewJob,
-    said: tuple[Said[Any], ...],
-    defaults: QueueDefaults,
-    now: int,
+    name: str,
+    data: Json,
+    options: JobOptions,
+    checked: CheckedOptions,
     *,
+    now: int,
+    said: tuple[Said[Any], ...] = (),
     counter: bool = False,
     parent: ParentRef | None = None,
     has_children: bool = False,
     prefix: str | None = None,
-) -> Draft:
-    """The job as plugins and protocol get it: everything checked, options under BullMQ's names.
+) -> Drafted:
+    """The job with everything checked, its payload as JSON, its options under BullMQ's names.
 
     Args:
         queue_key: The queue's key prefix.
-        job: What the caller gave.
-        said: What was said for this job, most specific first.
-        defaults: The queue's options, for those that the job does not give.
+        name: The job's name.
+        data: The payload.
+        options: What the caller gave.
+        checked: Checks the options; knows the queue's.
         now: Milliseconds since the epoch.
+        said: What was said for this job, most specific first.
         counter: Without an id of its own it gets the next number of the queue; the id is '' here.
         parent: Its parent in a flow.
         has_children: It is a parent in a flow.
@@ -168,47 +189,98 @@ def draft(
         TypeError: A value of the wrong type; a number where a duration is wanted.
         ValueError: A value out of range (`InvalidJob` for what could not be saved).
     """
-    given: dict[str, Any] = {**defaults}
-    given |= {key: value for key, value in job.options.items() if value is not None}
-    options = {key: value for key, value in given.items() if value is not None}
-    if not isinstance(cast(object, job.name), str):
-        raise TypeError(f"a job's name is a text, not {job.name!r}")
-    if isinstance(cast(object, job.data), Setting):
+    if not isinstance(cast(object, name), str):
+        raise TypeError(f"a job's name is a text, not {name!r}")
+    if isinstance(cast(object, data), Setting):
         raise TypeError(
-            f"{job.data!r} stands where the data of job {job.name!r} should be; settings come "
+            f"{data!r} stands where the data of job {name!r} should be; settings come "
             "after the data, which may be None"
         )
-    parent = parent or _parent(queue_key, options.get("parent"))
-    opts: JsonObject = {"attempts": 1}
-    for option, stored, lowest, highest in _COUNTS:
-        if option in options:
-            opts[stored] = _count(options, option, lowest, highest)
-    if "timestamp" in options:
-        opts["timestamp"] = _moment("timestamp", options["timestamp"])
-    if "delay" in options:
-        opts["delay"] = delay_after(options["delay"], cast(int, opts.get("timestamp", now)))
-    if options.get("lifo"):
-        opts["lifo"] = True
-    for option, stored, encode in _ENCODED:
-        if option in options:
-            opts[stored] = encode(options[option])
-    if parent is not None:
-        opts["parent"] = {"id": parent.id, "queue": parent.queue_key}
-    policy = options.get("on_failure", "wait")
-    _add_policy(opts, policy, has_parent=parent is not None)
-    if "id" in options:
-        opts["jobId"] = job_id(options["id"])
-    return Draft(
-        queue=queue_key.rpartition(":")[2],
-        id=cast("str | None", opts.get("jobId")) or ("" if counter else new_id()),
-        name=job.name,
-        data=job.data,
-        opts=opts,
-        said=said,
-        parent=parent,
-        has_children=has_children,
+    if parent is None and options:
+        parent = _parent(queue_key, options.get("parent"))
+    opts = checked.of(options, parent, now)
+    given = cast("str | None", opts.get("jobId"))
+    node = NewNode(
+        queue_key,
+        given or ("" if counter else new_id()),
+        name,
+        encode_json(
+            data, f"data of job {name!r}", most_bytes=cast("int | None", opts.get("sizeLimit"))
+        ),
+        opts,
+        cast(int, opts.get("timestamp", now)),
+        parent,
+        is_parent=has_children,
+        counter=counter and not given,
+        given=given is not None,
         prefix=prefix,
     )
+    return Drafted(queue_key.rpartition(":")[2], node, data, said)
+
+
+class CheckedOptions:
+    """The options of jobs, checked, under BullMQ's names; jobs that say the same share them.
+
+    `defaults`: the queue's options, for those that a job does not give.
+    """
+
+    _MOST: Final = 256
+    _OF_ONE_JOB: Final = frozenset({"id", "timestamp", "parent", "deduplication"})
+
+    def __init__(self, defaults: QueueDefaults | None = None) -> None:
+        self._defaults: Mapping[str, object] = defaults or {}
+        self._known: dict[Hashable, Mapping[str, Json]] = {}
+
+    def of(self, options: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Json]:
+        """The options of one job; `parent` is its parent, `now` in milliseconds since the epoch.
+
+        Raises what `draft` raises.
+        """
+        said = (parent, *((name, type(value), value) for name, value in options.items()))
+        if options and (
+            not self._OF_ONE_JOB.isdisjoint(options)
+            or isinstance(options.get("delay"), datetime)
+            or not _is_hashable(said)
+        ):
+            return self._check(options, parent, now)
+        known = self._known.get(said)
+        if known is None:
+            if len(self._known) >= self._MOST:
+                self._known.clear()
+            known = self._known[said] = self._check(options, parent, now)
+        return known
+
+    def _check(self, given: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Json]:
+        options: dict[str, Any] = {**self._defaults}
+        options |= {name: value for name, value in given.items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None}
+        opts: JsonObject = {"attempts": 1}
+        for option, stored, lowest, highest in _COUNTS:
+            if option in options:
+                opts[stored] = _count(options, option, lowest, highest)
+        if "timestamp" in options:
+            opts["timestamp"] = _moment("timestamp", options["timestamp"])
+        if "delay" in options:
+            opts["delay"] = delay_after(options["delay"], cast(int, opts.get("timestamp", now)))
+        if options.get("lifo"):
+            opts["lifo"] = True
+        for option, stored, encode in _ENCODED:
+            if option in options:
+                opts[stored] = encode(options[option])
+        if parent is not None:
+            opts["parent"] = {"id": parent.id, "queue": parent.queue_key}
+        _add_policy(opts, options.get("on_failure", "wait"), has_parent=parent is not None)
+        if "id" in options:
+            opts["jobId"] = job_id(options["id"])
+        return MappingProxyType(opts)
+
+
+def _is_hashable(value: Hashable) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 _COUNTS: Final = (

@@ -11,12 +11,19 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
 from toril.connection.call import Procedure, only
-from toril.context import Context, Drafted, data_text, saved_job
+from toril.context import Context, existing_job
 from toril.deduplication import check_window
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, JobError
 from toril.job_operations import JobOperations
-from toril.new_job import NewJob, QueueDefaults, checked_priority, draft
+from toril.new_job import (
+    CheckedOptions,
+    Drafted,
+    NewJob,
+    QueueDefaults,
+    checked_priority,
+    draft,
+)
 from toril.protocol import adding, changing, reading, removing
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.settings import SettingChange, change_live, read_live, set_live
@@ -39,7 +46,8 @@ class QueueOperations:
 
     def __init__(self, context: Context, name: str, defaults: QueueDefaults | None = None) -> None:
         self._context = context
-        self._defaults: QueueDefaults = defaults or {}
+        self._checked = CheckedOptions(defaults)
+        self._counter = bool(defaults and defaults.get("counter_ids"))
         self.name = name
         self.key = context.key(name)
 
@@ -53,18 +61,19 @@ class QueueOperations:
             if not isinstance(cast(object, job), NewJob):
                 raise TypeError(f"item {number} of the jobs is a NewJob(name, …), not {job!r}")
         now = self._context.clock.now_ms()
-        drafts = [
+        return [
             draft(
                 self.key,
-                job,
-                say("job", job.settings, "Queue.add", now),
-                self._defaults,
-                now,
-                counter=self._defaults.get("counter_ids", False),
+                job.name,
+                job.data,
+                job.options,
+                self._checked,
+                now=now,
+                said=say("job", job.settings, "Queue.add", now) if job.settings else (),
+                counter=self._counter,
             )
             for job in jobs
         ]
-        return [Drafted(one, data_text(one)) for one in drafts]
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The jobs as they are to be written, once every plugin has been asked about each."""
@@ -82,7 +91,10 @@ class QueueOperations:
                     wants=self._context.wants(),
                 )
             for node, one in zip(part, added, strict=True):
-                saved.append(one.error or (yield from saved_job(node, one)))
+                if one.duplicate:
+                    saved.append((yield from existing_job(node, one)))
+                else:
+                    saved.append(one.error or node.snapshot(one.id))
         return saved
 
     def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from toril.types import Json, JsonObject
 Functions = Callable[[str], Sequence[HookFunction]]
 """The functions of active plugins for a hook, in the order in which they are asked."""
 
-_SAVE: Final = "toril_plan_save"
+SAVE: Final = "toril_plan_save"
 _REMOVE: Final = "toril_plan_remove"
 
 _NOT_A_PLUGINS: Final = frozenset({"jobId", "parent", "timestamp", *POLICY_OPTION.values()})
@@ -31,21 +31,14 @@ class PlannedJob:
     own: JsonObject | None
 
 
-def plan_saves(functions: Functions, drafts: Iterable[Draft]) -> list[PlannedJob]:
-    """Ask every plugin about every draft.
+def plan_save(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
+    """Ask the plugins about a draft.
 
     Raises:
-        Reject: A plugin refuses one; `plugin` and `item` name both.
+        Reject: A plugin refuses it; `plugin` and `item` name both.
         PluginError: A plugin broke, or two plugins contradict each other.
-        ConfigurationError: A setting was said for a job and no plugin stores it.
+        ConfigurationError: A setting was said for it and no plugin stores that.
     """
-    asked = functions(_SAVE)
-    return [_plan(asked, draft) for draft in drafts]
-
-
-def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
-    if not functions and not draft.said:
-        return PlannedJob(draft, None)
     set_by: dict[str, HookFunction] = {}
     settings: list[Said[Any]] = []
     fields: dict[str, Json] = {}
@@ -64,12 +57,13 @@ def _plan(functions: Sequence[HookFunction], draft: Draft) -> PlannedJob:
             continue
         if not isinstance(plan, SavePlan):
             raise PluginError(
-                f"plugin {function.plugin!r} ({function.version}) answered {_SAVE} with {plan!r}, "
+                f"plugin {function.plugin!r} ({function.version}) answered {SAVE} with {plan!r}, "
                 f"not with a SavePlan: {_item(draft)}",
                 plugin=function.plugin,
-                hook=_SAVE,
+                hook=SAVE,
             )
-        draft = _with_options(function, draft, plan, set_by)
+        if plan.opts:
+            draft = _with_options(function, draft, plan, set_by)
         settings += [said for said in plan.settings if said not in settings]
         if plan.field is not None:
             fields[function.plugin] = plan.field
@@ -110,7 +104,7 @@ def _with_options(
             opts[name] = value
             set_by[name] = function
             continue
-        raise PluginError(f"{problem}: {_item(draft)}", plugin=function.plugin, hook=_SAVE)
+        raise PluginError(f"{problem}: {_item(draft)}", plugin=function.plugin, hook=SAVE)
     return replace(draft, opts=opts)
 
 

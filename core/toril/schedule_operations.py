@@ -6,10 +6,10 @@ from typing import Final, cast
 
 from toril.clock import as_datetime
 from toril.connection.call import Procedure
-from toril.context import Context, Drafted, data_text
+from toril.context import Context
 from toril.errors import InvalidJob, JobError, JobNotFound
 from toril.ids import new_id
-from toril.new_job import NewJob, QueueDefaults, draft
+from toril.new_job import CheckedOptions, Drafted, NewJob, QueueDefaults, draft
 from toril.operations import QueueOperations
 from toril.options import long_names
 from toril.protocol import scheduling
@@ -45,8 +45,8 @@ class ScheduleOperations:
                 raise InvalidJob(f"schedule {id!r}: its runs have no {option!r} of their own")
         now = self._context.clock.now_ms()
         said = say("template", job.settings, "Queue.schedule", now)
-        made = draft(self.key, job, said, self._defaults, now)
-        drafted = Drafted(made, data_text(made))
+        checked = CheckedOptions(self._defaults)
+        drafted = draft(self.key, job.name, job.data, job.options, checked, now=now, said=said)
         given = {**self._defaults, **job.options}
         return self._planned_upsert(id, pace, drafted, attempts="attempts" in given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from toril.connection.blocking import SyncStreamRead
@@ -38,9 +39,11 @@ class SyncJob(StoredJob, Generic[R]):
         super().__init__(snapshot)
         self._app = app
         self._decode = decode or cast("Callable[[Json], R]", plain)
-        self._operations = JobOperations(
-            app.runtime.context, snapshot.queue, snapshot.id, snapshot.prefix
-        )
+
+    @cached_property
+    def _operations(self) -> JobOperations:
+        job = self.snapshot
+        return JobOperations(self._app.runtime.context, job.queue, job.id, job.prefix)
 
     def _perform(self, procedure: Procedure[T]) -> T:
         queues = (self.queue,) if self.snapshot.prefix is None else ()

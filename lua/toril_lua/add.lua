@@ -1,18 +1,20 @@
 -- Adds jobs: standard, delayed, prioritised, parents of a flow; also the steps of a large flow.
 --
 -- Keys:      [1] the queue (of a flow: the root's), [2...] the other queues
--- Arguments: [1] msgpack {now, record, nodes = {node, ...}, whole, check, links, flow,
---            want_removed}
---            node = {q = number of its queue, id, name, data, opts, timestamp, delay, priority,
---            lifo, parent_key, parent, inner, toril, is_parent, counter, given, deid,
---            window = {id, ttl, extend, replace, keep, reschedule}}; inner: its parent is in the
---            same flow. counter: the id is the next of the queue's counter.
---            given: the caller gave the id. Parents stand before their children.
+-- Arguments: [1] msgpack {now, record, nodes = {node, ...}, terms = {terms, ...}, whole, check,
+--            links, flow, want_removed}
+--            node = {id, name, data, timestamp, toril, terms = number of its terms}
+--            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
+--            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
+--            reschedule}}: what nodes may have in common; it reads as if it were theirs.
+--            inner: the parent is in the same flow. counter: the id is the next of the queue's
+--            counter. given: the caller gave the id. Parents stand before their children.
 --            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
 --            children that come in later steps. flow = {root, lease (ms), nodes, first}: the
 --            step belongs to a large flow; first: is its first one; without nodes = it is done.
--- Returns:   {1 if written else 0, {{id, 1 if it existed, code}, ...}, effects}; or -20: late;
---            or -26: the large flow is being taken back, or has been.
+-- Returns:   {1 if written else 0, results, effects}; or -20: late; or -26: the large flow is being
+--            taken back, or has been. results = {{number of the node, id, 1 if it existed, code},
+--            ...}, without the nodes that were simply written under their ids.
 --            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
 -- Events:    added, waiting, delayed, waiting-children, duplicated, deduplicated, removed
 -- Seam:      adding, saved, removing, removed
@@ -36,6 +38,8 @@ local OK, NO_PARENT, OTHER_PARENT, CORRUPT, TAKEN_BACK = 0, -5, -7, -23, -26
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local now, record, nodes = request.now, request.record, request.nodes
+for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
+for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
 
 local living = {} -- keys of parents known to exist
 local done_children = {} -- parents that got the result of a child that had finished before
@@ -90,7 +94,7 @@ end
 
 -- A large flow under way is listed until its last step, with what it has made (`+key`) and the
 -- parents that it found (`=key`), so that one that is never finished can be taken back.
-local function note_flow(results)
+local function note_flow(existed, codes)
   local flow, flows = request.flow, Q .. ':toril:flows'
   local listed = flows .. ':' .. flow.root
   if not flow.nodes then
@@ -100,8 +104,8 @@ local function note_flow(results)
   end
   local fields = {'nodes', flow.nodes, 'lease', int(flow.lease)}
   for i, node in ipairs(nodes) do
-    local made = results[i][3] == OK and results[i][2] == 0
-    if made or results[i][3] == OK and node.is_parent then
+    local made = codes[i] == OK and existed[i] == 0
+    if made or codes[i] == OK and node.is_parent then
       fields[#fields + 1] = (made and '+' or '=') .. KEYS[node.q] .. ':' .. node.id
       fields[#fields + 1] = ''
     end
@@ -199,21 +203,20 @@ local function add(node)
   return 0, OK
 end
 
--- Whether every node of a flow can be added; the codes.
-local function check_all()
-  local codes, good = {}, true
+-- What stands against the nodes of a flow, as results.
+local function objections()
+  local found = {}
   for i, node in ipairs(nodes) do
     local code = objection(node, KEYS[node.q] .. ':' .. node.id)
-    if code ~= OK then good = false end
-    codes[i] = {node.id, 0, code}
+    if code ~= OK then found[#found + 1] = {i, node.id, 0, code} end
   end
-  return good, codes
+  return found
 end
 
 if is_taken_back(request.flow) then return TAKEN_BACK end
 if request.whole or request.check then
-  local good, codes = check_all()
-  if request.check or not good then return {0, codes, effects()} end
+  local found = objections()
+  if request.check or #found > 0 then return {0, found, effects()} end
 end
 
 -- Refused whole by a full server, before anything else is written.
@@ -223,19 +226,21 @@ redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', max_len)
 --- @when adding, saved
 seam.now = now
 --- @end
-local results = {}
+local existed, codes, results = {}, {}, {}
 for i, node in ipairs(nodes) do
   if request.whole then
-    local existed, code = add(node)
-    results[i] = {node.id, existed, code}
+    existed[i], codes[i] = add(node)
   else
-    local ok, existed, code = pcall(add, node)
+    local ok
+    ok, existed[i], codes[i] = pcall(add, node)
     if not ok then
       if created then redis.call('DEL', created) end
       if node.window then give_window_back(KEYS[node.q], node) end
-      existed, code, created = 0, CORRUPT, nil
+      existed[i], codes[i], created = 0, CORRUPT, nil
     end
-    results[i] = {node.id or '', existed, code}
+  end
+  if existed[i] ~= 0 or codes[i] ~= OK or node.counter then
+    results[#results + 1] = {i, node.id or '', existed[i], codes[i]}
   end
 end
 for _, link in ipairs(request.links or {}) do
@@ -247,11 +252,11 @@ for queue in pairs(pushed) do
   if not blocked(queue) then mark(queue) end
 end
 
-if request.flow then note_flow(results) end
+if request.flow then note_flow(existed, codes) end
 --- @when saved
 
 for i, node in ipairs(nodes) do
-  if results[i][2] == 0 and results[i][3] == OK then
+  if existed[i] == 0 and codes[i] == OK then
     tell_saved(KEYS[node.q], node.id, node)
   end
 end

@@ -23,6 +23,7 @@ from toril.plugins import (
     Registry,
     Said,
     SavePlan,
+    only_when_said,
 )
 from toril_plugins.retention.bullmq import OPTION, to_option
 from toril_plugins.retention.foreign import Foreign
@@ -55,6 +56,7 @@ class Persistence:
         self._context = context
 
     @hookimpl(trylast=True)
+    @only_when_said
     def toril_plan_save(self, draft: Draft) -> SavePlan | None:
         own = [said for said in draft.said if said.level in OWN_LEVELS]
         requires, foreign = draft.live(Requires), draft.live(Foreign)

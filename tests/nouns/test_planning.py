@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 from tests.nouns.witness import Colour
 
-from toril import App, Flow, PluginError, hookimpl
-from toril.plugins import Draft, Registry, SavePlan
+from toril import App, Flow, NewJob, PluginError, hookimpl
+from toril.plugins import Draft, Registry, SavePlan, only_when_said
 
 
 class Planner:
@@ -120,3 +120,58 @@ async def test_an_answer_of_the_wrong_type_names_the_plugin(
     with pytest.raises(PluginError, match="one"):
         await stored(redis_url, raw, Planner("one", wrong))
     assert raw.keys("*") == []
+
+
+class Quiet:
+    """A plugin that keeps colours, and has nothing to say where nobody named one."""
+
+    toril_name = "quiet"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @hookimpl
+    def toril_register(self, registry: Registry) -> None:
+        registry.setting(Colour, at_save=True)
+
+    @hookimpl
+    @only_when_said
+    def toril_plan_save(self, draft: Draft) -> SavePlan | None:
+        self.asked.append(draft.name)
+        return SavePlan(settings=draft.said)
+
+
+async def test_who_asks_for_it_is_passed_over_where_nobody_said_anything(redis_url: str) -> None:
+    quiet, other = Quiet(), Planner("other", answers(a=1))
+    async with App(redis_url, plugins=[quiet, other]) as app:
+        mail, news = app.queue("mail"), app.queue("news", Colour("red"))
+        await mail.add("silent")
+        await mail.add("job's own", None, Colour("blue"))
+        await news.add("the queue's")
+        await app.add_flow(Flow("mail", "nothing", children=[Flow("news", "below")]))
+        await app.add_flow(Flow("mail", "root", children=[Flow("mail", "leaf")]), Colour("green"))
+        assert quiet.asked == ["job's own", "the queue's", "below", "root", "leaf"]
+        assert [job.snapshot.opts["a"] async for job in mail.jobs()] == [1] * 5
+
+
+async def test_jobs_that_say_the_same_do_not_share_what_a_plugin_adds(redis_url: str) -> None:
+    def one_more(draft: Draft) -> SavePlan:
+        with pytest.raises(TypeError):
+            cast("Any", draft.opts)["attempts"] = 9
+        return SavePlan(opts={"of": draft.id})
+
+    async with App(redis_url, plugins=[Planner("one", one_more)]) as app:
+        mail = app.queue("mail")
+        jobs = await mail.add_many([NewJob("send", attempts=3) for _ in range(3)])
+        assert [job.snapshot.opts for job in jobs] == [
+            {"attempts": 3, "of": job.id} for job in jobs
+        ]
+
+
+async def test_equal_values_of_other_types_are_still_refused(redis_url: str) -> None:
+    async with App(redis_url, plugins=()) as app:
+        mail = app.queue("mail")
+        await mail.add_many([NewJob("send", attempts=1), NewJob("send", priority=1)])
+        for wrong in ({"attempts": True}, {"attempts": 1.0}, {"priority": True}):
+            with pytest.raises(TypeError, match="is a whole number"):
+                await mail.add("send", None, **wrong)

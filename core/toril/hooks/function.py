@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from toril.errors import PluginError, Reject
+from toril.hooks.markers import ONLY_WHEN_SAID
 
 T = TypeVar("T")
 
@@ -145,6 +146,11 @@ class HookFunction:
     breaker: Breaker = field(default_factory=Breaker, compare=False, repr=False)
     counts: Counts = field(default_factory=Counts, compare=False, repr=False)
     _slow_reported: list[float] = field(default_factory=list[float], compare=False, repr=False)
+
+    @property
+    def only_when_said(self) -> bool:
+        """Whether it has nothing to say about a job for which nobody has said anything."""
+        return getattr(self.function, ONLY_WHEN_SAID, False)
 
     def names(self, argument: str) -> bool:
         """Whether it names this argument; one that is costly is made only if somebody does."""

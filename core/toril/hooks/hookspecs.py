@@ -53,6 +53,8 @@ def toril_plan_save(draft: Draft) -> SavePlan | None:
     Plain `def`, no side effects: the save may still be refused by somebody else.
     An error refuses the save: `Reject` reaches the caller as it is, anything else as `PluginError`.
     In a bulk or a flow one refusal refuses the whole call and names the item.
+    With `@only_when_said` under `@hookimpl` you are not asked about jobs for which nobody has said
+    anything, and cost them nothing.
 
         @hookimpl
         def toril_plan_save(draft: Draft) -> SavePlan | None:

@@ -110,6 +110,9 @@ class PluginSet:
             for each in self._contributions
             if each.plugin in self.active
         }
+        kinds = self._of_kind("setting at save").values()
+        self.settings_at_save = tuple(cast("Iterable[type[Setting]]", kinds))
+        """Settings of which plugins want to know what is said for the queue at each save."""
 
     @property
     def infos(self) -> tuple[PluginInfo, ...]:
@@ -164,12 +167,6 @@ class PluginSet:
         """Toril's own setting and those that plugins in use have declared, by name."""
         declared = cast("dict[str, type[Setting]]", self._of_kind("setting"))
         return MappingProxyType({EventValues.name: EventValues, **declared})
-
-    @property
-    def settings_at_save(self) -> tuple[type[Setting], ...]:
-        """Those of which plugins want to know what is said for the queue when a job is saved."""
-        kinds = self._of_kind("setting at save").values()
-        return tuple(cast("Iterable[type[Setting]]", kinds))
 
     @property
     def services(self) -> tuple[RegisteredService, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +19,7 @@ from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_f
 from toril.protocol.refusals import refusal
 from toril.protocol.replies import text
 from toril.snapshots import JobSnapshot, ParentRef
-from toril.types import JsonObject
+from toril.types import Json, JsonObject
 
 MOST_ADDED: Final = 200
 """Jobs of one queue in one call."""
@@ -43,20 +42,21 @@ _POLICY_FLAGS: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewNode:
     """A job to be written.
 
     `queue` is the key of its queue, `data` its payload as JSON text, `opts` its options under
     BullMQ's long names (among them delay, priority, lifo, and what its parent does if it fails),
-    `timestamp` when it counts as created, in ms. `own` is the hash field `toril`.
+    `timestamp` when it counts as created, in ms. `own` is the hash field `toril`. Nodes that share
+    one `opts` object cost less.
     """
 
     queue: str
     id: str
     name: str
     data: str
-    opts: JsonObject
+    opts: Mapping[str, Json]
     timestamp: int
     parent: ParentRef | None = None
     is_parent: bool = False
@@ -69,81 +69,116 @@ class NewNode:
     """That of its queue, if the snapshot shall have it."""
 
     def __post_init__(self) -> None:
-        if self._window is not None and (self.parent is not None or self.is_parent):
+        if "deduplication" in self.opts and (
+            _window(self) is not None and (self.parent is not None or self.is_parent)
+        ):
             raise InvalidJob(
                 f"job {self.name!r}: a job with a parent or children cannot be deduplicated, as "
                 "the flow would wait for a job that is not added"
             )
 
     @property
-    def _window(self) -> dict[str, Any] | None:
-        """Its deduplication as scripts get it."""
-        stored = self.opts.get("deduplication")
-        if stored is None:
-            return None
-        if not isinstance(stored, dict) or not stored.get("id"):
-            raise InvalidJob(f"job {self.name!r}: not a deduplication: {stored!r}")
-        flags = {name: True for option, name in _WINDOW_FLAGS.items() if stored.get(option) is True}
-        return {"id": str(stored["id"]), "ttl": stored.get("ttl") or 0, **flags}
-
-    @property
     def key(self) -> str:
         """The key of its hash."""
         return f"{self.queue}:{self.id}"
 
-    @cached_property
-    def stored(self) -> dict[str, Any]:
-        """The node as scripts get it, without the number of its queue."""
+    def has_terms_of(self, other: NewNode) -> bool:
+        """Whether both have the same `terms`."""
+        return (
+            self.opts is other.opts
+            and self.parent is other.parent
+            and self.queue == other.queue
+            and self.is_parent == other.is_parent
+            and self.given == other.given
+            and self.counter == other.counter
+        )
+
+    def terms(self) -> dict[str, Any]:
+        """What scripts get of it that other nodes may have in common with it.
+
+        Raises `InvalidJob` if an option cannot be stored.
+        """
         opts = self.opts
-        packed: dict[str, Any] = {
-            "id": self.id,
-            "name": self.name,
-            "data": self.data,
+        terms: dict[str, Any] = {
             "opts": encode_opts(opts),
-            "timestamp": self.timestamp,
             "delay": opts.get("delay") or 0,
             "priority": opts.get("priority") or 0,
         }
         if opts.get("lifo"):
-            packed["lifo"] = True
+            terms["lifo"] = True
         if self.parent is not None:
-            packed["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
-            packed["parent"] = self._parent_json(self.parent)
-        if self.own is not None:
-            packed["toril"] = encode_json(self.own, "what plugins store with the job")
-        window = self._window
+            terms["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
+            terms["parent"] = _parent_json(self, self.parent)
+        window = _window(self)
         if window is not None:
-            packed["window"], packed["deid"] = window, window["id"]
-        if self.is_parent:
-            packed["is_parent"] = True
-        if self.counter:
-            packed["counter"] = True
-        if self.given:
-            packed["given"] = True
-        return packed
-
-    def _parent_json(self, parent: ParentRef) -> str:
-        named: JsonObject = {"id": parent.id, "queueKey": parent.queue_key}
-        flags = [flag for option, flag in _POLICY_FLAGS.items() if self.opts.get(option)]
-        if len(flags) > 1:
-            raise InvalidJob(
-                f"job {self.id!r}: only one of {', '.join(POLICY_OPTION.values())} can be said"
-            )
-        for flag in flags:
-            named[flag] = True
-        return encode_json(named, "parent")
+            terms["window"], terms["deid"] = window, window["id"]
+        for flag in ("is_parent", "counter", "given"):
+            if getattr(self, flag):
+                terms[flag] = True
+        return terms
 
     def snapshot(self, id: str) -> JobSnapshot:
         """The job as it has been written under `id`."""
-        stored = self.stored
-        fields = {
-            field.encode(): str(stored[field]).encode() for field in _FIELDS if field in stored
-        }
-        if self.parent is not None:
-            fields[b"parentKey"] = stored["parent_key"].encode()
-        if self.own is not None:
-            fields[b"toril"] = stored["toril"].encode()
-        return JobSnapshot(queue_name(self.queue), id, fields, self.prefix)
+        return JobSnapshot(queue_name(self.queue), id, WrittenFields(self), self.prefix)
+
+
+class WrittenFields(Mapping[bytes, bytes]):
+    """The hash of a job that has just been written, made when somebody looks at it."""
+
+    __slots__ = ("_fields", "_node")
+
+    def __init__(self, node: NewNode) -> None:
+        self._node = node
+        self._fields: dict[bytes, bytes] | None = None
+
+    def _made(self) -> dict[bytes, bytes]:
+        if self._fields is None:
+            node, terms = self._node, self._node.terms()
+            stored = {"name": node.name, "data": node.data, "timestamp": node.timestamp, **terms}
+            self._fields = {
+                field.encode(): str(stored[field]).encode() for field in _FIELDS if field in stored
+            }
+            if node.parent is not None:
+                self._fields[b"parentKey"] = terms["parent_key"].encode()
+            if node.own is not None:
+                self._fields[b"toril"] = _own_json(node.own).encode()
+        return self._fields
+
+    def __getitem__(self, field: bytes) -> bytes:
+        return self._made()[field]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+
+def _window(node: NewNode) -> dict[str, Any] | None:
+    """Its deduplication as scripts get it."""
+    stored = node.opts.get("deduplication")
+    if stored is None:
+        return None
+    if not isinstance(stored, dict) or not stored.get("id"):
+        raise InvalidJob(f"job {node.name!r}: not a deduplication: {stored!r}")
+    flags = {name: True for option, name in _WINDOW_FLAGS.items() if stored.get(option) is True}
+    return {"id": str(stored["id"]), "ttl": stored.get("ttl") or 0, **flags}
+
+
+def _parent_json(node: NewNode, parent: ParentRef) -> str:
+    named: JsonObject = {"id": parent.id, "queueKey": parent.queue_key}
+    flags = [flag for option, flag in _POLICY_FLAGS.items() if node.opts.get(option)]
+    if len(flags) > 1:
+        raise InvalidJob(
+            f"job {node.id!r}: only one of {', '.join(POLICY_OPTION.values())} can be said"
+        )
+    for flag in flags:
+        named[flag] = True
+    return encode_json(named, "parent")
+
+
+def _own_json(own: JsonObject) -> str:
+    return encode_json(own, "what plugins store with the job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +242,29 @@ def add_flow(
 def _request(
     nodes: Sequence[NewNode], queue: str, now: int, flow_root: NewNode | None = None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The keys, and what the script is told. What neighbours have in common is said once."""
     numbers = {queue: 1}
+    terms: list[dict[str, Any]] = []
     packed: list[dict[str, Any]] = []
+    before: NewNode | None = None
     for node in nodes:
-        number = numbers.setdefault(node.queue, len(numbers) + 1)
-        packed.append({**node.stored, "q": number})
-        if flow_root is not None and node is not flow_root:
-            packed[-1]["inner"] = True
-    return tuple(numbers), {"now": now, "nodes": packed}
+        inner = flow_root is not None and node is not flow_root
+        if before is None or before is flow_root or not node.has_terms_of(before):
+            terms.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
+            if inner:
+                terms[-1]["inner"] = True
+        before = node
+        one: dict[str, Any] = {
+            "id": node.id,
+            "name": node.name,
+            "data": node.data,
+            "timestamp": node.timestamp,
+            "terms": len(terms),
+        }
+        if node.own is not None:
+            one["toril"] = _own_json(node.own)
+        packed.append(one)
+    return tuple(numbers), {"now": now, "nodes": packed, "terms": terms}
 
 
 def add_nodes(
@@ -242,9 +292,13 @@ def add_nodes(
                 "the flow was taken back, as its last step was more than a minute ago; add it again"
             )
         written, results, told = reply
-        added = tuple(_added(node, *result) for node, result in zip(nodes, results, strict=True))
-        if not written:
-            raise next(one.error for one in added if one.error is not None)
+        added = [Added(node.id, duplicate=False) for node in nodes]
+        for number, id, existed, code in results:
+            node = nodes[number - 1]
+            error = _error(node, code) if code else None
+            if error is not None and not written:
+                raise error
+            added[number - 1] = Added(text(id), bool(existed), error)
         events: list[JobEvent] = []
         if SAVED in wants:
             events = [
@@ -252,7 +306,7 @@ def add_nodes(
                 for node, one in zip(nodes, added, strict=True)
                 if one.error is None and not one.duplicate
             ]
-        return with_effects(added, told, events)
+        return with_effects(tuple(added), told, events)
 
     return Call(
         "add",
@@ -270,16 +324,10 @@ def check_nodes(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]
     request["check"] = True
 
     def parse(reply: Any) -> None:
-        for node, result in zip(nodes, reply[1], strict=True):
-            error = _added(node, *result).error
-            if error is not None:
-                raise error
+        for number, _, _, code in reply[1]:
+            raise _error(nodes[number - 1], code)
 
     return Call("add", keys, (msgspec.msgpack.encode(request),), parse, Resend.ALWAYS)
-
-
-def _added(node: NewNode, id: bytes, existed: int, code: int) -> Added:
-    return Added(text(id), bool(existed), _error(node, code) if code else None)
 
 
 def _error(node: NewNode, code: int) -> JobError:
