@@ -98,7 +98,7 @@ local function note_flow(existed, codes)
   local flow, flows = request.flow, Q .. ':toril:flows'
   local listed = flows .. ':' .. flow.root
   if not flow.nodes then
-    redis.call('DEL', listed)
+    redis.call('UNLINK', listed)
     redis.call('ZREM', flows, flow.root)
     return
   end

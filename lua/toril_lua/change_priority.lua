@@ -8,6 +8,7 @@
 
 --- @include "record"
 --- @include "enqueue"
+--- @include "lists"
 
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
@@ -15,7 +16,7 @@ local id, key, priority = request.id, KEYS[1] .. ':' .. request.id, request.prio
 
 local function take_out()
   return redis.call('ZREM', Q .. ':prioritized', id) == 1
-    or redis.call('LREM', Q .. ':wait', -1, id) == 1
+    or take_from_list(Q .. ':wait', id)
 end
 
 local function change()

@@ -10,7 +10,7 @@
 --                         what is locked or has failed is left, at any level}
 -- Returns:   {{code, ...}, {{queue, id, plugin, reason}, ...} of what is kept, effects}, a code per
 --            target, in order; fewer codes than targets if the limit of 100 jobs a call was
---            reached.
+--            reached, or long lists had to be looked through.
 --            1 removed, 0 there was none (its id is in no set any more)
 --            -8: the pending iteration of a scheduler
 --            -21: locked, or an open job below it is; nothing removed of this target
@@ -41,7 +41,7 @@ seam.now = request.now
 --- @end
 
 local PENDING, LOCKED, TOO_LARGE, KEPT, LEFT = -8, -21, -22, -24, -26
-local MAX_JOBS, MAX_LOOKS = 100, 1000
+local MAX_JOBS, MAX_LOOKS, MAX_COMPARED = 100, 1000, 300000
 local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
 
 -- Where a job's children are: suffix, how to count them, how to read them.
@@ -108,6 +108,7 @@ end
 
 local codes = {}
 for _, target in ipairs(request.targets) do
+  if compared > MAX_COMPARED then break end
   local kept_before = #kept
   local node, code = tree_of(target[1], target[2], request.open, {}, request.cause)
   if code == TOO_LARGE and #codes > 0 then break end

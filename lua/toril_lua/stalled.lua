@@ -3,7 +3,8 @@
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {phase, now, interval (ms), max_stalled, from}
 --            phase 'begin': take the turn, unless somebody had it less than `interval` ago;
---            'recover': look at up to 500 of the ids to check, put back at most 100;
+--            'recover': look at up to 500 of the ids to check, put back at most 100, fewer
+--            if `active` is long; `oldest` = boolean: those at its end first, if there are any;
 --            'mark': note up to 500 active ids, from number `from`, for the next check.
 -- Returns:   begin: ms until the next check is due, 0: it is our turn.
 --            recover: {1 if there is more, {{id, stalled count, 1 if it must fail}, ...},
@@ -13,8 +14,9 @@
 --- @include "numbers"
 --- @include "events"
 --- @include "enqueue"
+--- @include "lists"
 
-local SLICE, MAX_RECOVERED = 500, 100
+local SLICE, MAX_RECOVERED, MAX_COMPARED = 500, 100, 300000
 local TOO_OFTEN = 'job stalled more than allowable limit'
 
 local Q = KEYS[1]
@@ -52,18 +54,32 @@ local function put_back(id, stored)
   return {id, count, fails and 1 or 0}
 end
 
+-- The ids to check that are at the end of `active` where the oldest are: there they are found at
+-- once.
+local function oldest()
+  local tail, ids = redis.call('LRANGE', Q .. ':active', -SLICE, -1), {}
+  if #tail == 0 then return ids end
+  local noted = redis.call('SMISMEMBER', checking, unpack(tail))
+  for i = #tail, 1, -1 do
+    if noted[i] == 1 then ids[#ids + 1] = tail[i] end
+  end
+  if #ids > 0 then redis.call('SREM', checking, unpack(ids)) end
+  return ids
+end
+
 local function recover()
   trim_events(Q)
-  local ids = redis.call('SPOP', checking, SLICE)
+  local ids = request.oldest and oldest() or {}
+  if #ids == 0 then ids = redis.call('SPOP', checking, SLICE) end
   if #ids == 0 then return {0, {}, {}} end
   local locks = {}
   for i, id in ipairs(ids) do locks[i] = Q .. ':' .. id .. ':lock' end
   locks = redis.call('MGET', unpack(locks))
   local recovered, dropped, later = {}, {}, {}
   for i, id in ipairs(ids) do
-    if not locks[i] and #recovered >= MAX_RECOVERED then
+    if not locks[i] and (#recovered >= MAX_RECOVERED or compared > MAX_COMPARED) then
       later[#later + 1] = id
-    elseif not locks[i] and redis.call('LREM', Q .. ':active', -1, id) > 0 then
+    elseif not locks[i] and take_from_list(Q .. ':active', id) then
       local stored = redis.pcall('HMGET', Q .. ':' .. id, 'stc', 'rjk', 'name', 'data', 'opts')
       if stored.err or not (stored[3] or stored[4] or stored[5]) then
         dropped[#dropped + 1] = id

@@ -42,6 +42,6 @@ end
 
 if request.phase == 'claim' then return claim() end
 if request.phase == 'loosen' then return loosen() end
-redis.call('DEL', flows .. ':' .. request.root)
+redis.call('UNLINK', flows .. ':' .. request.root)
 redis.call('ZREM', flows, request.root)
 return 1

@@ -73,6 +73,17 @@ def counts_of(keys: Sequence[str]) -> Read[list[dict[DependencyKind, int]]]:
     return Read(commands, parse)
 
 
+def parents_among(keys: Sequence[str]) -> Read[list[str]]:
+    """Which of these jobs, given by their keys, have children."""
+    counted = counts_of(keys)
+
+    def parse(replies: list[Any]) -> list[str]:
+        sizes = counted.parse(replies)
+        return [key for key, one in zip(keys, sizes, strict=True) if any(one.values())]
+
+    return Read(counted.commands, parse)
+
+
 def dependency_page(
     queue: str, id: str, kind: DependencyKind, cursor: str = "0", count: int = 200
 ) -> Read[DependencyPage]:

@@ -119,8 +119,8 @@ def stalled_check(
     """
     request: dict[str, Any] = {"now": now, "interval": interval_ms, "max_stalled": max_stalled}
 
-    def phase(name: str, parse: Callable[[Any], Any], start: int = 0) -> Call[Any]:
-        told = {**request, "phase": name, "from": start}
+    def phase(name: str, parse: Callable[[Any], Any], **more: Any) -> Call[Any]:
+        told = {**request, "phase": name, **more}
         return _call("stalled", queue, told, parse, Resend.NEVER)
 
     def recovered(reply: Any) -> Effects[_Slice]:
@@ -139,9 +139,11 @@ def stalled_check(
         return StalledReport(ran=False, next_in_ms=left)
     slices: list[_Slice] = []
     while not slices or slices[-1].more:
-        slices.append((yield phase("recover", recovered)))
+        # Where some have vanished, there may be more of them among the oldest.
+        oldest = not slices or slices[-1].recovered > 0
+        slices.append((yield phase("recover", recovered, oldest=oldest)))
     start = 0
-    while (yield phase("mark", _as_it_is, start)):
+    while (yield phase("mark", _as_it_is, **{"from": start})):
         start += STALLED_SLICE
     return StalledReport(
         ran=True,

@@ -176,10 +176,11 @@ def state(queue: str, id: str) -> Call[State]:
 
 
 def states(queue: str, ids: Sequence[str]) -> Procedure[list[State]]:
-    """In which states jobs are, 100 a call."""
+    """In which states jobs are, at most 100 a call."""
     found: list[State] = []
-    for start in range(0, len(ids), 100):
-        request = msgspec.msgpack.encode({"ids": ids[start : start + 100], "fields": ()})
+    while len(found) < len(ids):
+        part = ids[len(found) : len(found) + 100]
+        request = msgspec.msgpack.encode({"ids": part, "fields": ()})
         told: Sequence[Any] = yield Call("state", (queue,), (request,), list, Resend.ALWAYS)
         found.extend(cast(State, text(one[0])) for one in told)
     return found
@@ -199,7 +200,7 @@ def finished_result(queue: str, id: str) -> Call[FinishedResult]:
             None if reason is None else text(reason),
         )
 
-    return _look(queue, id, ("returnvalue", "failedReason"), parse)
+    return _look(queue, id, ("returnvalue", "failedReason"), parse, ended=True)
 
 
 def counts(queue: str, states: Sequence[State]) -> Read[dict[State, int]]:
@@ -399,8 +400,16 @@ def _keys(state: State) -> tuple[str, ...]:
 
 
 def _look(
-    queue: str, id: str, fields: Sequence[str], parse: Callable[[Sequence[Any]], T]
+    queue: str,
+    id: str,
+    fields: Sequence[str],
+    parse: Callable[[Sequence[Any]], T],
+    *,
+    ended: bool = False,
 ) -> Call[T]:
-    """One job's state, whether its hash exists, and some of its fields, at one moment."""
-    request = msgspec.msgpack.encode({"ids": [id], "fields": fields})
+    """One job's state, whether its hash exists, and some of its fields, at one moment.
+
+    `ended`: only whether it has ended is of interest, which costs no look through the lists.
+    """
+    request = msgspec.msgpack.encode({"ids": [id], "fields": fields, "ended": ended})
     return Call("state", (queue,), (request,), lambda reply: parse(reply[0]), Resend.ALWAYS)

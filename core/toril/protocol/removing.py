@@ -14,10 +14,12 @@ from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.reading import queue_keys
 from toril.protocol.replies import text
-from toril.protocol.trees import REMOVED_PER_CALL, kept_jobs
+from toril.protocol.trees import kept_jobs
 from toril.removals import Removals, rejection
 from toril.types import State
 
+TAKEN_PER_CALL: Final = 50
+"""So many jobs of a state go in one slice, at most."""
 _KEYS_PER_CALL: Final = 500
 _KEPT: Final = -24
 _NOT_PAUSED: Final = -1
@@ -45,7 +47,7 @@ def clean(
     """Remove the jobs of a state that are as old as `before` or older; their ids.
 
     Kept are jobs that a plugin keeps, that a worker runs, that a schedule waits for, and that keep
-    a living parent waiting: cleaning changes nothing for any other job. Works in slices of 100.
+    a living parent waiting: cleaning changes nothing for any other job. Works in slices of 50.
 
     Args:
         queue: The queue's key.
@@ -65,13 +67,13 @@ def clean(
     removed = Removals()
     position: Sequence[int] = (1, 0)
     while position:
-        left = limit - len(removed) if limit else REMOVED_PER_CALL + 1
+        left = limit - len(removed) if limit else TAKEN_PER_CALL + 1
         request = {
             "sets": _CLEANABLE[state],
             "before": before,
             "position": position,
-            "limit": min(left, REMOVED_PER_CALL),
-            "last": left <= REMOVED_PER_CALL,
+            "limit": min(left, TAKEN_PER_CALL),
+            "last": left <= TAKEN_PER_CALL,
             "done": len(removed),
         }
         ids, position, kept = yield _slice("clean", queue, request, now, wants)
@@ -86,7 +88,7 @@ def drain(
     """Remove the jobs that wait for their turn, on request the delayed ones, too.
 
     Iterations that schedules wait for stay, and so does what a plugin keeps. A parent of the queue
-    that loses its last open child goes along; one of another queue runs. Works in slices of 100,
+    that loses its last open child goes along; one of another queue runs. Works in slices of 50,
     and takes no more jobs than there were when it began. Returns the ids of the jobs that went.
     """
     sets = ("wait", "paused", "prioritized", *(("delayed",) if delayed else ()))
@@ -97,7 +99,7 @@ def drain(
     removed = Removals()
     position: Sequence[int] = (1, 0)
     while position and left > 0:
-        limit = min(left, REMOVED_PER_CALL)
+        limit = min(left, TAKEN_PER_CALL)
         request = {"sets": sets, "position": position, "limit": limit}
         ids, position, kept = yield _slice("drain", queue, request, now, wants)
         removed += map(text, ids)
@@ -110,7 +112,7 @@ def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset())
     """Remove a queue: its jobs, schedules, settings, events and everything of Toril's.
 
     Plugins are asked about every job first. Then the queue is paused; if it is refused because
-    somebody took a job just then, it stays so. Works in slices of 100 jobs.
+    somebody took a job just then, it stays so. Works in slices of 50 jobs.
 
     Args:
         queue: The queue's key.

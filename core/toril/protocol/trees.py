@@ -8,7 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from toril.connection.call import Call, Procedure
-from toril.protocol.dependencies import DEPENDENCY_KINDS, DependencyPage, dependency_page
+from toril.protocol.dependencies import (
+    DEPENDENCY_KINDS,
+    DependencyPage,
+    dependency_page,
+    parents_among,
+)
 from toril.protocol.effects import REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import can_be_job, queue_name
 from toril.protocol.record import CallRecord, pack_record, refuse_late, resend_for
@@ -222,6 +227,9 @@ class _Tree:
         `open`: whether this job, if locked, would have stopped the removal.
         """
         self._doomed[f"{queue}:{id}"] = True
+        # Ids of Toril's sort by time: so those that wait are found at the end of their list.
+        waiting = yield from unprocessed_children(queue, id)
+        yield from self._remove_children(sorted(waiting), open=open)
         for kind in DEPENDENCY_KINDS:
             cursor: str | None = "0"
             while cursor is not None:
@@ -266,9 +274,11 @@ class _Tree:
                     )
                     new = [key for key in page.children if key not in seen]
                     seen.update(new)
-                    targets = [_split(key) for key in new]
-                    yield from self._look(targets, "parent", open=still_open)
-                    parents += [(*target, still_open) for target in targets]
+                    yield from self._look([*map(_split, new)], "parent", open=still_open)
+                    for start in range(0, len(new), REMOVED_PER_CALL):
+                        some = new[start : start + REMOVED_PER_CALL]
+                        with_children: list[str] = yield parents_among(some)
+                        parents += [(*_split(key), still_open) for key in with_children]
                     cursor = page.cursor
 
 

@@ -1,5 +1,6 @@
 --- @include "discard"
 --- @include "enqueue"
+--- @include "lists"
 -- Removing one job, wherever it is, with its event.
 
 local SETS = {'completed', 'waiting-children', 'delayed', 'failed', 'prioritized'}
@@ -10,7 +11,7 @@ local function take_out(Q, id)
     if redis.call('ZREM', Q .. ':' .. name, id) == 1 then return name end
   end
   for _, name in ipairs(LISTS) do
-    if redis.call('LREM', Q .. ':' .. name, -1, id) > 0 then return name end
+    if take_from_list(Q .. ':' .. name, id) then return name end
   end
   return 'unknown'
 end

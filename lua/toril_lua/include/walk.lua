@@ -1,7 +1,8 @@
 -- Going through the ids of several sets and lists in slices.
 
 local LISTS = {wait = true, paused = true, active = true}
-local MAX_TAKEN, MAX_LOOKS = 100, 500
+local MAX_TAKEN, MAX_LOOKS = 50, 200
+local DEPTH = 500 -- a list is looked through for so many ids in the time of a look
 
 -- Up to `count` ids behind the first `skip` ones; lists from the tail, where the oldest are.
 local function ids_of(Q, name, skip, count)
@@ -30,7 +31,12 @@ local function walk(Q, names, position, limit, visit)
         if taken >= math.min(limit, MAX_TAKEN) or looks >= MAX_LOOKS then return {number, skip} end
         looks = looks + 1
         local ok, dropped = pcall(visit, names[number], id)
-        if ok and dropped then taken = taken + 1 else skip = skip + 1 end
+        if ok and dropped then
+          taken = taken + 1
+          if LISTS[names[number]] then looks = looks + math.floor(skip / DEPTH) end
+        else
+          skip = skip + 1
+        end
       end
       ids = ids_of(Q, names[number], skip, MAX_TAKEN)
     end
