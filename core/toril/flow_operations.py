@@ -196,6 +196,6 @@ def _check_slots(keys: set[str]) -> None:
     if len({slot(f"{key}:meta") for key in keys}) > 1:
         raise ConfigurationError(
             f"the queues of this flow ({', '.join(sorted(keys))}) are in different slots of the "
-            "cluster, and a flow is written in one step; put one hash tag into the prefix: "
-            "App(url, prefix='{bull}')"
+            "cluster, and a flow is written in one step; give them one hash tag: '{order}in' and "
+            "'{order}steps', or App(url, prefix='{bull}')"
         )

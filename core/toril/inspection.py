@@ -70,7 +70,7 @@ class InspectionOperations:
         beats: tuple[Beat, ...] = yield from inspecting.beats(
             self._key, self._context.clock.now_ms()
         )
-        clients: tuple[Client, ...] = yield inspecting.clients()
+        clients: tuple[Client, ...] = yield from inspecting.clients()
         here = worker_client_name(self._context.prefix, self._name)
         waiting = {client.id: client for client in clients if _named(client, here) and client.id}
         seen = [_beating(beat, waiting.pop(beat.client, None)) for beat in beats]
@@ -85,7 +85,7 @@ class InspectionOperations:
 
     def event_readers(self) -> Procedure[tuple[Client, ...]]:
         """Who reads the event stream."""
-        clients: tuple[Client, ...] = yield inspecting.clients()
+        clients: tuple[Client, ...] = yield from inspecting.clients()
         name = worker_client_name(self._context.prefix, self._name) + ":qe"
         return tuple(client for client in clients if client.name == name)
 

@@ -195,7 +195,7 @@ class Runtime:
         try:
             self._load()
             try:
-                await self.drive(check_lua(self.plugins, self.context.prefix))
+                await self.drive(check_lua(self.plugins))
                 self._settle_scripts()
                 await self.lifecycle.start()
                 self._settle_scripts()
@@ -230,7 +230,7 @@ class Runtime:
             try:
                 self._load()
                 try:
-                    self.drive_sync(check_lua(self.plugins, self.context.prefix))
+                    self.drive_sync(check_lua(self.plugins))
                     self._settle_scripts()
                     self.lifecycle.start_sync(self.run)
                     self._settle_scripts()

@@ -262,8 +262,8 @@ CLUSTER = "redis+cluster://h:7000"
 def test_moved_slot_is_remembered() -> None:
     play = Play(CLUSTER)
     moved = redis_errors.MovedError("7629 other:7001")
-    assert play.run(call("count"), [[SLOTS], moved, [1]]) == 1
-    assert play.run(call("count"), [[2]]) == 2
+    assert play.run(call("count", key="{k}"), [[SLOTS], moved, [1]]) == 1
+    assert play.run(call("count", key="{k}"), [[2]]) == 2
     assert play.said == [
         ("h:7000", "CLUSTER"),
         ("h:7000", "EVALSHA"),
@@ -275,50 +275,73 @@ def test_moved_slot_is_remembered() -> None:
 
 def test_moved_to_a_node_without_a_name_is_the_same_host() -> None:
     play = Play(CLUSTER)
-    assert play.run(call("count"), [[SLOTS], redis_errors.MovedError("7629 :7001"), [1]]) == 1
+    assert (
+        play.run(call("count", key="{k}"), [[SLOTS], redis_errors.MovedError("7629 :7001"), [1]])
+        == 1
+    )
     assert play.said[-1] == ("h:7001", "EVALSHA")
 
 
-def test_ask_is_for_this_once_and_said_before_each_command() -> None:
+def test_ask_is_waited_out_as_only_some_of_the_keys_are_over_there() -> None:
     play = Play(CLUSTER)
     ask = redis_errors.AskError("7629 other:7001")
-    unknown = redis_errors.NoScriptError("No matching script.")
-    answers: list[Answer] = [[SLOTS], ask, unknown, [b"sha", b"OK", 1], [2]]
-    assert play.run(call("count"), answers) == 1
-    assert play.said == [
-        ("h:7000", "CLUSTER"),
-        ("h:7000", "EVALSHA"),
-        ("other:7001", "ASKING"),
-        ("other:7001", "EVALSHA"),
-        ("other:7001", "SCRIPT"),
-        ("other:7001", "ASKING"),
-        ("other:7001", "EVALSHA"),
-    ]
-    play.said.clear()
-    two = Read((("GET", "k"), ("LLEN", "k")), tuple)
-    assert play.run(two, [ask, [b"OK", b"a", b"OK", 5]]) == (b"a", 5)
-    assert [word for _, word in play.said] == ["GET", "LLEN", "ASKING", "GET", "ASKING", "LLEN"]
+    assert play.run(call("count", key="{k}"), [[SLOTS], ask, [1]]) == 1
+    assert play.said == [("h:7000", "CLUSTER"), *[("h:7000", "EVALSHA")] * 2]
+    assert len(play.pauses) == 1
+    with pytest.raises(ServerUnavailable, match="moving"):
+        play.run(Read((("GET", "{q}k"),), tuple), [ask] * 200)
+
+
+def test_queue_without_a_hash_tag_is_refused_before_anything_is_sent() -> None:
+    play = Play(CLUSTER)
+    with pytest.raises(ConfigurationError, match="'bull:mail' has no hash tag"):
+        play.run(call("count", key="bull:mail"), [])
+    for other in ("bull:{}mail", "bull:{mail"):
+        with pytest.raises(ConfigurationError, match="hash tag"):
+            play.run(call("count", key=other), [])
+    assert play.said == []
+
+
+def test_replica_is_asked_for_the_map_when_the_only_primary_that_was_named_is_gone() -> None:
+    play = Play(CLUSTER)
+    with_replica = [[0, 16383, [b"h", 7000, b"id"], [b"r", 7001, b"id2"]]]
+    promoted = [[0, 16383, [b"r", 7001, b"id2"]]]
+    assert play.run(call("count", key="{k}"), [[with_replica], NotSent, [promoted], [1]]) == 1
+    assert play.said[2:] == [("r:7001", "CLUSTER"), ("r:7001", "EVALSHA")]
+
+
+def test_shards_are_asked_by_number() -> None:
+    play = Play(CLUSTER)
+    two = [[0, 99, [b"a", 1, b"id"]], [100, 199, [b"b", 2, b"id"]], [200, 16383, [b"a", 1, b"id"]]]
+
+    def keys(shard: int) -> Read[list[object]]:
+        return Read((("DBSIZE",),), list, shard)
+
+    assert play.run(keys(0), [[two], [7]]) == [7]
+    assert play.run(keys(1), [[8]]) == [8]
+    assert play.run(keys(2), []) == []
+    assert play.said == [("h:7000", "CLUSTER"), ("a:1", "DBSIZE"), ("b:2", "DBSIZE")]
 
 
 def test_nodes_that_send_us_to_each_other_are_not_asked_for_ever() -> None:
     play = Play(CLUSTER)
     there, back = redis_errors.MovedError("7629 h:7001"), redis_errors.MovedError("7629 h:7000")
     with pytest.raises(ServerUnavailable, match="moving"):
-        play.run(call("count"), [[SLOTS], *([there, back] * 200)])
+        play.run(call("count", key="{k}"), [[SLOTS], *([there, back] * 200)])
     assert 8 < play.now <= 10
 
 
 def test_map_is_asked_for_again_after_trouble() -> None:
     play = Play(CLUSTER)
     moved_map = [[0, 16383, [b"other", 7001, b"id"]]]
-    assert play.run(call("count"), [[SLOTS], NotSent, [moved_map], [1]]) == 1
+    assert play.run(call("count", key="{k}"), [[SLOTS], NotSent, [moved_map], [1]]) == 1
     assert play.said[-1] == ("other:7001", "EVALSHA")
 
 
 def test_slot_that_nobody_holds_is_waited_for() -> None:
     play = Play(CLUSTER)
     hole = [[0, 100, [b"h", 7000, b"id"]]]
-    assert play.run(call("count"), [[hole], [SLOTS], [1]]) == 1
+    assert play.run(call("count", key="{k}"), [[hole], [SLOTS], [1]]) == 1
     assert len(play.pauses) == 1
 
 

@@ -32,7 +32,8 @@ class Runner:
             return self._procedure(operation)
         self.requests.append(operation)
         if isinstance(operation, Read):
-            return operation.parse([self.raw(*command) for command in operation.commands])
+            commands = () if operation.shard else operation.commands  # this is the only server
+            return operation.parse([self.raw(*command) for command in commands])
         assert isinstance(operation, Call)
         script = compose(operation.script, self._chunks)
         keys = operation.keys

@@ -159,11 +159,11 @@ class TestWorkers:
 
     def test_on_a_cluster_every_server_is_asked(self) -> None:
         with cluster() as nodes, App(nodes.url, plugins=[]).sync as app:
-            names = [worker_client_name("bull", "mail", f"w{n}") for n in range(3)]
+            names = [worker_client_name("bull", "{mail}", f"w{n}") for n in range(3)]
             clients = [node.client() for node in nodes.nodes]
             for client, name in zip(clients, names, strict=True):
                 client.client_setname(name)
-            found = app.queue("mail").workers()
+            found = app.queue("{mail}").workers()
             assert sorted(str(seen.name) for seen in found) == ["w0", "w1", "w2"]
             for client in clients:
                 client.close()

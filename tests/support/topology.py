@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.crc import key_slot
 
 from tests.support.server import Server, binary, free_port
 
@@ -29,44 +30,76 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Masters that share the slots evenly, in the order of `nodes`."""
+    """Masters that share the slots evenly, in the order of `nodes`; replica n is of master n."""
 
     nodes: tuple[Server, ...]
+    replicas: tuple[Server, ...] = ()
 
     @property
     def url(self) -> str:
         return f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
 
+    def owner(self, key: str) -> int:
+        """The number of the master that was given the slot of `key` at the start."""
+        return next(
+            number
+            for number in range(len(self.nodes))
+            if key_slot(key.encode()) < _bound(number + 1, len(self.nodes))
+        )
+
+
+def node_id(node: Server) -> str:
+    """How a node of a cluster is called in it."""
+    with node.client() as client:
+        return str(client.execute_command("CLUSTER", "MYID"))
+
+
+def _bound(number: int, size: int) -> int:
+    return 16384 * number // size
+
 
 @contextmanager
-def cluster(size: int = 3) -> Generator[Cluster, None, None]:
-    """A cluster of `size` masters without replicas."""
+def cluster(
+    size: int = 3, *, replicas: bool = False, config: Mapping[str, str] | None = None
+) -> Generator[Cluster, None, None]:
+    """A cluster of `size` masters, with a replica each if wanted; `config` of all of them."""
     with ExitStack() as stack:
         nodes: list[Server] = []
-        for _ in range(size):
-            config = {
+        for _ in range(size * (2 if replicas else 1)):
+            settings = {
                 "cluster-enabled": "yes",
                 "cluster-port": str(free_port()),
                 "cluster-node-timeout": "1000",
                 "repl-diskless-sync-delay": "0",
             }
-            node = Server.start(config)
+            node = Server.start(settings | dict(config or {}))
             stack.callback(node.stop)
             nodes.append(node)
-        bounds = [16384 * i // size for i in range(size + 1)]
+        first = nodes[0]
         for number, node in enumerate(nodes):
             with node.client() as client:
                 client.execute_command("CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
-                client.execute_command(
-                    "CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1
-                )
-                first = nodes[0]
+                if number < size:
+                    slots = _bound(number, size), _bound(number + 1, size) - 1
+                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
                 if node is not first:
                     client.execute_command(
                         "CLUSTER", "MEET", "127.0.0.1", first.port, first.config["cluster-port"]
                     )
-        wait_until(lambda: all(_is_whole(node, size) for node in nodes), "the cluster")
-        yield Cluster(tuple(nodes))
+        wait_until(lambda: all(_is_whole(node, len(nodes)) for node in nodes), "the cluster")
+        masters, others = tuple(nodes[:size]), tuple(nodes[size:])
+        for master, replica in zip(masters, others, strict=False):
+            with replica.client() as client:
+                client.execute_command("CLUSTER", "REPLICATE", node_id(master))
+            wait_until(partial(is_replicated, master), "the replication")
+        yield Cluster(masters, others)
+
+
+def is_replicated(master: Server) -> bool:
+    """Whether all of its replicas have all that it has."""
+    with master.client() as client:
+        told: Any = client.info("replication")
+        return bool(told["connected_slaves"]) and told["slave0"]["state"] == "online"
 
 
 def _is_whole(node: Server, size: int) -> bool:

@@ -50,13 +50,13 @@ class Call(Generic[T]):
 class Read(Generic[T]):
     """Plain commands without effects, sent in one pipeline; `parse` gets the list of replies.
 
-    All keys of one read are in one slot. `everywhere`: it names no key, and every server of a
-    cluster is asked; `parse` gets the replies of one after those of the other.
+    All keys of one read are in one slot. `shard`: it names no key, and of the servers that hold
+    keys the one of that number is asked, from 0; `parse` gets no replies if there are fewer.
     """
 
     commands: tuple[tuple[Argument, ...], ...]
     parse: Callable[[list[Any]], T]
-    everywhere: bool = False
+    shard: int | None = None
 
 
 Request: TypeAlias = Call[Any] | Read[Any]

@@ -53,15 +53,10 @@ PRODUCER = Patience()
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One attempt: the server to ask (None: find out which), and what to say besides.
-
-    `load`: give it the script first. `asking`: say before each command that another node of the
-    cluster has sent us.
-    """
+    """One attempt: the server to ask (None: find out which). `load`: give it the script first."""
 
     server: Server | None = None
     load: bool = False
-    asking: bool = False
 
 
 def pause_before(attempt: int) -> float:
@@ -126,8 +121,8 @@ def routing_key(command: Command) -> str | bytes | None:
 
 
 def redirection(error: RedisError, asked: Server) -> tuple[int, Address]:
-    """The slot and the node that a MOVED or ASK names; a node without a name is the one asked."""
-    slot, _, place = str(error).removeprefix("MOVED ").removeprefix("ASK ").partition(" ")
+    """The slot and the node that a MOVED names; a node without a name is the one asked."""
+    slot, _, place = str(error).removeprefix("MOVED ").partition(" ")
     host, _, port = place.rpartition(":")
     return int(slot), Address(host or asked.address.host, int(port))
 
@@ -156,22 +151,21 @@ class _Trial:
 
     def take(self, turn: _Turn) -> Steps[list[Any]]:
         """One attempt: the replies to the commands of the request."""
-        if isinstance(self._request, Read) and self._request.everywhere:
-            replies: list[Any] = []
-            for server in (yield from self._route.masters()):
-                replies += yield from self._ask(server, self._commands)
-            return replies
-        server = turn.server or (yield from self._route.locate(self._key))
+        server = turn.server
+        if isinstance(self._request, Read) and self._request.shard is not None:
+            shards = yield from self._route.masters()
+            if self._request.shard >= len(shards):
+                return []
+            server = shards[self._request.shard]
+        server = server or (yield from self._route.locate(self._key))
         commands = self._commands
-        if turn.asking:
-            commands = tuple(word for command in commands for word in (("ASKING",), command))
         if turn.load and isinstance(self._request, Call):
             text = self._scripts[self._request.script].text
             commands = (("SCRIPT", "LOAD", text), *commands)
         replies = yield from self._ask(server, commands)
         if turn.load:
             del replies[0]
-        return replies[1::2] if turn.asking else replies
+        return replies
 
     def _ask(self, server: Server, commands: tuple[Command, ...]) -> Steps[list[Any]]:
         replies: list[Any] = yield Exchange(server, commands)
@@ -202,17 +196,15 @@ class _Trial:
         final = typed_error(error, self._where())
         match fault.reaction:
             case Reaction.LOAD if not turn.load:
-                return _Turn(asked, load=True, asking=turn.asking)
+                return _Turn(asked, load=True)
             case Reaction.LOAD | Reaction.WAIT:
                 yield from self._wait(final, error)
                 return _Turn()
-            case Reaction.REDIRECT | Reaction.ASK:
+            case Reaction.REDIRECT:
                 self._redirects += 1
                 if self._redirects > 3:  # two nodes send us to each other while a slot moves
                     yield from self._wait(final, error)
                 slot, address = redirection(error, asked)
-                if fault.reaction is Reaction.ASK:
-                    return _Turn(self._route.server(address), asking=True)
                 return _Turn(self._route.redirect(slot, address))
             case Reaction.MOVE:
                 yield from self._leave(asked)

@@ -24,8 +24,6 @@ class Reaction(Enum):
     """Give the server the script and ask again at once."""
     REDIRECT = "redirect"
     """Ask the server that the error names, now and from now on."""
-    ASK = "ask"
-    """Ask the server that the error names, this once."""
     RAISE = "raise"
     """Tell the caller."""
 
@@ -67,7 +65,9 @@ FAULTS: Mapping[str, Fault] = {
     "CLUSTERDOWN": Fault(Reaction.MOVE, ServerUnavailable, "the cluster is not complete"),
     "NOSCRIPT": Fault(Reaction.LOAD, ServerError, "the server drops scripts at once"),
     "MOVED": Fault(Reaction.REDIRECT, ServerUnavailable, "the cluster is moving these keys"),
-    "ASK": Fault(Reaction.ASK, ServerUnavailable, "the cluster is moving these keys"),
+    # Never followed: a queue is worked on where all of its keys are, and a script asked there would
+    # find only those that have arrived.
+    "ASK": Fault(Reaction.WAIT, ServerUnavailable, "the cluster is moving these keys"),
     "OOM": Fault(Reaction.RAISE, ServerFull, "the server has reached its maxmemory"),
     "NOAUTH": _LOGIN,
     "WRONGPASS": _LOGIN,

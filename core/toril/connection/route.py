@@ -18,6 +18,7 @@ from toril.connection.steps import Exchange, InThread, NotSent, Refused, ReplyLo
 from toril.errors import ConfigurationError
 
 SLOTS = 16384
+_HASH_TAG = re.compile(rb"[^{]*\{[^}]+\}")
 
 _log = logging.getLogger("toril.connection")
 
@@ -164,18 +165,26 @@ class ClusterRoute(Route):
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self._seeds = [self.server(address) for address in endpoint.addresses]
+        self._nodes = [self.server(address) for address in endpoint.addresses]
+        """Who can tell the slots, in the order in which they are asked."""
         self._slots: list[Server | None] = []
         self._stale = True
 
     def _find(self, key: str | bytes | None, /) -> Steps[Server]:
+        raw = key.encode() if isinstance(key, str) else key
+        if raw is not None and _HASH_TAG.match(raw) is None:
+            raise ConfigurationError(
+                f"{self.endpoint}: the keys of a queue must be in one slot of the cluster, and "
+                f"{raw.decode(errors='replace')!r} has no hash tag; put one into the queue's "
+                "name, app.queue('{mail}'), or into the prefix, App(url, prefix='{bull}')"
+            )
         if self._stale:
             self._slots = yield from self._map()
             self._stale = False
-        if key is None:
+        if raw is None:
             server = next((server for server in self._slots if server), None)
         else:
-            server = self._slots[key_slot(key.encode() if isinstance(key, str) else key)]
+            server = self._slots[key_slot(raw)]
         if server is None:
             self._stale = True
             raise NotSent("no node of the cluster holds this slot now")
@@ -187,8 +196,9 @@ class ClusterRoute(Route):
         return tuple(dict.fromkeys(filter(None, self._slots)))
 
     def forget(self) -> None:
-        """The slots may have moved."""
+        """The slots may have moved; another node is asked next, as this one may be cut off."""
         self._stale = True
+        self._nodes.append(self._nodes.pop(0))
 
     def redirect(self, slot: int, address: Address) -> Server:
         """Remember that `address` has the slot now."""
@@ -199,7 +209,7 @@ class ClusterRoute(Route):
 
     def _map(self) -> Steps[list[Server | None]]:
         said: list[str] = []
-        for node in dict.fromkeys([*filter(None, self._slots), *self._seeds]):
+        for node in tuple(self._nodes):
             try:
                 (reply,) = yield Exchange(node, (("CLUSTER", "SLOTS"),))
             except (NotSent, ReplyLost) as error:
@@ -212,12 +222,21 @@ class ClusterRoute(Route):
 
     def _read_map(self, ranges: Sequence[Any], asked: Server) -> list[Server | None]:
         slots: list[Server | None] = [None] * SLOTS
-        for first, last, (host, port, *_), *_ in ranges:
-            # A node that does not know its own name leaves it out.
-            name = host.decode() if host and host != b"?" else asked.address.host
-            server = self.server(Address(name, int(port)))
-            slots[first : last + 1] = [server] * (last + 1 - first)
+        told: list[Server] = []
+        for first, last, *nodes in ranges:
+            primary, *replicas = (
+                # A node that does not know its own name leaves it out.
+                self.server(Address(_name(host) or asked.address.host, int(port)))
+                for host, port, *_ in nodes
+            )
+            slots[first : last + 1] = [primary] * (last + 1 - first)
+            told += (primary, *replicas)
+        self._nodes = list(dict.fromkeys((asked, *told, *self._nodes)))
         return slots
+
+
+def _name(host: bytes | None) -> str:
+    return host.decode() if host and host != b"?" else ""
 
 
 def route_for(endpoint: Endpoint) -> Route:

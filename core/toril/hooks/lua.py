@@ -12,16 +12,16 @@ from toril.protocol.compiling import compile_lua
 log: Final = logging.getLogger("toril.hooks")
 
 
-def check_lua(plugins: PluginSet, where: str) -> Procedure[None]:
+def check_lua(plugins: PluginSet) -> Procedure[None]:
     """Put each plugin out of use whose Lua does not compile, or ends the function it stands in.
 
-    Without such a plugin no server is asked; Toril's own Lua is checked by its tests. `where` is
-    any key. Raises `ConfigurationError` if the plugin is required.
+    Without such a plugin no server is asked; Toril's own Lua is checked by its tests.
+    Raises `ConfigurationError` if the plugin is required.
     """
     sources = plugins.foreign_lua()
     if not sources:
         return
-    wrong: tuple[str, ...] = yield compile_lua(where, [each[1:] for each in sources])
+    wrong: tuple[str, ...] = yield compile_lua([each[1:] for each in sources])
     for (plugin, _, _), why in zip(sources, wrong, strict=True):
         if why and plugin in plugins.active:
             info = plugins.info(plugin)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -87,16 +88,20 @@ class Client:
     """The last one it gave."""
 
 
-def clients() -> Read[tuple[Client, ...]]:
+def clients() -> Procedure[tuple[Client, ...]]:
     """All connections that have a name, to every server of a cluster."""
+    found: list[Client] = []
+    for shard in count():
+        listed: list[str] = yield Read(
+            (("CLIENT", "LIST"),), lambda replies: list(map(text, replies)), shard
+        )
+        if not listed:
+            break
+        found += _clients(*listed)
+    return tuple(found)
 
-    def parse(replies: list[Any]) -> tuple[Client, ...]:
-        return tuple(client for reply in replies for client in _clients(text(reply)))
 
-    return Read((("CLIENT", "LIST"),), parse, everywhere=True)
-
-
-def _clients(listed: str) -> Iterable[Client]:
+def _clients(listed: str) -> Iterator[Client]:
     for line in listed.splitlines():
         told = dict(re.findall(r"([\w-]+)=(\S*)", line))
         if told.get("name"):

@@ -321,51 +321,50 @@ def logs(queue: str, id: str, start: int, stop: int) -> Read[Logs]:
 def queues(prefix: str) -> Procedure[list[str]]:
     """The names of the queues under `prefix` (`bull`), sorted: those that have a `meta` hash.
 
-    Walks the key space in steps of about 1000 keys. In a cluster only the server that holds the
-    prefix is asked: it has all queues if the prefix carries the hash tag.
+    Walks the key space in steps of about 1000 keys, in a cluster of one server after the other.
     """
+    match = f"{_escaped(prefix)}:*:meta"
     found: set[str] = set()
-    for key in (yield from scan(prefix, f"{_escaped(prefix)}:*:meta", type="hash")):
-        name = key[len(prefix) + 1 : -len(":meta")]
-        # A colon means: a job called "meta", or a longer prefix.
-        if name and ":" not in name:
-            found.add(name)
+    shard, cursor = 0, "0"
+    while (page := (yield _hashes(shard, match, cursor))) is not None:
+        keys, cursor = page
+        for key in keys:
+            name = key[len(prefix) + 1 : -len(":meta")]
+            # A colon means: a job called "meta", or a longer prefix.
+            if name and ":" not in name:
+                found.add(name)
+        shard += cursor == "0"
     return sorted(found)
+
+
+def _hashes(shard: int, match: str, cursor: str) -> Read[tuple[list[str], str] | None]:
+    """One step through a server's hashes whose key matches, and the next cursor."""
+    command = ("SCAN", cursor, "MATCH", match, "COUNT", 1000, "TYPE", "hash")
+    return Read((command,), lambda replies: _scanned(replies[0]) if replies else None, shard)
+
+
+def _scanned(reply: Sequence[Any]) -> tuple[list[str], str]:
+    return list(map(text, reply[1])), text(reply[0])
 
 
 def queue_keys(queue: str) -> Procedure[list[str]]:
     """Every key that begins with the key of the queue, sorted. Walks the whole key space."""
-    return sorted(set((yield from scan(queue, f"{_escaped(queue)}:*"))))
-
-
-def scan(where: str, match: str, type: str | None = None) -> Procedure[list[str]]:
-    """The keys that match a pattern, on the server that holds the key `where`; some may repeat."""
-    found: list[str] = []
+    found: set[str] = set()
     cursor = "0"
     while True:
-        keys, cursor = yield scan_page(where, match, cursor, type)
-        found += keys
+        keys, cursor = yield keys_of(queue, cursor)
+        found.update(keys)
         if cursor == "0":
-            return found
-
-
-def scan_page(
-    where: str, match: str, cursor: str, type: str | None = None
-) -> Call[tuple[list[str], str]]:
-    """One step of `scan`, over about 1,000 keys, and the cursor of the next; `"0"` at both ends."""
-    request = {"cursor": cursor, "match": match} | ({"type": type} if type else {})
-    return Call(
-        "scan",
-        (where,),
-        (msgspec.msgpack.encode(request),),
-        lambda reply: (list(map(text, reply[1])), text(reply[0])),
-        Resend.ALWAYS,
-    )
+            return sorted(found)
 
 
 def keys_of(queue: str, cursor: str) -> Call[tuple[list[str], str]]:
-    """One step through the keys that begin with the key of the queue; see `scan_page`."""
-    return scan_page(queue, f"{_escaped(queue)}:*", cursor)
+    """One step through the keys that begin with the key of the queue, and the next cursor.
+
+    About 1,000 keys of its server are looked at. The cursor is `"0"` at both ends.
+    """
+    request = {"cursor": cursor, "match": f"{_escaped(queue)}:*"}
+    return Call("scan", (queue,), (msgspec.msgpack.encode(request),), _scanned, Resend.ALWAYS)
 
 
 def meta(queue: str) -> Read[QueueMeta]:

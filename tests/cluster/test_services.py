@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from redis import RedisCluster
-from tests.support.topology import Cluster, cluster
+from tests.support.topology import Cluster
 
 from toril import ActiveJob, App, Flow, JobNotFound, Unrecoverable
 from toril.clock import ManualClock
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    with cluster() as running:
-        yield running
 
 
 async def fail(job: ActiveJob) -> None:
