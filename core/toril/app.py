@@ -200,7 +200,7 @@ class App:
     async def add_flow(self, flow: Flow, /, *settings: Setting) -> Job:
         """Add a flow: all its jobs, or none.
 
-        A flow of more than 500 jobs is added in steps: all is checked before the first, no parent
+        A flow of more than 200 jobs is added in steps: all is checked before the first, no parent
         can run before the last, and other programs may see parents whose children do not exist yet.
 
         Args:

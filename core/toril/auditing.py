@@ -89,6 +89,7 @@ class Auditor:
         self._kinds: Counter[str] = Counter()
         self._more: Counter[str] = Counter()
         self._listed: dict[str, Counter[str]] = {}
+        self._unread = set(LISTS)
         self._other_keys: dict[str, None] = {}
         self._own: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -155,6 +156,7 @@ class Auditor:
                 await self._confirm(gone)
                 first += auditing.MOST_IDS
                 if size < auditing.MOST_IDS:
+                    self._unread.discard(state)
                     break
 
     def _full(self, what: str) -> bool:
@@ -202,7 +204,12 @@ class Auditor:
                 return
             looks: list[StoredJob] = await self._ask(auditing.looks(self._key, some, lists=False))
             self._looked["jobs"] += len(looks)
-            await self._confirm([job.id for job in looks if self._wrong(self._placed(job))])
+            await self._confirm([job.id for job in looks if self._is_suspect(self._placed(job))])
+
+    def _is_suspect(self, job: StoredJob) -> bool:
+        """Whether something seems wrong; where a job is, only those lists tell that were read."""
+        kinds = {each.kind for each in self._wrong(job)}
+        return bool(kinds - _BY_LISTS if self._unread else kinds)
 
     def _placed(self, job: StoredJob) -> StoredJob:
         """The job with the lists that it was in when those were read."""
@@ -211,7 +218,7 @@ class Auditor:
 
     async def _confirm(self, ids: Sequence[str]) -> None:
         """Look at jobs again, each at one moment, and tell what is wrong then."""
-        long = sum(map(len, self._listed.values())) > _LONG_LIST
+        long = self._unread or sum(map(len, self._listed.values())) > _LONG_LIST
         for some in _chunks(ids, 1 if long else 20):
             looks: list[StoredJob] = await self._ask(auditing.looks(self._key, some, lists=True))
             for job in looks:
@@ -308,6 +315,8 @@ class Auditor:
 
 
 _NOTES: Final = frozenset({"strange-key"})
+_BY_LISTS: Final = frozenset({"no-state", "lock-left"})
+"""What is wrong about a job only if no list has it."""
 _OWN_OF_CORE: Final = frozenset({"call", "lease", "flows", "stalled", "deferred", "workers"})
 
 

@@ -35,7 +35,7 @@ class FlowOperations:
     def add(
         self, flow: Flow, settings: Sequence[Setting], *, one_slot: bool
     ) -> Procedure[JobSnapshot]:
-        """Add a flow, all or nothing up to 500 nodes, else in steps. Returns the root.
+        """Add a flow, all or nothing up to 200 nodes, else in steps. Returns the root.
 
         `one_slot`: the server is a cluster, so all queues have to be in one slot.
         """

@@ -1,7 +1,7 @@
 -- Remove jobs in whatever state they are, on request with all their children, or the open ones.
 --
 -- Keys:      [1] the queue of the call; the jobs may be in other queues of the slot
--- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 100, children = boolean,
+-- Arguments: [1] msgpack {targets = {{queue, id}, ...} up to 50, children = boolean,
 --                         open = boolean: a lock on a target counts, cause = text,
 --                         want_removed = boolean, now = ms,
 --                         doomed = {key = true} of jobs that the caller will remove next,
@@ -9,12 +9,12 @@
 --                         unprocessed = boolean: with children, only those that have not ended;
 --                         what is locked or has failed is left, at any level}
 -- Returns:   {{code, ...}, {{queue, id, plugin, reason}, ...} of what is kept, effects}, a code per
---            target, in order; fewer codes than targets if the limit of 100 jobs a call was
+--            target, in order; fewer codes than targets if the limit of 50 jobs a call was
 --            reached, or long lists had to be looked through.
 --            1 removed, 0 there was none (its id is in no set any more)
 --            -8: the pending iteration of a scheduler
 --            -21: locked, or an open job below it is; nothing removed of this target
---            -22: more than 100 jobs, or 1000 children, below it: remove the children first
+--            -22: more than 50 jobs, or 500 children, below it: remove the children first
 --            -24: a plugin keeps it, or a job below it; nothing removed of this target
 --            -26: left, as it is locked or has failed (unprocessed)
 -- Events:    removed {jobId, prev}, capped, per job in its own queue;
@@ -41,7 +41,7 @@ seam.now = request.now
 --- @end
 
 local PENDING, LOCKED, TOO_LARGE, KEPT, LEFT = -8, -21, -22, -24, -26
-local MAX_JOBS, MAX_LOOKS, MAX_COMPARED = 100, 1000, 300000
+local MAX_JOBS, MAX_LOOKS, MAX_COMPARED = 50, 500, 300000
 local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
 
 -- Where a job's children are: suffix, how to count them, how to read them.

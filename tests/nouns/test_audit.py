@@ -48,6 +48,17 @@ async def test_what_was_found_is_told_to_exporters(app: App, raw: redis.Redis) -
     assert when.labels == {"queue": "mail"}
 
 
+async def test_what_was_not_read_is_not_looked_for_job_by_job(app: App, raw: redis.Redis) -> None:
+    queue = app.queue("mail")
+    await queue.add_many([NewJob("send", {"n": n}) for n in range(900)])
+    raw.config_resetstat()
+    report = await app.audit("mail", most=500)
+    assert not report.whole
+    assert not report.findings
+    # Looking for one job takes time that grows with the list.
+    assert "cmdstat_lpos" not in raw.info("commandstats")
+
+
 def names(report: AuditReport) -> list[tuple[str, str]]:
     return sorted((each.kind, each.key) for each in report.findings)
 

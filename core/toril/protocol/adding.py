@@ -23,7 +23,7 @@ from toril.types import Json, JsonObject
 
 MOST_ADDED: Final = 200
 """Jobs of one queue in one call."""
-LARGEST_FLOW: Final = 500
+LARGEST_FLOW: Final = 200
 """Nodes of a flow that is added in one step."""
 _GARBLED: Final = -23
 _TAKEN_BACK: Final = -26
@@ -222,7 +222,7 @@ def add_flow(
     record: CallRecord | None = None,
     wants: Wants = frozenset(),
 ) -> Call[Effects[tuple[Added, ...]]]:
-    """Add a flow of at most 500 nodes, all or none; parents stand before their children.
+    """Add a flow of at most 200 nodes, all or none; parents stand before their children.
 
     Raises:
         InvalidJob: An option cannot be stored.

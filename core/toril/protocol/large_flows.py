@@ -27,6 +27,7 @@ from toril.protocol.trees import REMOVED_PER_CALL, removal
 LEASE_MS: Final = 60_000
 """How long after its last step a large flow counts as left unfinished."""
 _MOST_LINKS: Final = 2000
+_MOST_LEAVES: Final = 150
 _MOST_BROKEN: Final = 10
 _PAGE: Final = 1000
 
@@ -95,7 +96,7 @@ def _steps(
             children.setdefault(parent, []).append(child)
         yield (), {"flow": flow(), "links": list(children.items())}
     leaves = [node for node in nodes if not node.is_parent]
-    for part in _parts(leaves, MOST_ADDED):
+    for part in _parts(leaves, _MOST_LEAVES):
         yield part, {"flow": flow()}
     yield (), {"flow": {"root": root.id}}
 

@@ -22,7 +22,7 @@ from toril.protocol.replies import text
 from toril.removals import KeptJob, Removals, rejection
 from toril.types import RemovalCause
 
-REMOVED_PER_CALL: Final = 100
+REMOVED_PER_CALL: Final = 50
 _TOO_LARGE: Final = -22
 _KEPT: Final = -24
 
@@ -37,7 +37,7 @@ def remove_job(
 ) -> Procedure[bool]:
     """Remove a job in whatever state it is; True, or False if there was none.
 
-    Its parent loses the child, and runs if that was the last open one. A tree of up to 100 jobs is
+    Its parent loses the child, and runs if that was the last open one. A tree of up to 50 jobs is
     removed in one step. A larger one goes in several, from below, after a look at all of its jobs;
     its upper jobs cannot start meanwhile.
 
@@ -295,7 +295,7 @@ def removal(
     look: bool = False,
     unprocessed: bool = False,
 ) -> Call[Effects[tuple[list[int], Sequence[Any]]]]:
-    """Remove at most 100 jobs, given by queue and id: a code for each, and what plugins keep.
+    """Remove at most 50 jobs, given by queue and id: a code for each, and what plugins keep.
 
     The arguments, and the codes, are the script's.
     """

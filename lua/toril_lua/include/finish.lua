@@ -3,6 +3,7 @@
 --- @include "promote-due"
 --- @include "effects"
 --- @include "saved"
+--- @include "lists"
 -- Ending one attempt of an active job. Whoever calls it has trimmed the events: then the server
 -- allows all writes here, also when it is full. The codes are those in the header of `tick`.
 
@@ -10,13 +11,14 @@ local NOTHING = {}
 local PUT_BACK_LOCK = 30000 -- ms
 
 -- What one call has in common. `open`: some job of the call may have open or failed children.
--- `stalled`: the stalled set may have members. `ended`: how many jobs completed or failed.
+-- `stalled`: the stalled set may have members. `long`: active is so long that both of its ends are
+-- looked at before all of it. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 -- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
 -- whether the events tell results and reasons. `held`: a job asked for a rate limit.
 local finishing = {
-  now = 0, open = true, stalled = true, ended = 0, pushed = false, left = nil, noted_in = {},
-  values = true, held = false,
+  now = 0, open = true, stalled = true, long = false, ended = 0, pushed = false, left = nil,
+  noted_in = {}, values = true, held = false,
 }
 --- @when finished, finished_batch
 local finished_jobs = {}
@@ -115,6 +117,12 @@ local function put_off(Q, id, key, kind, text, stored, more)
   return 0
 end
 
+-- Takes a job out of active. Returns whether it was there.
+local function leave_active(Q, id, from_head)
+  if finishing.long then return take_from_list(Q .. ':active', id) end
+  return redis.call('LREM', Q .. ':active', from_head and 1 or -1, id) > 0
+end
+
 -- item = {id, token, kind, text, from the head of active, more}; `lock` is the lock's value.
 local function end_attempt(Q, item, lock)
   local id, token, kind, text, more = item[1], item[2], item[3], item[4], item[6] or NOTHING
@@ -136,7 +144,7 @@ local function end_attempt(Q, item, lock)
   if not lock then return -2 end
   if lock ~= token then return -6 end
   release_lock(Q, id, key)
-  if redis.call('LREM', Q .. ':active', item[5] and 1 or -1, id) == 0 then return -3 end
+  if not leave_active(Q, id, item[5]) then return -3 end
   finishing.left = id
   local settled = (kind == 'completed' or kind == 'failed') and settle or put_off
   local code = settled(Q, id, key, kind, text, stored, more)
@@ -181,6 +189,8 @@ local function end_attempts(Q, items, now, dropped)
   locks = redis.call('MGET', unpack(locks))
   finishing.open = #children > 0 and redis.call('EXISTS', unpack(children)) > 0
   finishing.stalled = #items == 1 or redis.call('EXISTS', Q .. ':stalled') == 1
+  local size = #items > 1 and redis.pcall('LLEN', Q .. ':active')
+  finishing.long = type(size) == 'number' and size > NEAR
   if retries and promote_due(Q, now, dropped) > 0 then finishing.pushed = true end
   local codes = {}
   for i, item in ipairs(items) do codes[i] = try_to_end(Q, item, locks[i]) end
