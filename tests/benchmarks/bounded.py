@@ -3,6 +3,9 @@ thousand from now on.
 
     python -m tests.benchmarks.bounded --jobs 1000000 --keep 1000 --peer-jobs 200000 --output FOLDER
 
+With --preload LIBRARY Toril is watched once more, on a server that gets its memory from that
+library, such as `libjemalloc.so.2`: most servers are built with jemalloc, that of the tests is not.
+
 Toril's sweeper removes them in slices; BullMQ for Node removes them in the call that finishes the
 next job. Measured on the server: how long its scripts took. Measured beside: how long a bystander's
 reads and jobs took, in calm and meanwhile. What the machine does meets a script that always does
@@ -174,6 +177,19 @@ def control(server: Server) -> Generator[None]:
         thread.join()
 
 
+@contextmanager
+def preloaded(library: str | None) -> Generator[None]:
+    """Servers that are started meanwhile get their memory from this library."""
+    if library is None:
+        yield
+        return
+    os.environ["LD_PRELOAD"] = library
+    try:
+        yield
+    finally:
+        del os.environ["LD_PRELOAD"]
+
+
 def observe(
     who: str, jobs: int, keep: int, work: Callable[[Server], None], calm: float, part: bool = False
 ) -> Seen:
@@ -281,12 +297,17 @@ def main() -> None:
     parser.add_argument("--peer-jobs", type=int, default=200_000, help="the same for BullMQ; 0: no")
     parser.add_argument("--calm", type=float, default=CALM, help="seconds of calm")
     parser.add_argument("--most-seconds", type=float, help="end the sweep then; default: do not")
+    parser.add_argument("--preload", action="append", default=[], help="an allocator's library")
     parser.add_argument("--audit", action="store_true", help="watch an audit, too")
     parser.add_argument("--output", type=Path, help="folder for bounded.json and bounded.md")
     given = parser.parse_args()
     sweep = toril(given.keep, given.most_seconds)
     part = given.most_seconds is not None
-    seen = [observe("toril", given.jobs, given.keep, sweep, given.calm, part)]
+    seen: list[Seen] = []
+    for library in [None, *given.preload]:
+        who = "toril" + (f", {Path(library).name}" if library else "")
+        with preloaded(library):
+            seen.append(observe(who, given.jobs, given.keep, sweep, given.calm, part))
     if given.audit:
         seen.append(observe("toril audit", given.jobs, given.jobs, audit, given.calm))
     if given.peer_jobs:

@@ -18,8 +18,8 @@ class Pace:
             than go.
     """
 
-    slice: int = 20
-    rest: float = 10.0
+    slice: int = 10
+    rest: float = 15.0
 
 
 DEFAULT_PACE: Final = Pace()
