@@ -6,6 +6,8 @@ Each figure is the server's own time (SLOWLOG) for one finished job, in calls th
 pick up K others, as a worker's do. The variants take turns, a few calls each, and the lower decile
 of a variant's calls counts, so that what else the machine does meets all of them and none of them
 for good. Only the ratios carry over to other machines.
+With --instructions each figure is instead the instructions of the server for one finished job, with
+valgrind, which does not depend on what else the machine does: --finishes 1000 --runs 1 is enough.
 Prints a Markdown table; with --output it also writes `cleanup_cost.json` and `cleanup_cost.md`.
 
     without plugin   `cleanup` is blocked
@@ -33,6 +35,7 @@ from typing import Any, Final
 
 import redis
 
+from tests.benchmarks.counting import Numbers, Processor
 from tests.support.server import Server
 from toril.hooks.loader import load_plugins
 from toril.plugins import JobSnapshot, Said
@@ -171,7 +174,7 @@ class Queue:
             for job_id in self._running
         ]
         call = tick(self._key, now=self._now, finishes=finishes,
-                    fetch=Fetch(token, 30_000, self._batch))  # fmt: skip
+                    fetch=Fetch(token, 600_000, self._batch))  # fmt: skip
         effects = call.parse(self._script(keys=list(call.keys), args=list(call.args)))
         reply = effects.value
         if any(reply.codes) or effects.chunk_errors:
@@ -186,18 +189,24 @@ def spent(client: redis.Redis) -> list[int]:
     return [entry["duration"] for entry in log if entry["command"].startswith(b"EVALSHA")]
 
 
-def measure(client: redis.Redis, batch: int, finishes: int) -> dict[str, float]:
-    """Microseconds per finished job, by variant."""
+def prepared(client: redis.Redis, batch: int) -> dict[str, Queue]:
+    """The queue of each variant, by its name, on an empty server; its limit is reached."""
     client.flushall()
-    client.config_set("slowlog-log-slower-than", 0)
-    client.config_set("slowlog-max-len", 10 * TURN)
-    queues = {variant.name: Queue(client, variant, batch) for variant in VARIANTS}
+    queues: dict[str, Queue] = {}
     for variant in VARIANTS:
-        queue = queues[variant.name]
+        queue = queues[variant.name] = Queue(client, variant, batch)
         queue.fill(variant.decided + LIMIT + 2 * batch)
         queue.run(variant.decided + batch)
         queue.decide(variant.decided)
         queue.run(LIMIT)
+    return queues
+
+
+def measure(client: redis.Redis, batch: int, finishes: int) -> dict[str, float]:
+    """Microseconds per finished job, by variant."""
+    client.config_set("slowlog-log-slower-than", 0)
+    client.config_set("slowlog-max-len", 10 * TURN)
+    queues = prepared(client, batch)
     times: dict[str, list[int]] = {name: [] for name in queues}
     for _ in range(finishes // TURN):
         for name, queue in queues.items():
@@ -212,18 +221,48 @@ def measure(client: redis.Redis, batch: int, finishes: int) -> dict[str, float]:
     }
 
 
-def table(figures: Mapping[int, Mapping[str, float]]) -> Iterable[str]:
-    """The figures as Markdown: microseconds per job, and times a finish without a rule."""
+def instructions(processor: Processor, batch: int, finishes: int) -> dict[str, float]:
+    """Instructions of the server per finished job, by variant."""
+    found: dict[str, float] = {}
+    server = processor.server()
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            for name, queue in prepared(client, batch).items():
+                queue.fill(finishes)
+                counted: Numbers = {}
+                with processor.counting(client, counted):
+                    queue.run(finishes)
+                queue.check()
+                found[name] = counted["instructions"] / (finishes // batch * batch)
+    finally:
+        server.stop()
+    return found
+
+
+def table(figures: Mapping[int, Mapping[str, float]], unit: str) -> Iterable[str]:
+    """The figures as Markdown: `unit` per job, and times a finish without a rule."""
     batches = list(figures)
     yield "| | " + " | ".join(f"K = {batch}" for batch in batches) + " |"
     yield "|---" * (len(batches) + 1) + "|"
     for variant in VARIANTS:
         cells = [
-            f"{figures[batch][variant.name]:.1f} µs, "
+            f"{figures[batch][variant.name]:.1f} {unit}, "
             f"{figures[batch][variant.name] / figures[batch]['no rule']:.2f}"
             for batch in batches
         ]
         yield f"| {variant.name} | " + " | ".join(cells) + " |"
+
+
+def _run(batch: int, finishes: int, *, counted: bool) -> dict[str, float]:
+    if counted:
+        with Processor() as processor:
+            return instructions(processor, batch, finishes)
+    server = Server.start()
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            return measure(client, batch, finishes)
+    finally:
+        server.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -232,26 +271,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--finishes", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
+    parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     runs: dict[int, list[dict[str, float]]] = {batch: [] for batch in options.batches}
-    server = Server.start()
-    try:
-        with redis.Redis.from_url(server.url) as client:
-            for _ in range(options.runs):
-                for batch in options.batches:
-                    runs[batch].append(measure(client, batch, options.finishes))
-    finally:
-        server.stop()
+    for _ in range(options.runs):
+        for batch in options.batches:
+            runs[batch].append(_run(batch, options.finishes, counted=options.instructions))
     figures = {
         batch: {name: statistics.median(run[name] for run in made) for name in made[0]}
         for batch, made in runs.items()
     }
-    lines = "\n".join(table(figures))
+    unit = "instructions" if options.instructions else "µs"
+    lines = "\n".join(table(figures, unit))
     print(lines)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        stored = {"finishes": options.finishes, "runs": options.runs, "us_per_job": figures}
+        stored = {"finishes": options.finishes, "runs": options.runs, f"{unit} per job": figures}
         (options.output / "cleanup_cost.json").write_text(json.dumps(stored, indent=2))
         (options.output / "cleanup_cost.md").write_text(lines + "\n")
 

@@ -41,12 +41,14 @@ def test_how_many_commands(redis_url: str, batch: int) -> None:
         assert commands(client, "at, with own", batch) <= bare + 10 + batch
         # As above, and nothing to look at: the script knows these jobs.
         assert commands(client, "nothing", batch) == bare + 4
+        # As many for a thousand ids as for one: only what is held of these jobs is read.
+        assert commands(client, "1000 holds", batch) == commands(client, "a hold", batch)
 
 
 def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--finishes", "100", "--runs", "1", "--batches", "50", "--output", str(tmp_path)])
     stored = json.loads((tmp_path / "cleanup_cost.json").read_text())
-    figures = stored["us_per_job"]["50"]
+    figures = stored["µs per job"]["50"]
     assert list(figures) == [variant.name for variant in VARIANTS]
     assert all(us > 0 for us in figures.values())
     assert (tmp_path / "cleanup_cost.md").read_text().strip() == capsys.readouterr().out.strip()

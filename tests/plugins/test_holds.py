@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from tests.scenarios.stage import until
 from tests.support.place import Place, entries, foreign_finish, keys_of, place
 
 from toril import ConfigurationError, Flow, Reject
-from toril.plugins import as_datetime
+from toril.plugins import Said, as_datetime
 from toril_plugins import Hold, Holds, Keep, Retention, hold, release
 
 HELD = 9e15
@@ -41,6 +42,21 @@ class TestValue:
             Hold(name="send", data={"customer.id": 7, "b": "7", "c": True, "d": None, "e": 1.5}),
         )
         assert Holds.decode(value.encode()) == value
+
+    def test_what_is_held_by_its_id_is_looked_up_by_its_id(self) -> None:
+        soon, later = as_datetime(LONG_AGO), as_datetime(LONG_AGO + 5)
+        some = Holds(Hold(id="a", until=later), Hold(id="a", name="x"), Hold(id="b", until=soon))
+        fields = Holds.project([Said(some, "queue", "me", 0)])
+        assert fields["list"] == "[]"
+        assert [hold["handle"] for hold in json.loads(fields["id.a"])] == [
+            hold.handle for hold in some.holds[:2]
+        ]
+        assert set(fields) == {"list", "id.a", "id.b", "ends", "print"}
+        assert fields["ends"] == f"{LONG_AGO},{LONG_AGO + 5}"
+        more = Holds.project([Said(Holds(*some.holds, Hold(name="x")), "queue", "me", 0)])
+        assert [hold["name"] for hold in json.loads(more["list"])] == ["x"]
+        assert more["print"] != fields["print"]
+        assert Holds.project([Said(Holds(), "queue", "me", 0)]) == {}
 
     @pytest.mark.parametrize(
         ("given", "error"),

@@ -18,6 +18,7 @@ local ids = {}
 for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
 local known = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
 local rule, last = live_rule(outcome), page[#page]
+read_holds(ids)
 for n, id in ipairs(ids) do
   local score = page[2 * n]
   if known[n] ~= score then

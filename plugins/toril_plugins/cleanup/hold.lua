@@ -28,7 +28,9 @@ if args.ids then
 elseif args.outcome then
   local page = redis.call('ZRANGEBYSCORE', finished_key(args.outcome), args.after, '(' .. HELD,
     'WITHSCORES', 'LIMIT', args.skip, PAGE)
-  local last, ties = page[#page] or args.after, 0
+  local last, ties, ids = page[#page] or args.after, 0, {}
+  for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
+  read_holds(ids)
   if last == args.after then ties = args.skip end
   for i = 1, #page, 2 do
     if not take(page[i], args.outcome) and page[i + 1] == last then ties = ties + 1 end

@@ -14,7 +14,9 @@ end
 -- Splits jobs, {{id, finished_on, ...}, ...}, that are to go into those that nobody holds and those
 -- that somebody does, which are held from now on and get `why`.
 function gate.unheld(outcome, jobs)
-  local free, held = {}, {}
+  local free, held, ids = {}, {}, {}
+  for n, job in ipairs(jobs) do ids[n] = job.id end
+  read_holds(ids)
   for _, job in ipairs(jobs) do
     if job.finished_on == HELD or held_by(job.id) then
       if job.finished_on ~= HELD then hold_finished(job.id, outcome) end

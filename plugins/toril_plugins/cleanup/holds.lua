@@ -1,33 +1,38 @@
 -- Which holds of the queue a job matches; stands below base.lua. `toril.holds.list` is JSON:
 -- [{id, name, data = [[[step, ...], value], ...], until (ms), why, who}, ...]; all conditions of a
--- hold apply, and one whose `until` has passed holds nothing.
+-- hold apply, and one whose `until` has passed holds nothing. Those for one id are not in it but in
+-- `toril.holds.id.<id>`, so that a thousand of them cost no more than one; the list is there as
+-- long as there are any holds. `toril.holds.ends`: when holds end, ascending.
 
--- The holds by the condition that tells most: {ids = {id = holds}, names = {name = holds},
--- fields = {path = {steps, values = {value = holds}}}, ends = when the next of them ends}.
-local function indexed_holds(text)
-  local index = {ids = {}, names = {}, fields = {}}
-  local function put(place, key, hold)
-    place[key] = place[key] or {}
-    table.insert(place[key], hold)
-  end
+-- The holds in such a text that have not ended.
+local function standing_holds(text)
   local ok, listed = pcall(cjson.decode, text)
   if not ok or type(listed) ~= 'table' then
     error('the holds of the queue cannot be read')
   end
+  local standing = {}
   for _, hold in ipairs(listed) do
-    local ends = hold['until'] or math.huge
-    if ends > ctx.now then
-      index.ends = math.min(ends, index.ends or ends)
-      if hold.id then
-        put(index.ids, hold.id, hold)
-      elseif hold.data then
-        local steps, value = unpack(hold.data[1])
-        local path = table.concat(steps, '.')
-        index.fields[path] = index.fields[path] or {steps = steps, values = {}}
-        put(index.fields[path].values, value, hold)
-      else
-        put(index.names, hold.name, hold)
-      end
+    if (hold['until'] or math.huge) > ctx.now then standing[#standing + 1] = hold end
+  end
+  return standing
+end
+
+-- The holds that are not for one id, by the condition that tells most: {names = {name = holds},
+-- fields = {path = {steps, values = {value = holds}}}}.
+local function indexed_holds(text)
+  local index = {names = {}, fields = {}}
+  local function put(place, key, hold)
+    place[key] = place[key] or {}
+    table.insert(place[key], hold)
+  end
+  for _, hold in ipairs(standing_holds(text)) do
+    if hold.data then
+      local steps, value = unpack(hold.data[1])
+      local path = table.concat(steps, '.')
+      index.fields[path] = index.fields[path] or {steps = steps, values = {}}
+      put(index.fields[path].values, value, hold)
+    else
+      put(index.names, hold.name, hold)
     end
   end
   return index
@@ -41,28 +46,40 @@ local function field_of(data, steps)
   return data
 end
 
--- Made once a call and queue; nil if there are no holds.
-local function holds_of_queue()
+-- What this call knows of the queue's holds, {q, index, of_id = {id = holds}}; nil: there are none.
+local function known_holds()
   local text = ctx.meta('toril.holds.list')
   if not text then return nil end
   local known = ctx.seen.holds
   if not known or known.q ~= ctx.q then
-    known = {q = ctx.q, index = indexed_holds(text)}
+    known = {q = ctx.q, index = indexed_holds(text), of_id = {}}
     ctx.seen.holds = known
   end
-  return known.index
+  return known
+end
+
+-- Reads the holds for these ids in one go.
+local function read_holds(ids)
+  local known, fields = known_holds(), {}
+  if not known or #ids == 0 then return end
+  for n, id in ipairs(ids) do fields[n] = 'toril.holds.id.' .. id end
+  local texts = redis.call('HMGET', ctx.q .. ':meta', unpack(fields))
+  for n, id in ipairs(ids) do known.of_id[id] = texts[n] and standing_holds(texts[n]) or {} end
 end
 
 -- When the next hold ends, or nil.
 local function next_end()
-  local index = holds_of_queue()
-  return index and index.ends ~= math.huge and index.ends or nil
+  for ends in string.gmatch(ctx.meta('toril.holds.ends') or '', '%d+') do
+    if tonumber(ends) > ctx.now then return tonumber(ends) end
+  end
+  return nil
 end
 
 -- The holds, {{why, who, until, ...}, ...}, that keep this job; nil if there are none.
 local function held_by(id)
-  local index, found, job = holds_of_queue(), nil, nil
-  if not index then return nil end
+  local known, found, job = known_holds(), nil, nil
+  if not known then return nil end
+  if not known.of_id[id] then read_holds({id}) end
   local function read()
     if job then return job end
     local stored = redis.pcall('HMGET', ctx.q .. ':' .. id, 'name', 'data')
@@ -83,7 +100,8 @@ local function held_by(id)
       end
     end
   end
-  add(index.ids[id])
+  local index = known.index
+  add(known.of_id[id])
   if next(index.names) then add(index.names[read().name or '']) end
   for _, field in pairs(index.fields) do
     local value = field_of(read().data, field.steps)

@@ -5,6 +5,7 @@ local PAGE = 200
 local outcome, skip, changed = args.outcome, args.skip, 0
 local own, finished = ctx.own('own:' .. outcome), finished_key(outcome)
 local ids = redis.call('ZRANGEBYSCORE', own, HELD, HELD, 'LIMIT', skip, PAGE)
+read_holds(ids)
 for _, id in ipairs(ids) do
   local score = redis.call('ZSCORE', finished, id)
   if not score or tonumber(score) ~= HELD then

@@ -175,6 +175,6 @@ end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,
   lag = lag, kept = kept,
-  holds = redis.sha1hex(ctx.meta('toril.holds.list') or ''),
+  holds = ctx.meta('toril.holds.print') or '',
   flows = flows,
 }

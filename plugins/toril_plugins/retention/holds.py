@@ -142,7 +142,7 @@ def _check_condition(path: str, value: object) -> None:
         raise ValueError(f"{said}: no such number can be compared exactly")
 
 
-def _json(value: Scalar) -> str:
+def _json(value: Json) -> str:
     return msgspec.json.encode(value).decode()
 
 
@@ -183,20 +183,34 @@ class Holds(Setting):
 
     @classmethod
     def project(cls, live: Sequence[Said[Self]]) -> Mapping[str, str]:
-        """`list`: the holds as JSON; `query`: a print of those that are not for one id.
+        """`id.<id>`: the holds for that id, JSON; `list`: the others, there if there are any holds.
 
-        Jobs that had finished before are looked through for the latter whenever the print changes.
+        `ends`: when holds end, ascending; `print`: a print of all of them; `query`: one of those
+        that are not for one id. Jobs that had finished before are looked through for the latter
+        whenever that changes.
         """
         holds = [one for said in live for one in said.value.holds]
         if not holds:
             return {}
-        stored = [{**one.encode(), "handle": one.handle} for one in holds]
-        fields = {"list": msgspec.json.encode(stored).decode()}
-        queries = sorted(f"{one.handle}:{one.ends()}" for one in holds if one.id is None)
+        listed: dict[str, list[Json]] = {"list": []}
+        for one in holds:
+            field = "list" if one.id is None else f"id.{one.id}"
+            listed.setdefault(field, []).append({**one.encode(), "handle": one.handle})
+        fields = {field: _json(some) for field, some in listed.items()}
+        fields["print"] = _print(holds)
+        ends = sorted({end for one in holds if (end := one.ends()) is not None})
+        if ends:
+            fields["ends"] = ",".join(map(str, ends))
+        queries = [one for one in holds if one.id is None]
         if queries:
-            text = ",".join(queries).encode()
-            fields["query"] = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+            fields["query"] = _print(queries)
         return fields
+
+
+def _print(holds: Sequence[Hold]) -> str:
+    """The same for the same holds, in whichever order, but for who wants them, and why."""
+    text = ",".join(sorted(f"{one.handle}:{one.ends()}" for one in holds))
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class HoldKeeper(Protocol):
