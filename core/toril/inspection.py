@@ -19,6 +19,7 @@ from toril.protocol import inspecting, reading
 from toril.protocol.codec import encode_json
 from toril.protocol.inspecting import Beat, Client, MinuteMetrics
 from toril.protocol.reading import QueueMeta
+from toril.protocol.settings_log import SettingEntry, read_log
 from toril.types import STATES, Json, Outcome
 
 T = TypeVar("T")
@@ -102,6 +103,10 @@ class InspectionOperations:
     def meta(self) -> Procedure[QueueMeta]:
         """What is stored of the queue as a whole."""
         return only(reading.meta(self._key))
+
+    def settings_log(self, limit: int) -> Procedure[tuple[SettingEntry, ...]]:
+        """Who said what for the queue."""
+        return only(read_log(self._key, limit))
 
     def trim_events(self, most: int) -> Procedure[int]:
         """Cut the event stream."""
@@ -191,6 +196,13 @@ class Inspection(ABC):
         """What is stored of the queue as a whole: limits, the version that wrote it, all fields."""
         return await self._perform(self._inspection.meta())
 
+    async def settings_log(self, *, limit: int = 100) -> tuple[SettingEntry, ...]:
+        """Who said what for the whole queue, when, and what it was before: newest first.
+
+        About the last 1,000 changes are kept, of all settings and levels.
+        """
+        return await self._perform(self._inspection.settings_log(limit))
+
     async def trim_events(self, most: int) -> int:
         """Keep the newest `most` events of the stream; returns how many went."""
         return await self._perform(self._inspection.trim_events(most))
@@ -252,6 +264,10 @@ class SyncInspection(ABC):
     def meta(self) -> QueueMeta:
         """What is stored of the queue as a whole."""
         return self._perform(self._inspection.meta())
+
+    def settings_log(self, *, limit: int = 100) -> tuple[SettingEntry, ...]:
+        """Who said what for the whole queue."""
+        return self._perform(self._inspection.settings_log(limit))
 
     def trim_events(self, most: int) -> int:
         """Keep the newest `most` events of the stream."""

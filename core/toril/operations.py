@@ -31,7 +31,7 @@ from toril.removals import Removals
 from toril.setting import Level, Said, Setting
 from toril.settings import say
 from toril.snapshots import JobSnapshot
-from toril.types import STATES, Outcome, State
+from toril.types import CLEANABLE, STATES, Outcome, State
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -207,10 +207,10 @@ class QueueOperations:
         """Remove old jobs of one state."""
         age = milliseconds(older_than, "older_than")
         _check_limit(limit)
-        if state not in STATES or state == "waiting-children":
-            states = ", ".join(each for each in STATES if each != "waiting-children")
-            raise ValueError(
-                f"jobs that are {state} cannot be cleaned; those that are {states} can"
+        if state not in CLEANABLE:
+            raise ConfigurationError(
+                f"clean: jobs that are {state!r} cannot be cleaned; those that are "
+                f"{', '.join(CLEANABLE)} can"
             )
         return self._clean(state, age, limit or 0)
 

@@ -39,6 +39,7 @@ from toril.metrics import MetricKind, Sample
 from toril.protocol.codec import encode_json
 from toril.protocol.plugin_call import lua_bytes
 from toril.protocol.reading import FinishedCursor, FinishedPage
+from toril.protocol.settings_log import SettingEntry
 from toril.setting import LEVELS, LIVE_LEVELS, OWN_LEVELS, Level, Said, Setting
 from toril.settings import by_this_user, on_this_host
 from toril.snapshots import (
@@ -115,6 +116,7 @@ __all__ = [
     "Service",
     "ServiceContext",
     "Setting",
+    "SettingEntry",
     "SettingsView",
     "Severity",
     "State",

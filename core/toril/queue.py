@@ -228,6 +228,7 @@ class Queue(Inspection, Limits):
             limit: At most so many.
 
         Raises:
+            ConfigurationError: There is no such state, or its jobs cannot be cleaned.
             Reject: A plugin refuses; nothing was removed.
             PluginError: A plugin broke; nothing was removed.
         """

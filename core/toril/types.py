@@ -36,6 +36,9 @@ STATES: tuple[State, ...] = (
 )
 """The states a job can be listed by, in the order in which tools show them."""
 
+CLEANABLE: tuple[State, ...] = tuple(state for state in STATES if state != "waiting-children")
+"""The states whose jobs can be cleaned: a parent that waits is not old, its children are."""
+
 ChildFailurePolicy = Literal["wait", "fail", "ignore", "continue", "remove"]
 """What a parent does when a child fails for good.
 

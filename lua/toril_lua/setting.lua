@@ -3,7 +3,8 @@
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {field = field of meta, expected = text, value = text,
 --                         write = {field = text, ...}, delete = {field, ...},
---                         event = fields of an event, {} for none}
+--                         event = fields of an event, {} for none,
+--                         entry = fields of an entry of the history, {} if nothing changed}
 --            '' stands for: no such field. The fields to write and to delete are the projection,
 --            under toril.<setting>.<field>.
 -- Returns:   1 stored, 0 somebody else stored another value since it was read
@@ -26,10 +27,18 @@ for field, value in pairs(request.write) do
   fields[#fields + 1] = value
 end
 if #fields > 0 then redis.call('HSET', meta, unpack(fields)) end
-local told = {}
-for field, value in pairs(request.event) do
-  told[#told + 1] = field
-  told[#told + 1] = value
+
+local function flat(map)
+  local list = {}
+  for field, value in pairs(map) do
+    list[#list + 1] = field
+    list[#list + 1] = value
+  end
+  return unpack(list)
 end
-if #told > 0 then emit_capped(KEYS[1], 'toril:disagreement', unpack(told)) end
+
+if next(request.event) then emit_capped(KEYS[1], 'toril:disagreement', flat(request.event)) end
+if next(request.entry) then
+  redis.call('XADD', KEYS[1] .. ':toril:said', 'MAXLEN', '~', 1000, '*', flat(request.entry))
+end
 return 1

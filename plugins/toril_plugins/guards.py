@@ -125,9 +125,10 @@ def foreign(url: str | None, prefix: str, queue: str, mode: Mode) -> None:
 @connection_options
 @output_option
 def journal(url: str | None, prefix: str, output: Output, queue: str, limit: int) -> None:
-    """Show what people did about retention in QUEUE, newest first: who, what, when.
+    """Show what was said and done about retention in QUEUE, newest first: who, what, when.
 
-    Holds and releases, erasures, plans that were applied, repairs; about 1,000 are kept.
+    What was set, declared and unset and what it was before, holds and releases, erasures, plans
+    that were applied, repairs.
     """
 
     async def read(app: App) -> Sequence[journals.Entry]:

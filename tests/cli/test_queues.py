@@ -103,6 +103,34 @@ def test_drain(mail: str, raw: redis.Redis) -> None:
     assert queues(mail, "drain", "mail", "--delayed", "--yes").stderr == "1 jobs removed\n"
 
 
+def test_clean(mail: str, raw: redis.Redis) -> None:
+    oldest = raw.lindex(f"{Q}:wait", -1)
+    refused = queues(mail, "clean", "mail", "waiting", "--older-than", "0s")
+    assert refused.exit_code == 5
+    assert "remove the waiting jobs of queue 'mail' that are 0s old; say --yes" in refused.stderr
+    one = ("clean", "mail", "waiting", "--older-than", "0s", "--limit", "1", "--yes")
+    done = queues(mail, *one)
+    assert (done.exit_code, done.stderr) == (0, "1 jobs removed\n")
+    assert raw.llen(f"{Q}:wait") == 2
+    assert oldest not in raw.lrange(f"{Q}:wait", 0, -1)
+    young = queues(mail, "clean", "mail", "waiting", "--older-than", "1h", "--yes")
+    assert (young.exit_code, young.stderr) == (0, "0 jobs removed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mail", "waiting"), "Missing option '--older-than'"),
+        (("mail", "waiting", "--older-than", "soon"), "'soon' is not a duration"),
+        (("mail", "waiting-children", "--older-than", "1d"), "is not one of 'waiting', 'active'"),
+        (("mail", "waiting", "--older-than", "1d", "--limit", "0"), "0 is not in the range"),
+    ],
+)
+def test_clean_with_wrong_arguments(mail: str, arguments: tuple[str, ...], said: str) -> None:
+    done = queues(mail, "clean", *arguments, "--yes")
+    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
 def test_obliterate(mail: str, raw: redis.Redis) -> None:
     assert queues(mail, "obliterate", "mail").exit_code == 5
     raw.lmove(f"{Q}:wait", f"{Q}:active", "RIGHT", "LEFT")

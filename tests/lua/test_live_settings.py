@@ -14,7 +14,8 @@ from tests.lua.seeding import NOW, Q
 
 from toril.connection.call import Procedure
 from toril.errors import ConfigurationError
-from toril.protocol.settings import How, SettingChange, read_live, set_live
+from toril.protocol.settings import SettingChange, read_live, set_live
+from toril.protocol.settings_log import How, SettingEntry, read_log
 from toril.setting import Level, Said, Setting
 from toril.types import Json
 
@@ -223,3 +224,31 @@ def test_on_a_full_server(own_server: redis.Redis) -> None:
     fill(own_server)
     assert run(say("queue", RED)).applied is True
     assert meta(own_server)["toril.colour.wins"] == "red"
+
+
+def test_who_said_what_and_what_it_was_before(run: Runner, raw: redis.Redis) -> None:
+    run(say("queue", None))  # nothing was said, and nothing is
+    assert run(read_log(Q, 10)) == ()
+    run(say("worker", BLUE, "declared", NOW, "app.worker"))
+    run(say("worker", BLUE, "declared", NOW + 1, "app.worker"))  # as it stands already
+    run(say("queue", RED, source="me", now=NOW + 2))
+    run(say("queue", BLUE, "declared"))  # stands aside
+    run(say("queue", BLUE, source="you", now=NOW + 3))
+    run(say("queue", None, source="me", now=NOW + 4))
+    assert run(read_log(Q, 10)) == (
+        SettingEntry(NOW + 4, "colour", "queue", "set", "me", None, ["light", "blue"]),
+        SettingEntry(NOW + 3, "colour", "queue", "set", "you", ["light", "blue"], ["red"]),
+        SettingEntry(NOW + 2, "colour", "queue", "set", "me", ["red"], None),
+        SettingEntry(NOW, "colour", "worker", "declared", "app.worker", ["light", "blue"], None),
+    )
+    assert [entry.at for entry in run(read_log(Q, 2))] == [NOW + 4, NOW + 3]
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        read_log(Q, 0)
+
+
+def test_the_history_is_bounded(run: Runner, raw: redis.Redis) -> None:
+    for turn in range(0, 1500, 2):
+        run(say("queue", RED, now=NOW + turn))
+        run(say("queue", BLUE, now=NOW + turn + 1))
+    assert 1_000 <= raw.xlen(f"{Q}:toril:said") < 1_200
+    assert run(read_log(Q, 1))[0].at == NOW + 1_499

@@ -209,7 +209,7 @@ class TestSteering:
     @pytest.mark.parametrize(
         ("state", "options", "error"),
         [
-            ("waiting-children", {"older_than": "1h"}, ValueError),
+            ("waiting-children", {"older_than": "1h"}, ConfigurationError),
             ("failed", {"older_than": "1h", "limit": 0}, ValueError),
             ("failed", {"older_than": 5}, TypeError),
         ],

@@ -155,7 +155,8 @@ class TestErase:
         assert erased.plugins == {"cleanup": "a tombstone, its taken id"}
         assert await queue.recall("order-1") is None
         assert raw.keys("*order-1*") == []
-        (entry,) = await entries(queue)
+        (entry, *said) = await entries(queue)
+        assert {each.what for each in said} == {"set retention", "set idwindow"}
         assert entry.what == "erase"
         assert entry.details == {"job": hashlib.sha1(b"order-1").hexdigest()[:16]}
         assert entry.at == clock.now_ms()

@@ -10,9 +10,9 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from toril import App, ConfigurationError, NewJob, Reject
+from toril import App, ConfigurationError, EventValues, NewJob, Reject
 from toril.cli import main
-from toril_plugins import Ceiling, Foreign, Holds, Requires, Retention
+from toril_plugins import Ceiling, Foreign, Hold, Holds, Requires, Retention
 from toril_plugins.retention import journal
 
 IDS = ("a", "b", "c")
@@ -73,13 +73,22 @@ class TestHolds:
             assert toril_(mail, "sweep", "mail").exit_code == 0
         assert raw.exists("bull:mail:b") == 0
         entries = rows(toril_(mail, "retention", "journal", "mail", "-o", "json"), "entries")
-        assert [entry["what"] for entry in entries] == ["release", "hold"]
-        assert entries[1]["who"] == "eve"
-        assert entries[1]["details"] == {"hold": "data.customer.id = 1", "why": "audit"}
+        assert [entry["what"] for entry in entries] == ["release", "set retention", "hold"]
+        assert entries[2]["who"] == "eve"
+        assert entries[2]["details"] == {"hold": "data.customer.id = 1", "why": "audit"}
         assert entries[0]["who"].startswith("toril holds release by ")
         newest = toril_(mail, "retention", "journal", "mail", "--limit", "1").stdout
         assert "hold data.customer.id = 1, why audit" in newest
         assert len(newest.splitlines()) == 2
+
+    def test_cleaning_passes_over_what_is_held(self, mail: str, raw: redis.Redis) -> None:
+        held = ("holds", "add", "mail", "--id", "b", "--why", "audit", "--who", "eve")
+        assert toril_(mail, *held).exit_code == 0
+        clean = ("queues", "clean", "mail", "completed", "--older-than", "1d", "--yes")
+        done = toril_(mail, *clean)
+        assert (done.exit_code, "2 jobs removed\n1 jobs stay:\n  b: " in done.stderr) == (0, True)
+        assert "by eve: audit" in done.stderr
+        assert raw.zrange("bull:mail:completed", 0, -1) == ["b"]
 
     def test_by_id_name_and_data_together(self, mail: str) -> None:
         both = ("--name", "send", "--data", "customer.id=2", "--data", "data.customer.vip=yes")
@@ -280,6 +289,58 @@ def test_operators_are_refused_where_a_plugin_is_missing(mail: str) -> None:
         app.queue("mail").set(Requires("acme"))
         with pytest.raises(Reject, match="acme"):
             app.queue("mail").remove("a")
+
+
+def test_every_change_of_what_is_said_is_in_the_journal(mail: str) -> None:
+    commands = (
+        ("retention", "set", "mail", "--completed", "7d"),
+        ("retention", "set", "mail", "--completed", "3d", "--failed", "100"),
+        ("retention", "ceiling", "mail", "--failed", "90d"),
+        ("retention", "require", "mail", "archive"),
+        ("retention", "foreign", "mail", "isolate"),
+        ("retention", "ceiling", "mail", "--unset"),
+        ("retention", "require", "mail", "--unset"),
+        ("retention", "unset", "mail"),
+    )
+    for command in commands:
+        assert toril_(mail, *command).exit_code == 0
+    entries = rows(toril_(mail, "retention", "journal", "mail", "-o", "json"), "entries")
+    assert [(entry["what"], entry["details"]) for entry in reversed(entries)] == [
+        ("set retention", {"now": "completed 7d"}),
+        ("set retention", {"now": "completed 3d; failed last 100", "was": "completed 7d"}),
+        ("set ceiling", {"now": "failed 90d"}),
+        ("set requires", {"now": "archive"}),
+        ("set foreign", {"now": "isolate"}),
+        ("unset ceiling", {"was": "failed 90d"}),
+        ("unset requires", {"was": "archive"}),
+        ("unset retention", {"was": "completed 3d; failed last 100"}),
+    ]
+    for entry, (noun, verb, *_) in zip(reversed(entries), commands, strict=True):
+        assert entry["who"].startswith(f"toril {noun} {verb} by ")
+
+
+async def test_what_programs_say_is_in_the_journal_too(redis_url: str) -> None:
+    async def ignore(job: object) -> None: ...
+
+    async with App(redis_url, Retention(failed="9d")) as app:
+        queue = app.queue("mail", Holds(Hold(name="send", why="trial")))
+        await queue.add("send")
+        await queue.set(Holds(Hold(name="other", why="trial")), source="ops")
+        await queue.set(EventValues(False))  # no policy of what is kept
+        async with app.worker("mail", ignore, Retention(completed="1h")):
+            pass
+        entries = await journal.entries(queue)
+        assert [(each.what, each.details) for each in reversed(entries)] == [
+            ("hold", {"hold": "name send", "why": "trial"}),
+            ("release", {"hold": "name send", "why": "trial"}),
+            ("hold", {"hold": "name other", "why": "trial"}),
+            ("declare retention", {"now": "failed 9d", "level": "application"}),
+            ("declare retention", {"now": "completed 1h", "level": "worker"}),
+        ]
+        assert await journal.entries(queue, limit=2) == entries[:2]
+        log = await queue.settings_log()
+        assert log[-1].source == "app.queue('mail')"
+        assert {each.setting for each in log} == {"holds", "events", "retention"}
 
 
 async def test_a_plugin_that_is_not_ours_keeps_the_journal_too(mail: str) -> None:

@@ -193,9 +193,11 @@ class TestApply:
         assert said is not None
         assert said.value == Retention(completed=5, failed="9d")
         assert said.source == "ada"
-        (entry,) = await journal.entries(queue)
-        assert (entry.what, entry.who, entry.details["goes"]) == ("apply", "ada", "15")
-        assert entry.details["sets"] == "retention completed last 5"
+        applied, done, before = await journal.entries(queue)
+        assert (applied.what, applied.who, applied.details["goes"]) == ("apply", "ada", "15")
+        assert applied.details["sets"] == "retention completed last 5"
+        assert (done.what, done.who) == ("set retention", "ada")
+        assert done.details["was"] == before.details["now"] == "completed 30d; failed 9d"
 
     @pytest.mark.parametrize("change", ["retention", "ceiling", "holds", "requires"])
     async def test_what_is_said_has_changed(self, queue: Queue, change: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -18,10 +19,11 @@ from toril.exposition import joined
 from toril.hooks.configuration import did_you_mean
 from toril.limits import RateLimit
 from toril.protocol.reading import QueueMeta, meta
+from toril.removals import Removals
 from toril.setting import Said
 from toril.settings import by_this_user
 from toril.sync import SyncApp, SyncQueue
-from toril.types import STATES
+from toril.types import CLEANABLE, STATES, State
 
 
 @click.group()
@@ -173,12 +175,43 @@ def drain(url: str | None, prefix: str, queue: str, *, delayed: bool, yes: bool)
         counts = found.counts()
         count = counts["waiting"] + counts["prioritized"] + (counts["delayed"] if delayed else 0)
         _confirm(f"remove {count} jobs of queue {queue!r}", yes=yes)
-        removed = found.drain(delayed=delayed)
-        talk(f"{len(removed)} jobs removed")
-        if removed.kept_count:
-            talk(f"{removed.kept_count} jobs stay:")
-            for kept in removed.kept:
-                talk(f"  {kept}")
+        _tell(found.drain(delayed=delayed))
+
+
+@queues.command("clean")
+@click.argument("queue")
+@click.argument("state", type=click.Choice(CLEANABLE))
+@click.option("--older-than", metavar="TIME", required=True, help="That ended so long ago (7d).")
+@click.option("--limit", type=click.IntRange(1), help="At most so many, the oldest.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection_options
+def clean(
+    url: str | None, prefix: str, queue: str, state: State, *,
+    older_than: str, limit: int | None, yes: bool,
+) -> None:  # fmt: skip
+    """Remove jobs of QUEUE that are in STATE, oldest first.
+
+    Those that have not ended count from when they were picked up, or else added; what runs stays.
+    """
+    try:
+        age = timedelta(milliseconds=milliseconds(older_than))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--older-than") from None
+    with App(url, prefix=prefix).sync as app:
+        found = existing(app, queue)
+        most = "" if limit is None else f", at most {limit},"
+        what = f"remove the {state} jobs of queue {queue!r}{most} that are {older_than} old"
+        _confirm(what, yes=yes)
+        _tell(found.clean(state, older_than=age, limit=limit))
+
+
+def _tell(removed: Removals) -> None:
+    """How many went, and which stay and why."""
+    talk(f"{len(removed)} jobs removed")
+    if removed.kept_count:
+        talk(f"{removed.kept_count} jobs stay:")
+        for kept in removed.kept:
+            talk(f"  {kept}")
 
 
 @queues.command("obliterate")

@@ -39,6 +39,7 @@ QUEUE_KEYS: Final[Mapping[str, str]] = {
     "toril:stalled:check": "set",
     "toril:flows": "zset",
     "toril:deferred": "zset",
+    "toril:said": "stream",
 }
 """What follows a queue's key in its other keys, and their types."""
 

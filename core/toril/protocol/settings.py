@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
 from toril.connection.call import Call, Procedure, Read, Resend
 from toril.errors import ConfigurationError
+from toril.protocol.settings_log import How, SettingEntry, entry_fields
 from toril.setting import LIVE_LEVELS, Level, Said, Setting
 from toril.types import Json
 
 S = TypeVar("S", bound=Setting)
-
-How = Literal["set", "declared"]
-"""`set`: by a person or program at run time; `declared`: in code, published at start."""
 
 
 class _Entry(TypedDict):
@@ -170,6 +168,19 @@ def change_live(
             # Only what the earlier projection wrote: a plugin may keep fields of its own there.
             delete=[field for field in earlier if field not in projection],
             event=_disagreement(kind, level, after.get(level)) if how == "declared" else {},
+            entry=entry_fields(
+                SettingEntry(
+                    now,
+                    kind.name,
+                    level,
+                    how,
+                    source,
+                    after[level]["v"] if value is not None else None,
+                    old["v"] if old else None,
+                )
+            )
+            if old is not None or value is not None
+            else {},
         )
         if stored:
             new = next((one for one in said if one.level == level), None)

@@ -13,7 +13,6 @@ import msgspec
 
 from toril import Said, Setting
 from toril.plugins import Json, JsonObject, Level, as_datetime, by_this_user
-from toril_plugins.retention import journal
 from toril_plugins.retention.keep import LARGEST
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
     """Hold the jobs that match; those that have finished already are held when this returns.
 
     Says the queue's `Holds` anew, so that others who hold or release at the same time do not get
-    lost, and notes it in the journal. Where some other hold has the same conditions it is replaced.
+    lost, and the journal tells of it. Where some other hold has the same conditions it is replaced.
 
     Args:
         queue: the queue.
@@ -245,7 +244,6 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
 
     await queue.change(Holds, with_it, source=new.who or "")
     await _keeper(queue).apply(queue.name, ids=() if new.id is None else (new.id,))
-    await journal.note(queue, "hold", new.who or "", hold=str(new), why=new.why)
     return new
 
 
@@ -278,7 +276,6 @@ async def release(queue: Queue, hold: Hold | str, *, who: str | None = None) -> 
     if not found:
         return None
     await _keeper(queue).apply(queue.name)
-    await journal.note(queue, "release", who, hold=str(found[0]), why=found[0].why)
     return found[0]
 
 
