@@ -294,7 +294,8 @@ async def test_loading_server(face: Faces, fresh_server: ServerFactory) -> None:
         admin.execute_command("DEBUG", "POPULATE", 3000)
         admin.save()
     slow = {"dir": str(first.directory), "key-load-delay": "100"}  # microseconds
-    server = Server._launch({**DEFAULTS, **slow, "loading-process-events-interval-bytes": "1024"})
+    slow["loading-process-events-interval-bytes"] = "1024"
+    server = Server._launch({**DEFAULTS, **slow}, ())
     try:
         with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as other:
             assert await _first_answer(other) == "loading"

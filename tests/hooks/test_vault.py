@@ -64,6 +64,7 @@ from toril.plugins import (
     Service,
     ServiceContext,
     Setting,
+    SettingEntry,
     SettingsView,
     Severity,
     TorilError,
@@ -262,6 +263,13 @@ class TestSettings:
             changed = queue.change(Colour, lambda old: old and replace(old, colours=("blue",)))
             assert changed is not None
             assert queue.said(Colour) == changed
+            latest, first = queue.settings_log()
+            assert (latest.value, latest.before) == (["blue"], ["red"])
+            assert (latest.setting, latest.source) == ("colour", "SyncQueue.change")
+            expected = SettingEntry(
+                first.at, "colour", "queue", "set", "SyncQueue.change", ["red"], None
+            )
+            assert first == expected
             queue.add("do")
         assert vault.drafts == [("queue",)]
 

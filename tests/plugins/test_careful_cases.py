@@ -54,6 +54,7 @@ class TestCopies(ArchiveContract):
         with db:
             db.execute("alter table elsewhere rename to job")
         db.close()
+        db.close()
 
     async def test_who_has_no_copies_removes_nothing(
         self, toril_app: DrivenApp, clock: ServerClock, removed: Removed

@@ -38,9 +38,13 @@ _INDEX: Final = "create index job_by_finish on job (queue, finished_on)"
 def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
     """A database in write-ahead mode whose deleted rows are overwritten; transactions are ours."""
     database = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    database.execute("pragma journal_mode = wal")
-    database.execute(f"pragma synchronous = {synchronous}")
-    database.execute("pragma secure_delete = on")
+    try:
+        database.execute("pragma journal_mode = wal")
+        database.execute(f"pragma synchronous = {synchronous}")
+        database.execute("pragma secure_delete = on")
+    except BaseException:  # only now it is known whether the file is a database
+        database.close()
+        raise
     return database
 
 
