@@ -15,6 +15,7 @@
 
 --- @include "schedules"
 --- @include "discard"
+--- @include "lists"
 --- @include "effects"
 --- @include "saved"
 
@@ -35,9 +36,14 @@ redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', max_events(Q))
 -- Takes away the run that is still to come. Returns whether there was one.
 local function withdraw(id)
   for _, place in ipairs({'delayed', 'prioritized', 'wait'}) do
-    local remove = place == 'wait' and {'LREM', Q .. ':wait', -1, id}
-      or {'ZREM', Q .. ':' .. place, id}
-    if redis.call(unpack(remove)) > 0 then
+    local key = Q .. ':' .. place
+    local was_there
+    if place == 'wait' then
+      was_there = take_from_list(key, id)
+    else
+      was_there = redis.call('ZREM', key, id) > 0
+    end
+    if was_there then
       discard(Q, id, place, links_of(Q, id), 'schedule')
       return true
     end

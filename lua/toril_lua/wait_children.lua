@@ -10,6 +10,7 @@
 --- @include "record"
 --- @include "events"
 --- @include "enqueue"
+--- @include "lists"
 --- @include "effects"
 
 local Q = KEYS[1]
@@ -35,7 +36,7 @@ local function put_aside()
   if lock ~= request.token then return -6 end
   redis.call('DEL', key .. ':lock')
   redis.call('SREM', Q .. ':stalled', id)
-  if redis.call('LREM', Q .. ':active', -1, id) == 0 then return -3 end
+  if not take_from_list(Q .. ':active', id) then return -3 end
   redis.call('ZADD', Q .. ':waiting-children', request.now, id)
   emit(Q, 'waiting-children', 'jobId', id, 'prev', 'active')
   wake(Q)

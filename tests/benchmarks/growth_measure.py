@@ -71,9 +71,9 @@ class Subject:
 class Point:
     """What one operation cost at one size.
 
-    `server_us`: time of the server for an item. `scripts`: how many there were (or other commands,
-    if there was no script); their durations in milliseconds. `client_p50_ms`, `client_p99_ms`:
-    what the caller waited for one operation.
+    `server_us`: time of the server for an item; `items` is 0 if nobody knows how many there were.
+    `scripts`: how many there were (or other commands, if there was no script); their durations in
+    milliseconds. `client_p50_ms`, `client_p99_ms`: what the caller waited for one operation.
     """
 
     subject: str

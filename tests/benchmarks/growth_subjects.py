@@ -105,7 +105,7 @@ async def _explain(scene: Scene) -> int:
 
 async def _audit(scene: Scene) -> int:
     await scene.app.audit(QUEUE, most=1000)
-    return 1000
+    return min(scene.size, 1000)
 
 
 def _looks(state: str) -> tuple[Operation, ...]:
@@ -151,6 +151,12 @@ def _clean(state: str) -> Callable[[Scene], Awaitable[int]]:
         return max(len(gone), 1)
 
     return do
+
+
+async def _clean_few(scene: Scene) -> int:
+    """Nearly all are locked: every job is looked at."""
+    await scene.queue().clean("active", older_than=timedelta(0))
+    return scene.size
 
 
 async def _drain(scene: Scene) -> int:
@@ -283,7 +289,7 @@ ACTIVE = Subject(
         Operation("renew all locks", _renew, 1),
         Operation("stalled check, all are well", _check, 3),
         Operation("stalled check, a tenth vanished", _check, 1, _strand_some),
-        Operation("clean some", _clean("active"), 1),
+        Operation("clean, nearly all are locked", _clean_few, 1),
         OBLITERATE,
     ),
 )  # fmt: skip
@@ -382,7 +388,7 @@ async def _one_job_each(scene: Scene) -> int:
 
 async def _names(scene: Scene) -> int:
     assert len(await scene.app.queues()) >= scene.size
-    return 1
+    return scene.size
 
 
 async def _work_one_queue(scene: Scene) -> int:
@@ -422,7 +428,7 @@ async def _beat(scene: Scene) -> int:
 
 async def _workers(scene: Scene) -> int:
     assert len(await scene.queue().workers()) >= scene.size
-    return 1
+    return scene.size
 
 
 WORKERS = Subject(
