@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
 from toril.app_options import AppOptions
-from toril.auditing import MOST, Auditor
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -16,7 +16,6 @@ from toril.errors import ConfigurationError
 from toril.events import QueueEvents
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
-from toril.hooks.findings import AuditReport
 from toril.job import Job
 from toril.job_operations import JobOperations
 from toril.metrics import Sample
@@ -29,9 +28,10 @@ from toril.results import Results
 from toril.runtime import Runtime
 from toril.setting import Setting
 from toril.snapshots import JobRef, ParentRef
-from toril.sync import SyncApp
 
 if TYPE_CHECKING:
+    from toril.hooks.findings import AuditReport
+    from toril.sync import SyncApp
     from toril.task import Tasks
     from toril.worker import Fetcher, Handler, Worker, WorkerOptions
 
@@ -71,7 +71,6 @@ class App:
     ) -> None:
         self.runtime = Runtime(url, settings, **options)
         self.results = Results(self)
-        self.sync = SyncApp(self.runtime)
         self._workers: list[Worker] = []
         self._adds: dict[str, AddBatches] = {}
         self._tasks: dict[str, Tasks] = {}
@@ -94,6 +93,13 @@ class App:
     def context(self) -> Context:
         """What operations need to know of this App."""
         return self.runtime.context
+
+    @cached_property
+    def sync(self) -> SyncApp:
+        """The same queues, flows and jobs for threads, without an event loop."""
+        from toril.sync import SyncApp  # many programs have no use for it
+
+        return SyncApp(self.runtime)
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -284,7 +290,7 @@ class App:
         """
         return self.runtime.samples()
 
-    async def audit(self, queue: str, *, most: int = MOST) -> AuditReport:
+    async def audit(self, queue: str, *, most: int = 100_000) -> AuditReport:
         """Look whether what is stored of a queue agrees with itself, and with what was said.
 
         It only reads, in small steps with pauses, while others work. A finding can be repaired with
@@ -296,6 +302,8 @@ class App:
 
         Raises `ServerError`.
         """
+        from toril.auditing import Auditor
+
         await self.runtime.start()
         return await Auditor(self.runtime, queue, most).run()
 

@@ -7,11 +7,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from toril.auditing import MOST, Auditor
 from toril.connection.call import Procedure
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
-from toril.hooks.findings import AuditReport, Finding, Repair
 from toril.inspection import InspectionOperations, SyncInspection
 from toril.job_operations import JobOperations
 from toril.limits import SyncLimits
@@ -27,6 +25,7 @@ from toril.sync_job import SyncJob
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
+    from toril.hooks.findings import AuditReport, Finding, Repair
     from toril.schedule import Pace, Schedule
     from toril.schedule_operations import ScheduleOperations
 
@@ -68,11 +67,13 @@ class SyncApp:
         """All counters and gauges of this process; see `App.metrics`."""
         return self.runtime.samples()
 
-    def audit(self, queue: str, *, most: int = MOST) -> AuditReport:
+    def audit(self, queue: str, *, most: int = 100_000) -> AuditReport:
         """Look whether what is stored of a queue agrees with itself; see `App.audit`.
 
         Repairs run on the App's loop: `app.sync.repair(finding)`.
         """
+        from toril.auditing import Auditor
+
         self.runtime.start_sync()
         return self.runtime.run(Auditor(self.runtime, queue, most).run())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -213,42 +212,6 @@ def test_commands_end_by_raising(site: Site) -> None:
 
 
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("TORIL_")}
-
-
-def seconds(folder: Path, *arguments: str) -> float:
-    """What Python needs for something, at best: of a processor, as the machine may be busy."""
-    environ = {**ENVIRON, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, *arguments], check=True, capture_output=True, cwd=folder, env=environ
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-    return min(once() for _ in range(5))
-
-
-def test_help_is_quick(tmp_path: Path) -> None:
-    assert seconds(tmp_path, "-m", "toril", "--help") < 0.25
-
-
-def test_help_imports_neither_clients_nor_plugins(tmp_path: Path) -> None:
-    code = (
-        "import sys; from toril.cli import main; main(['--help'], standalone_mode=False);"
-        "print({m.partition('.')[0] for m in sys.modules}"
-        " & {'redis', 'msgspec', 'pluggy', 'asyncio', 'toril_plugins', 'rich'})"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=ENVIRON)
-    assert done.stdout.endswith(b"set()\n")
-
-
-def test_importing_an_app_costs_little_more_than_its_client(tmp_path: Path) -> None:
-    client = seconds(tmp_path, "-c", "import redis.asyncio")
-    assert seconds(tmp_path, "-c", "from toril import App") - client < 0.15
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class Server:
         raise ServerError(f"valkey-server did not start:\n{problem}")
 
     @classmethod
-    def _launch(cls, config: Mapping[str, str], under: Sequence[str]) -> Server:
+    def _launch(cls, config: Mapping[str, str], under: Sequence[str] = ()) -> Server:
         # A short path of its own: a unix socket's name may have about 100 bytes only.
         directory = Path(tempfile.mkdtemp(prefix="toril-"))
         port = free_port()

@@ -70,16 +70,15 @@ def _ours(entries: Iterable[Any]) -> list[Any]:
 
 
 def _offer(entry: Any) -> Offer:
-    distribution = entry.dist
-    return Offer(
-        entry.group,
-        entry.name,
-        entry.value,
-        distribution.name if distribution else "",
-        distribution.version if distribution else "",
-        str(distribution.locate_file("")) if distribution else "",
-        entry.load,
-    )
+    name, version, folder = _described(entry.dist) if entry.dist else ("", "", "")
+    return Offer(entry.group, entry.name, entry.value, name, version, folder, entry.load)
+
+
+@functools.cache
+def _described(distribution: Any) -> tuple[str, str, str]:
+    """Name, version and folder. Asked once: each look parses the whole of its description."""
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"], str(distribution.locate_file(""))
 
 
 def _planted_folder() -> str | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 
 from toril.protocol.effects import Effects
-from toril.protocol.scheduling import next_run, repetition_of
 from toril.runtime import Runtime
-from toril.schedule import due_after, is_over
 from toril.snapshots import JobSnapshot
 from toril.worker.insist import insist
 
@@ -31,6 +29,10 @@ class Series:
 
         A schedule whose next time cannot be told here ends, with an error in the log.
         """
+        # Most queues have no schedules, and would wait for this when they start.
+        from toril.protocol.scheduling import next_run, repetition_of
+        from toril.schedule import due_after, is_over
+
         runtime, now = self._runtime, self._runtime.clock.now_ms()
         try:
             repetition = repetition_of(job)
