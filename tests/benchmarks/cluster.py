@@ -1,14 +1,14 @@
 """The same load on 1, 2 and 3 shards of a Redis Cluster: who does what, and what a job costs.
 
-    python -m tests.benchmarks.cluster --jobs 6000 --queues 12 --shards 1 2 3 --output FOLDER
+    python -m tests.benchmarks.cluster --jobs 24000 --queues 12 48 --shards 1 2 3 --output FOLDER
 
 Each size is a cluster of its own on loopback. Queues have a hash tag each (`{q1}`, …); one process
-adds to all of them and works them off, a worker per queue. What is to be seen on a machine with few
-processors is not a speed-up, but what a speed-up rests on: that the jobs spread over the shards as
-the slots say, that no call goes to a wrong shard or to several, and that a job costs each shard as
-much as it costs a single one. Each server's processor time is its own (`INFO cpu`), so that servers
-may share a processor. Prints a Markdown table; with --output it writes `cluster.json` and
-`cluster.md`.
+adds the jobs, as many to each, and works them off, a worker per queue. What is to be seen on a
+machine with few processors is not a speed-up, but what a speed-up rests on: that the jobs spread
+over the shards as the slots say, that no call goes to a wrong shard or to several, and that a job
+costs each shard as much as it costs a single one, however many shards, queues and workers there
+are. Each server's processor time is its own (`INFO cpu`), so that servers may share a processor.
+Prints a Markdown table; with --output it writes `cluster.json` and `cluster.md`.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ async def noop(job: ActiveJob) -> None:
 async def load(url: str, queues: Sequence[str], jobs: int, concurrency: int) -> None:
     """Add `jobs` to each of the queues, and work all of them off."""
     async with App(url) as app:
-        for _ in range(0, jobs, 1000):
+        for first in range(0, jobs, 1000):
             for name in queues:
                 await app.queue(name).add_many(
-                    NewJob("send", PAYLOAD) for _ in range(min(jobs, 1000))
+                    NewJob("send", PAYLOAD) for _ in range(first, min(jobs, first + 1000))
                 )
         workers = [app.worker(name, noop, concurrency=concurrency) for name in queues]
         await asyncio.gather(*(worker.run(burst=True) for worker in workers))
@@ -149,7 +149,7 @@ def finished(nodes: Cluster, queues: Sequence[str]) -> list[int]:
 
 
 def measure(size: int, queues: Sequence[str], jobs: int, concurrency: int) -> Size:
-    """Run the load on a new cluster of `size` shards, once to warm it and once to count."""
+    """Add `jobs` to each queue on a new cluster of `size` shards, and run them; a tenth first."""
     with cluster(size) as nodes:
         if hasattr(os, "sched_setaffinity"):
             for node in nodes.nodes:
@@ -172,32 +172,35 @@ def measure(size: int, queues: Sequence[str], jobs: int, concurrency: int) -> Si
 
 
 def table(sizes: Sequence[Size]) -> str:
-    lines = [
-        "| shards | shard | queues | jobs | commands a job | CPU µs a job | redirects |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = "shards | queues | on each | jobs on each | commands a job | CPU µs a job | in all"
+    lines = [f"| {heads} | redirects | jobs/s, a processor each |", "|---" * 9 + "|"]
     for size in sizes:
-        for number, shard in enumerate(size.shards, 1):
-            lines.append(
-                f"| {len(size.shards)} | {number} | {shard.queues} | {shard.jobs:,} | "
-                f"{shard.commands:.2f} | {shard.cpu_us:.1f} | {shard.done.redirects} |"
-            )
-    lines += ["", "| shards | CPU µs a job, all | jobs/s with a processor each |", "|---|---|---|"]
-    lines += [f"| {len(size.shards)} | {size.cpu_us:.1f} | {size.ceiling:,.0f} |" for size in sizes]
+        each = size.shards
+        lines.append(
+            f"| {len(each)} | {sum(one.queues for one in each)} | "
+            f"{', '.join(str(one.queues) for one in each)} | "
+            f"{', '.join(f'{one.jobs:,}'.replace(',', ' ') for one in each)} | "
+            f"{', '.join(f'{one.commands:.2f}' for one in each)} | "
+            f"{', '.join(f'{one.cpu_us:.1f}' for one in each)} | {size.cpu_us:.1f} | "
+            f"{sum(one.done.redirects for one in each)} | {size.ceiling:,.0f} |"
+        )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=6000, help="jobs of each queue")
-    parser.add_argument("--queues", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=24_000, help="jobs of all queues together")
+    parser.add_argument("--queues", type=int, nargs="*", default=[12, 48])
     parser.add_argument("--concurrency", type=int, default=50, help="of each queue's worker")
     parser.add_argument("--shards", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, help="folder for cluster.json and cluster.md")
     given = parser.parse_args(arguments)
-    queues = names(given.queues)
-    sizes = [measure(size, queues, given.jobs, given.concurrency) for size in given.shards]
+    sizes = [
+        measure(shards, names(queues), given.jobs // queues, given.concurrency)
+        for queues in given.queues
+        for shards in given.shards
+    ]
     text = table(sizes)
     print(text)
     if given.output:
