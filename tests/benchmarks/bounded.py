@@ -31,10 +31,11 @@ from typing import Any
 
 import redis
 
-from tests.benchmarks.compare import PEERS, ROOT
+from tests.support.driver import ROOT
 from tests.support.node import install
 from tests.support.server import Server
 
+PEERS = Path(__file__).parent / "peers"
 QUEUE = "kept"
 CALM = 10.0
 """Seconds for which the bystander is watched in calm."""

@@ -1,59 +1,52 @@
-"""The same for the package `bullmq` of PyPI."""
+"""The part of `bullmq` of PyPI in the comparison; see roles.py."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from bullmq import Queue, Worker
 
-PAYLOAD = {"to": "ada@example.org", "text": "x" * 64}
+from tests.benchmarks.peers.roles import PAYLOAD, AsyncPeer, Payload, main
+
+BATCH: Final = 500
+"""Jobs of one `addBulk`."""
 
 
-async def main(url: str, what: str, jobs: int, concurrency: int) -> float:
-    queue = Queue("bench", {"connection": url})
-    try:
-        if what == "add":
-            started = time.perf_counter()
-            for first in range(0, jobs, 500):
-                count = min(500, jobs - first)
-                await queue.addBulk([{"name": "send", "data": PAYLOAD} for _ in range(count)])
-            return time.perf_counter() - started
-        return await drain(url, jobs, concurrency)
-    finally:
-        await queue.close()
+class BullMQ(AsyncPeer):
+    async def open(self) -> None:
+        self.queue = Queue("bench", {"connection": self.order.url})
+        self.worker: Any = None
 
+    async def add(self, payload: Payload) -> None:
+        await self.queue.add("send", payload)
 
-async def drain(url: str, jobs: int, concurrency: int) -> float:
-    done = asyncio.Event()
-    left = jobs
+    async def add_many(self, jobs: int) -> None:
+        for first in range(0, jobs, BATCH):
+            count = min(BATCH, jobs - first)
+            await self.queue.addBulk([{"name": "send", "data": PAYLOAD} for _ in range(count)])
 
-    async def handler(job: Any, token: str) -> None:
-        """Do nothing."""
+    async def work(self, handle: Callable[[Payload], Awaitable[None]]) -> None:
+        async def handler(job: Any, token: str) -> None:
+            await handle(job.data)
 
-    noop: Any = handler
+        process: Any = handler
+        options: Any = {
+            "connection": self.order.url,
+            "concurrency": self.order.concurrency,
+            "autorun": False,
+        }
+        self.worker = Worker("bench", process, options)
+        self.running = asyncio.create_task(self.worker.run())
 
-    def completed(job: Any, result: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            done.set()
-
-    options: Any = {"connection": url, "concurrency": concurrency, "autorun": False}
-    worker = Worker("bench", noop, options)
-    worker.on("completed", completed)
-    started = time.perf_counter()
-    running = asyncio.ensure_future(worker.run())
-    await done.wait()
-    seconds = time.perf_counter() - started
-    await worker.close(force=True)
-    running.cancel()
-    return seconds
+    async def close(self) -> None:
+        if self.worker:
+            await asyncio.sleep(0.1)  # the finishes of the last jobs
+            await self.worker.close(force=True)
+            self.running.cancel()
+        await self.queue.close()
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    print(json.dumps(asyncio.run(main(arguments[0], arguments[1], *map(int, arguments[2:])))))
+    main(BullMQ)

@@ -1,0 +1,1 @@
+"""The comparison with the peers: who takes part, in what, how it is measured and shown."""
