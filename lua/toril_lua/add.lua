@@ -46,9 +46,29 @@ local done_children = {} -- parents that got the result of a child that had fini
 local pushed, delayed = {}, {} -- queues that need a marker
 local created -- the key of the hash being written
 local left_out = {} -- keys of nodes that are not added, as a plugin calls them duplicates
+local written = {} -- keys of nodes that have been added
+local gathered = {} -- queue: ids that go to the list of its waiting jobs together
+local children = {} -- key of a parent in the same flow: keys of its children
 
 local again = recorded(Q, record)
 if again then return again end
+
+-- Whether no node's job was there before this call: asked in one command for all of them.
+local function are_all_new()
+  local keys = {}
+  for _, node in ipairs(nodes) do
+    if not node.counter then
+      node.key = KEYS[node.q] .. ':' .. node.id
+      keys[#keys + 1] = node.key
+    end
+  end
+  return #keys == 0 or redis.call('EXISTS', unpack(keys)) == 0
+end
+local all_new = are_all_new()
+
+local function is_there(key)
+  return (written[key] or not all_new) and redis.call('EXISTS', key) == 1
+end
 
 local function exists(key)
   if not living[key] and redis.call('EXISTS', key) == 1 then living[key] = true end
@@ -59,6 +79,7 @@ end
 local function objection(node, key)
   if not node.parent_key then return OK end
   if not node.inner and not exists(node.parent_key) then return NO_PARENT end
+  if not is_there(key) then return OK end
   local current = redis.call('HGET', key, 'parentKey')
   if current and current ~= node.parent_key and redis.call('EXISTS', current) == 1 then
     return OTHER_PARENT
@@ -80,7 +101,11 @@ local function adopt(queue, node, key)
 end
 
 local function place(queue, node, key)
-  if node.is_parent then
+  local plain = node.delay == 0 and node.priority == 0 and not node.lifo and not node.is_parent
+  local ids = plain and gathered[queue]
+  if ids then
+    emit_capped(queue, 'waiting', 'jobId', node.id)
+  elseif node.is_parent then
     redis.call('ZADD', queue .. ':waiting-children', node.timestamp, node.id)
     emit_capped(queue, 'waiting-children', 'jobId', node.id)
     living[key] = true
@@ -88,8 +113,17 @@ local function place(queue, node, key)
     delayed[queue] = true
   else
     pushed[queue] = true
+    -- The list has taken one, so it is a list, and will take those that come after it.
+    if plain then gathered[queue] = {} end
   end
-  if node.parent_key then link_to_parent(node.parent_key, key) end
+  if node.inner then
+    local keys = children[node.parent_key] or {}
+    children[node.parent_key] = keys
+    keys[#keys + 1] = key
+  elseif node.parent_key then
+    link_to_parent(node.parent_key, key)
+  end
+  if ids then ids[#ids + 1] = node.id end
 end
 
 -- A large flow under way is listed until its last step, with what it has made (`+key`) and the
@@ -171,15 +205,20 @@ end
 -- Returns whether the job existed, and a code.
 local function add(node)
   local queue = KEYS[node.q]
-  if node.counter then node.id = next_counter_id(queue) end
-  local key = queue .. ':' .. node.id
-  local code = objection(node, key)
-  if code ~= OK then return 0, code end
+  if node.counter then
+    node.id = next_counter_id(queue)
+    node.key = queue .. ':' .. node.id
+  end
+  local key = node.key
+  if not request.whole then -- else it has been looked at before
+    local code = objection(node, key)
+    if code ~= OK then return 0, code end
+  end
   if is_below_left_out(node) then
     left_out[key] = true
     return 1, OK
   end
-  if redis.call('EXISTS', key) == 1 then
+  if is_there(key) then
     if node.parent_key then adopt(queue, node, key) end
     emit_capped(queue, 'duplicated', 'jobId', node.id)
     return 1, OK
@@ -199,7 +238,7 @@ local function add(node)
   created = key
   store_job(queue, node.id, node)
   place(queue, node, key)
-  created = nil
+  created, written[key] = nil, true
   return 0, OK
 end
 
@@ -207,7 +246,7 @@ end
 local function objections()
   local found = {}
   for i, node in ipairs(nodes) do
-    local code = objection(node, KEYS[node.q] .. ':' .. node.id)
+    local code = objection(node, node.key)
     if code ~= OK then found[#found + 1] = {i, node.id, 0, code} end
   end
   return found
@@ -220,8 +259,10 @@ if request.whole or request.check then
 end
 
 -- Refused whole by a full server, before anything else is written.
-local max_len = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents') or DEFAULT_MAX_EVENTS
-redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', max_len)
+local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency', 'opts.maxLenEvents')
+local most_events = meta[3] or DEFAULT_MAX_EVENTS
+redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', most_events)
+max_events(Q, most_events)
 
 --- @when adding, saved
 seam.now = now
@@ -243,13 +284,21 @@ for i, node in ipairs(nodes) do
     results[#results + 1] = {i, node.id or '', existed[i], codes[i]}
   end
 end
+for queue, ids in pairs(gathered) do
+  if #ids > 0 then redis.call('LPUSH', queue .. ':wait', unpack(ids)) end
+end
+for parent_key, keys in pairs(children) do
+  redis.call('SADD', parent_key .. ':dependencies', unpack(keys))
+end
 for _, link in ipairs(request.links or {}) do
   if exists(link[1]) then redis.call('SADD', link[1] .. ':dependencies', unpack(link[2])) end
 end
 for _, parent in ipairs(done_children) do release_if_done(parent, now) end
 for queue in pairs(delayed) do mark_delayed(queue) end
 for queue in pairs(pushed) do
-  if not blocked(queue) then mark(queue) end
+  local held
+  if queue == Q then held = is_blocked(Q, meta) else held = blocked(queue) end
+  if not held then mark(queue) end
 end
 
 if request.flow then note_flow(existed, codes) end

@@ -3,6 +3,7 @@
 --- @include "enqueue"
 -- Writing a new job. A job is {name, data, opts, timestamp, delay, priority, lifo, parent_key,
 -- parent, deid, rjk, toril}; texts where no arithmetic is needed, absent or false if not given.
+-- Whole numbers go to `redis.call` as they are, which keeps all their digits.
 
 local OPTIONAL_FIELDS = {
   {'parent_key', 'parentKey'}, {'parent', 'parent'}, {'deid', 'deid'}, {'rjk', 'rjk'},
@@ -10,17 +11,23 @@ local OPTIONAL_FIELDS = {
 }
 
 local function store_job(Q, id, job)
-  local fields = {
-    'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', int(job.timestamp),
-    'delay', int(job.delay), 'priority', int(job.priority),
-  }
-  for _, field in ipairs(OPTIONAL_FIELDS) do
-    if job[field[1]] then
-      fields[#fields + 1] = field[2]
-      fields[#fields + 1] = job[field[1]]
+  local key = Q .. ':' .. id
+  if job.parent_key or job.deid or job.rjk or job.toril then
+    local fields = {
+      'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp,
+      'delay', job.delay, 'priority', job.priority,
+    }
+    for _, field in ipairs(OPTIONAL_FIELDS) do
+      if job[field[1]] then
+        fields[#fields + 1] = field[2]
+        fields[#fields + 1] = job[field[1]]
+      end
     end
+    redis.call('HSET', key, unpack(fields))
+  else
+    redis.call('HSET', key, 'name', job.name, 'data', job.data, 'opts', job.opts,
+      'timestamp', job.timestamp, 'delay', job.delay, 'priority', job.priority)
   end
-  redis.call('HSET', Q .. ':' .. id, unpack(fields))
   emit(Q, 'added', 'jobId', id, 'name', job.name)
 end
 
