@@ -29,14 +29,13 @@ from toril.connection.endpoint import Server
 from toril.connection.execute import Executor, SyncExecutor
 from toril.connection.faults import ANSWERS, Reaction, fault_of, hopeless, typed_error
 from toril.connection.sockets import (
-    AsyncConnection,
     Connection,
     exchange,
-    exchange_async,
     open_async_connection,
     open_connection,
 )
 from toril.connection.steps import Command, Exchange, Forget, NotSent, Refused, ReplyLost, Steps
+from toril.connection.wire import Wire
 from toril.errors import ConfigurationError
 
 MARGIN = 2.0
@@ -95,7 +94,7 @@ class _Blocking:
         self._key = key
         self._client_name = client_name
         self._pid = os.getpid()
-        self._connection: AsyncConnection | None = None
+        self._connection: Wire | None = None
         self._server: Server | None = None
         self._client_id = 0
         self.connected: Callable[[], None] | None = None
@@ -143,7 +142,7 @@ class _Blocking:
                 return None
             try:
                 async with asyncio.timeout(block + MARGIN) as self._limit:
-                    (reply,) = await exchange_async(connection, (command,), None)
+                    (reply,) = await connection.exchange((command,), None)
             except BaseException:
                 await self._drop()
                 raise
@@ -170,13 +169,13 @@ class _Blocking:
                 await asyncio.wait({task})
         return None if task.cancelled() else task.result()
 
-    async def _connect(self) -> AsyncConnection:
+    async def _connect(self) -> Wire:
         self._pid = os.getpid()
         self._server = await self._executor.drive(self._executor.route.locate(self._key))
         connection = await open_async_connection(self._server, self._client_name)
         try:
-            (client_id,) = await exchange_async(
-                connection, (("CLIENT", "ID"),), self._server.access.connect_timeout
+            (client_id,) = await connection.exchange(
+                (("CLIENT", "ID"),), self._server.access.connect_timeout
             )
         except BaseException:
             await connection.disconnect(nowait=True)

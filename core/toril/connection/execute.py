@@ -17,12 +17,9 @@ from toril.connection.endpoint import Endpoint, Server
 from toril.connection.route import Route, route_for
 from toril.connection.scripts import ScriptSet
 from toril.connection.sockets import (
-    AsyncConnection,
     Connection,
     exchange,
-    exchange_async,
     is_fresh,
-    is_fresh_async,
     open_async_connection,
     open_connection,
 )
@@ -36,6 +33,7 @@ from toril.connection.steps import (
     Step,
     Steps,
 )
+from toril.connection.wire import Wire
 
 T = TypeVar("T")
 
@@ -75,7 +73,7 @@ class Executor:
         self._patience = patience
         self._client_name = client_name
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self._idle: dict[Server, list[tuple[AsyncConnection, float]]] = {}
+        self._idle: dict[Server, list[tuple[Wire, float]]] = {}
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @overload
@@ -158,11 +156,11 @@ class Executor:
             self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         return self._turns
 
-    async def _exchange(self, connection: AsyncConnection, step: Exchange) -> list[Any]:
+    async def _exchange(self, connection: Wire, step: Exchange) -> list[Any]:
         server = step.server
         whole = False
         try:
-            replies = await exchange_async(connection, step.commands, server.access.reply_timeout)
+            replies = await connection.exchange(step.commands, server.access.reply_timeout)
             whole = True
         except TimeoutError as error:
             raise ReplyLost(
@@ -177,7 +175,7 @@ class Executor:
                 await connection.disconnect(nowait=True)
         return replies
 
-    async def _connected(self, server: Server) -> AsyncConnection:
+    async def _connected(self, server: Server) -> Wire:
         idle = self._idle.get(server)
         while idle:
             connection, since = idle.pop()
@@ -187,7 +185,7 @@ class Executor:
                     # Let the loop look at the socket: first it runs us, then what it saw there.
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
-                fresh = await is_fresh_async(connection)
+                fresh = connection.is_fresh
             finally:
                 if not fresh:  # also when cancelled just now: nobody else has it any more
                     await connection.disconnect(nowait=True)

@@ -7,10 +7,9 @@ bytes. redis-py does the handshake (login, database, encryption, name).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
@@ -20,6 +19,7 @@ from redis.retry import Retry
 from toril.connection.endpoint import Server
 from toril.connection.faults import ANSWERS
 from toril.connection.steps import Command, NotSent
+from toril.connection.wire import OpenConnection, Wire, pack
 
 
 class Connection(Protocol):
@@ -39,27 +39,6 @@ class Connection(Protocol):
         """Write what `pack` made."""
 
     def read_response(self) -> Any:
-        """The next reply; an error that the server said is raised."""
-
-
-class AsyncConnection(Protocol):
-    """The part of redis-py's asynchronous connection that is used."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it is open as far as this side knows."""
-        ...
-
-    async def connect(self) -> None:
-        """Open it, if it is not, with the handshake."""
-
-    async def disconnect(self, *, nowait: bool = ...) -> None:
-        """Close it; `nowait`: without waiting until that is done."""
-
-    async def send_packed_command(self, command: list[bytes], *, check_health: bool) -> None:
-        """Write what `pack` made."""
-
-    async def read_response(self) -> Any:
         """The next reply; an error that the server said is raised."""
 
 
@@ -86,7 +65,7 @@ def open_connection(
     return connection
 
 
-async def open_async_connection(server: Server, client_name: str | None = None) -> AsyncConnection:
+async def open_async_connection(server: Server, client_name: str | None = None) -> Wire:
     """A new asynchronous connection. Its user limits the time of a reply.
 
     Raises:
@@ -99,7 +78,7 @@ async def open_async_connection(server: Server, client_name: str | None = None) 
         kind = redis.asyncio.UnixDomainSocketConnection
     elif server.access.tls is not None:
         kind = redis.asyncio.SSLConnection
-    connection = cast(AsyncConnection, kind(**options))
+    connection = cast(OpenConnection, kind(**options))
     seconds = server.access.connect_timeout
     try:
         async with asyncio.timeout(seconds):
@@ -112,7 +91,7 @@ async def open_async_connection(server: Server, client_name: str | None = None) 
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    return connection
+    return Wire(connection)
 
 
 def _options(server: Server, client_name: str | None) -> dict[str, Any]:
@@ -135,22 +114,13 @@ def _options(server: Server, client_name: str | None) -> dict[str, Any]:
     return options | dict(access.tls or ())
 
 
-# Its stub promises commands of one word only.
-_pack_command = cast(Callable[[Command], bytes], cast(Any, hiredis).pack_command)
-
-
-def pack(commands: Iterable[Command]) -> list[bytes]:
-    """The commands as they go over the wire."""
-    return [b"".join([_pack_command(command) for command in commands])]
-
-
 def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
     """Send `commands` and read as many replies; errors of the server are returned as replies.
 
     Raises:
         RedisError: the connection broke or the time ran out.
     """
-    connection.send_packed_command(pack(commands), check_health=False)
+    connection.send_packed_command([pack(commands)], check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
@@ -162,43 +132,9 @@ def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
     return replies
 
 
-async def exchange_async(
-    connection: AsyncConnection, commands: Sequence[Command], timeout: float | None
-) -> list[Any]:
-    """The same, asynchronously, within `timeout` seconds (None: the caller keeps the time).
-
-    Raises:
-        RedisError: the connection broke.
-        TimeoutError: the time ran out.
-    """
-    replies: list[Any] = []
-    async with asyncio.timeout(timeout):
-        await connection.send_packed_command(pack(commands), check_health=False)
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response())
-            except ANSWERS as error:
-                replies.append(error)
-                if not isinstance(error, ResponseError):
-                    return replies + [error] * (len(commands) - len(replies))
-    return replies
-
-
 def is_fresh(connection: Connection) -> bool:
     """Whether an idle connection is still open and has nothing unread."""
     try:
         return not connection.can_read()
     except RedisError:
-        return False
-
-
-async def is_fresh_async(connection: AsyncConnection) -> bool:
-    """The same, for an asynchronous connection."""
-    if not connection.is_connected:
-        return False
-    # redis-py 8 has given the method a truer name.
-    look = getattr(connection, "can_read", None) or cast(Any, connection).can_read_destructive
-    try:
-        return not await look()
-    except (RedisError, OSError):
         return False
