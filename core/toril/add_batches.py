@@ -7,9 +7,10 @@ import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from toril.connection.call import at_once
 from toril.errors import IndeterminateError, JobError
 from toril.new_job import Drafted
-from toril.operations import QueueOperations
+from toril.operations import QueueOperations, in_one_call
 from toril.protocol.adding import MOST_ADDED, NewNode
 from toril.runtime import Runtime
 from toril.snapshots import JobSnapshot
@@ -38,12 +39,17 @@ class AddBatches:
 
     async def add(self, drafted: Drafted) -> JobSnapshot:
         """Plan the job, and add it. Raises what `Queue.add` raises."""
-        await self._runtime.prepare((self._operations.name,))
+        if not self._runtime.is_ready(self._operations.name):
+            await self._runtime.prepare((self._operations.name,))
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._planning = loop, asyncio.Lock()
-        async with self._planning:  # what is to be read first must not change the order
-            (node,) = await self._runtime.drive(self._operations.planned((drafted,)))
+        planning = self._operations.planned((drafted,))
+        if self._operations.plans_at_once and not self._planning.locked():
+            (node,) = at_once(planning)
+        else:
+            async with self._planning:  # what is to be read first must not change the order
+                (node,) = await self._runtime.drive(planning)
         if self._sender is not None and self._sender.get_loop() is not loop:
             # Of the process that this one was forked from, which sends what waits there.
             _inherited.append(self._sender)
@@ -62,9 +68,13 @@ class AddBatches:
     async def _send(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_ADDED], self._waiting[MOST_ADDED:]
                 # Who was cancelled before the job was sent does not want it any more.
-                await self._save([each for each in batch if not each[1].done()])
+                wanted = [each for each in self._waiting if not each[1].done()]
+                # One call: what becomes of another one is nothing to those in this one.
+                count = in_one_call([node for node, _ in wanted[:MOST_ADDED]])
+                self._waiting = wanted[count:]
+                if count:
+                    await self._save(wanted[:count])
         finally:
             self._sender = None
 

@@ -72,7 +72,9 @@ class Context:
         """
         live = yield from self.live.of([one.queue for one in drafted if one.node.prefix is None])
         spoken = {queue for queue, kinds in live.items() if any(kinds.values())}
-        self.check_settings([said for one in drafted for said in one.said])
+        said = [said for one in drafted for said in one.said]
+        if said:
+            self.check_settings(said)
         functions = self.functions(SAVE)
         always = [function for function in functions if not function.only_when_said]
         nodes: list[NewNode] = []

@@ -19,8 +19,10 @@ from toril.job_operations import JobOperations
 from toril.new_job import (
     CheckedOptions,
     Drafted,
+    JobOptions,
     NewJob,
     QueueDefaults,
+    check_options,
     checked_priority,
     draft,
 )
@@ -31,7 +33,7 @@ from toril.removals import Removals
 from toril.setting import Level, Said, Setting
 from toril.settings import say
 from toril.snapshots import JobSnapshot
-from toril.types import CLEANABLE, STATES, Outcome, State
+from toril.types import CLEANABLE, STATES, Json, Outcome, State
 
 S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
@@ -60,20 +62,34 @@ class QueueOperations:
         for number, job in enumerate(jobs):
             if not isinstance(cast(object, job), NewJob):
                 raise TypeError(f"item {number} of the jobs is a NewJob(name, …), not {job!r}")
+        return [self._drafted(job.name, job.data, job.settings, job.options) for job in jobs]
+
+    def drafted_one(
+        self, name: str, data: Json, settings: tuple[Setting, ...], options: JobOptions
+    ) -> Drafted:
+        """The same for a single job, as `add` gets it."""
+        check_options("add", options)
+        return self._drafted(name, data, settings, options)
+
+    def _drafted(
+        self, name: str, data: Json, settings: tuple[Setting, ...], options: JobOptions
+    ) -> Drafted:
         now = self._context.clock.now_ms()
-        return [
-            draft(
-                self.key,
-                job.name,
-                job.data,
-                job.options,
-                self._checked,
-                now=now,
-                said=say("job", job.settings, "Queue.add", now) if job.settings else (),
-                counter=self._counter,
-            )
-            for job in jobs
-        ]
+        return draft(
+            self.key,
+            name,
+            data,
+            options,
+            self._checked,
+            now=now,
+            said=say("job", settings, "Queue.add", now) if settings else (),
+            counter=self._counter,
+        )
+
+    @property
+    def plans_at_once(self) -> bool:
+        """Whether `planned` would ask the server nothing now."""
+        return self._context.live.is_known(self.name)
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The jobs as they are to be written, once every plugin has been asked about each."""
@@ -99,9 +115,10 @@ class QueueOperations:
 
     def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:
         """Add jobs. All are checked and planned before the first is written."""
-        return self._add(self.drafted(jobs))
+        return self.add_drafted(self.drafted(jobs))
 
-    def _add(self, drafted: Sequence[Drafted]) -> Procedure[list[JobSnapshot]]:
+    def add_drafted(self, drafted: Sequence[Drafted]) -> Procedure[list[JobSnapshot]]:
+        """`add` for jobs that have been checked."""
         saved = yield from self.save((yield from self.planned(drafted)))
         jobs = [one for one in saved if isinstance(one, JobSnapshot)]
         for error in saved:
@@ -284,17 +301,21 @@ class QueueOperations:
 
 def _parts(nodes: Sequence[NewNode]) -> Iterator[Sequence[NewNode]]:
     """The nodes in parts that one call can take without holding up the server."""
-    part: list[NewNode] = []
+    start = 0
+    while start < len(nodes):
+        end = start + in_one_call(nodes[start : start + adding.MOST_ADDED])
+        yield nodes[start:end]
+        start = end
+
+
+def in_one_call(nodes: Sequence[NewNode]) -> int:
+    """How many of the first of these nodes, at most 200, are added in one call: 1 MiB of data."""
     size = 0
-    for node in nodes:
-        length = len(node.data)
-        if part and (len(part) == adding.MOST_ADDED or size + length > _MOST_DATA):
-            yield part
-            part, size = [], 0
-        part.append(node)
-        size += length
-    if part:
-        yield part
+    for count, node in enumerate(nodes):
+        size += len(node.data)
+        if size > _MOST_DATA and count:
+            return count
+    return len(nodes)
 
 
 def known_states(states: Sequence[State]) -> list[State]:

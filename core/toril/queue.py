@@ -99,9 +99,7 @@ class Queue(Inspection, Limits):
             ServerFull: The server is full; nothing was written.
             IndeterminateError: The reply was lost; `job_ids` names the job.
         """
-        check_options("add", options)
-        job = NewJob(name, data, *settings, **options)
-        (drafted,) = self._operations.drafted((job,))
+        drafted = self._operations.drafted_one(name, data, settings, options)
         return Job(self._app, await self._app.adds(self.name).add(drafted))
 
     async def add_many(self, jobs: Iterable[NewJob]) -> list[Job]:

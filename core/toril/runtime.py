@@ -283,6 +283,15 @@ class Runtime:
         await self.prepare(queues)
         return await self.drive(procedure)
 
+    def is_ready(self, queue: str) -> bool:
+        """Whether `prepare` would find nothing to do for a queue, on the loop that runs now."""
+        return (
+            self._loop is asyncio.get_running_loop()
+            and self._pid == os.getpid()
+            and self.started
+            and queue not in self.declared.unpublished
+        )
+
     async def prepare(self, queues: Sequence[str] = ()) -> None:
         """Start the plugins, and publish what these queues were declared with."""
         await self.start()

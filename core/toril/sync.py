@@ -168,9 +168,8 @@ class SyncQueue(SyncInspection, SyncLimits):
         **options: Unpack[JobOptions],
     ) -> SyncJob:
         """Add a job."""
-        check_options("add", options)
-        job = NewJob(name, data, *settings, **options)
-        (added,) = self._perform(self._operations.add((job,)))
+        drafted = self._operations.drafted_one(name, data, settings, options)
+        (added,) = self._perform(self._operations.add_drafted((drafted,)))
         return SyncJob(self._app, added)
 
     def add_many(self, jobs: Iterable[NewJob]) -> list[SyncJob]:

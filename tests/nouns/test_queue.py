@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import redis
 from tests.nouns.witness import Colour, Witness
 from tests.support.server import Server
 
-from toril import App, ConfigurationError, Flow, JobNotFound, NewJob, PluginError, Reject
+from toril import App, ConfigurationError, Flow, Job, JobNotFound, NewJob, PluginError, Reject
+from toril.connection.execute import Executor
 from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError, ServerFull
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
 
@@ -449,6 +451,51 @@ class TestManyTasks:
             results = await asyncio.gather(*adds, return_exceptions=True)
         assert [type(result) for result in results] == [ServerFull] * 3
         assert len({id(result) for result in results}) == 3
+
+    async def test_who_was_added_before_the_server_was_full_is_told_so(
+        self, app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = app.queue("mail")
+        await queue.add("first")
+        run = Executor.run
+        calls: list[Any] = []
+
+        async def run_once(self: Executor, request: Any, *rest: Any, **more: Any) -> Any:
+            if getattr(request, "script", "") == "add":
+                calls.append(request)
+                if len(calls) == 2:
+                    raise ServerFull("full")
+            return await run(self, request, *rest, **more)
+
+        monkeypatch.setattr(Executor, "run", run_once)
+        adds = [queue.add("n", str(i) * 600_000) for i in range(3)]
+        results = await asyncio.gather(*adds, return_exceptions=True)
+        assert [type(result) for result in results] == [Job, ServerFull, Job]
+        assert raw.llen(f"{Q}:wait") == 3
+
+    async def test_queues_and_options_do_not_mix(self, app: App, raw: redis.Redis) -> None:
+        def add(i: int) -> Any:
+            queue = app.queue(f"q{i % 3}", attempts=i % 3 + 1)
+            if i % 2:
+                return queue.add("n", i, priority=i)
+            return queue.add("n", i, delay=timedelta(seconds=i) if i % 4 else None)
+
+        jobs = await asyncio.gather(*(add(i) for i in range(60)))
+        for i, job in enumerate(jobs):
+            assert (job.queue, job.data) == (f"q{i % 3}", i)
+            stored = (await job.refresh()).snapshot
+            assert stored.opts["attempts"] == i % 3 + 1
+            assert stored.priority == (i if i % 2 else 0)
+            assert stored.delay == (0 if i % 2 or i % 4 == 0 else i * 1000)
+
+    async def test_what_waits_when_the_app_is_closed_is_added(self, app: App) -> None:
+        queue = app.queue("mail")
+        await queue.counts()
+        adds = [asyncio.create_task(queue.add("n", i)) for i in range(450)]
+        await asyncio.sleep(0)
+        await app.aclose()
+        assert [job.data for job in await asyncio.gather(*adds)] == list(range(450))
+        assert await queue.count("waiting") == 450
 
 
 class TestCounterIds:
