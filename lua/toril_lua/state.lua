@@ -5,7 +5,7 @@
 --                         ended = boolean: only whether they have ended is asked
 -- Returns:   per id: {state, 1 if the job's hash exists else 0, field, field, ...};
 --            a field that is not there is false. For as many ids, in order, as can be looked for
---            in lists of some 200,000 places, but at least one.
+--            in lists of some 100,000 places, but at least one.
 -- Events:    none; nothing is written
 --
 -- Of a list of more than 100,000 ids only so many at its ends are looked through. A job that
@@ -15,7 +15,7 @@
 local q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 
-local MAX_COMPARED, FROM_EACH_END = 200000, 50000
+local MAX_COMPARED, FROM_EACH_END = 100000, 50000
 local compared = 0 -- ids in lists that this call has looked through
 
 -- The order is the contract's. The lists come last among the common ones, as they are searched.

@@ -151,6 +151,8 @@ async def measure(subject: str, operation: Operation, scene: Scene) -> Point:
                     longest, longest_command = float(each["p100"]), name
         if over:
             break
+    if items < calls and not whole:
+        items = 0  # it was broken off while it only looked
     return Point(
         subject, operation.name, scene.size, items, usec / max(items, 1), calls,
         statistics.median(medians) / 1000, p99 / 1000, longest / 1000, longest_command,
