@@ -26,7 +26,7 @@ class Scale:
     latencies: int
     """Jobs of a latency run, one at a time."""
     memory: int
-    """Jobs whose memory on the server is weighed."""
+    """Jobs whose memory on the server is weighed; a quarter where only waiting ones are."""
     hold: int
     """Jobs that run at the same time while a worker's memory is looked at."""
     growth: int
@@ -40,10 +40,10 @@ class Scale:
 
 
 FULL: Final = Scale(
-    runs=5, seconds=1.2, latencies=200, memory=20_000, hold=1000, growth=1_000_000, flows=1000
+    runs=5, seconds=0.8, latencies=150, memory=20_000, hold=1000, growth=1_000_000, flows=1000
 )
 SMALL: Final = Scale(
-    runs=1, seconds=0.4, latencies=60, memory=5000, hold=1000, growth=20_000, flows=200
+    runs=1, seconds=0.2, latencies=40, memory=2000, hold=1000, growth=10_000, flows=100
 )
 
 
@@ -106,19 +106,23 @@ def _latency(stage: Stage, case: Case, scale: Scale) -> Figures:
 
 def _memory(stage: Stage, case: Case, scale: Scale) -> Figures:
     """Bytes on the server for a job that waits, and for one that has finished."""
+    if case.library.name not in KEEPING:
+        return {"waiting_bytes": _weigh(stage, case, scale.memory // 4, stage.memory())}
     stage.play(case, "add_many", 100)  # the scripts and buffers that an emptied server keeps
     stage.play(case, "drain", 100, concurrency=10)
     stage.empty()
     stage.play(case, "add_many", 100)
     stage.empty()
     nothing = stage.memory()
-    stage.play(case, "add_many", scale.memory)
-    waiting = stage.memory()
-    figures = {"waiting_bytes": (waiting - nothing) / scale.memory}
-    if case.library.name in KEEPING:
-        stage.play(case, "drain", scale.memory, concurrency=100)
-        figures["kept_bytes"] = (stage.memory() - nothing) / scale.memory
-    return figures
+    waiting = _weigh(stage, case, scale.memory, nothing)
+    stage.play(case, "drain", scale.memory, concurrency=100)
+    kept = (stage.memory() - nothing) / scale.memory
+    return {"waiting_bytes": waiting, "kept_bytes": kept}
+
+
+def _weigh(stage: Stage, case: Case, jobs: int, nothing: int) -> float:
+    stage.play(case, "add_many", jobs)
+    return (stage.memory() - nothing) / jobs
 
 
 KEEPING: Final = ("toril", "node", "bullmq")
@@ -165,7 +169,7 @@ SUBJECTS: Final = (
     Subject("add-threads", "add from 8 threads", partial(_add, "add-threads", "add_threads")),
     Subject("latency", "latency", _latency),
     Subject("memory", "memory on the server", _memory, most_runs=1),
-    Subject("hold", "worker with many running jobs", _hold, most_runs=3),
+    Subject("hold", "worker with many running jobs", _hold, most_runs=1),
     Subject("growth", "worker after many jobs", _growth, most_runs=1),
 )
 BY_NAME: Final = {subject.name: subject for subject in SUBJECTS}

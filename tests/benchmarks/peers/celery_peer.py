@@ -38,6 +38,7 @@ class CeleryPeer(ThreadPeer):
             pool="solo",
             concurrency=1,
             loglevel="ERROR",
+            quiet=True,
             without_mingle=True,
             without_gossip=True,
             without_heartbeat=True,
