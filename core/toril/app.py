@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
 from toril.app_options import AppOptions
+from toril.arguments import name_of_queue, whole_number
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -19,7 +20,7 @@ from toril.flow_operations import FlowOperations
 from toril.job import Job
 from toril.job_operations import JobOperations
 from toril.metrics import Sample
-from toril.new_job import HasRef, QueueDefaults, check_names
+from toril.new_job import HasRef, QueueDefaults, check_names, ref_of
 from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.queue import Queue
@@ -162,7 +163,7 @@ class App:
         """
         from toril.worker import Worker
 
-        name = queue if isinstance(queue, str) else queue.name
+        name = name_of_queue(queue)
         if handler is None and not self.tasks(name):
             raise ConfigurationError(
                 f"a worker for queue {name!r} needs a handler, or tasks: declare them with "
@@ -185,14 +186,14 @@ class App:
         """
         from toril.worker import Fetcher
 
-        name = queue if isinstance(queue, str) else queue.name
+        name = name_of_queue(queue)
         return Fetcher(self, name, *settings, **options)
 
     def tasks(self, queue: str | Queue) -> Tasks:
         """The tasks of a queue by name; also the handler that runs them."""
         from toril.task import Tasks
 
-        name = queue if isinstance(queue, str) else queue.name
+        name = name_of_queue(queue)
         return self._tasks.setdefault(name, Tasks(name))
 
     def serve_tasks(self) -> tuple[Worker, ...]:
@@ -255,7 +256,7 @@ class App:
         Raises `JobNotFound` if the job is gone. Of children that are gone the tree tells what
         plugins still know.
         """
-        ref = job if isinstance(job, JobRef) else job.ref
+        ref = ref_of(job, "where a tree begins")
         tree = await self.perform(FlowOperations(self.context).tree(ref, depth, width))
         recall = self.runtime.dispatcher.recall
         gone = {ref: await recall(ref) for ref in tree.all_gone()}
@@ -272,7 +273,7 @@ class App:
                 from the oldest that is kept; None: from now.
             prefix: What the queue's keys begin with, if that is not the prefix of the App.
         """
-        name = queue if isinstance(queue, str) else queue.name
+        name = name_of_queue(queue)
         return QueueEvents(self, name, prefix, after=after)
 
     def named(self, kind: str, name: str) -> Any:
@@ -304,6 +305,7 @@ class App:
         """
         from toril.auditing import Auditor
 
+        whole_number(most, "most", least=1)
         await self.runtime.start()
         return await Auditor(self.runtime, queue, most).run()
 
@@ -311,11 +313,12 @@ class App:
         """Erase a job; see `Job.erase`. `parent`: its, as far as the caller knows."""
         await self.runtime.start()
         dispatcher = self.runtime.dispatcher
-        recalled = None if parent else await dispatcher.recall(job)
-        operations = JobOperations(self.context, job.queue, job.id, job.prefix)
+        ref = ref_of(job, "what is erased")
+        operations = JobOperations(self.context, ref.queue, ref.id, ref.prefix)
+        recalled = None if parent else await dispatcher.recall(ref)
         known = parent or (recalled.parent if recalled else None)
-        traces = await self.perform(operations.erase(known), job.queue)
-        told = await dispatcher.erase(job)
+        traces = await self.perform(operations.erase(known), ref.queue)
+        told = await dispatcher.erase(ref)
         return Erasure(traces.job, traces.in_parent, traces.events, told)
 
     async def run_services(self, queue: str) -> bool:

@@ -43,7 +43,7 @@ def prometheus_text(
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return str(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def joined(texts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
+from toril.arguments import name_of_queue
 from toril.errors import InvalidJob
 from toril.new_job import (
     CheckedOptions,
@@ -79,7 +80,7 @@ class Flow:
         check_options("Flow", options)
         check_policy("on_child_failure", on_child_failure)
         fields: dict[str, object] = {
-            "queue": queue if isinstance(queue, str) else queue.name,
+            "queue": name_of_queue(queue),
             "name": name,
             "data": data,
             "settings": settings,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from toril.arguments import whole_number
 from toril.connection.call import Procedure
 from toril.context import Context, existing_job
 from toril.errors import ConfigurationError
@@ -95,8 +96,8 @@ class FlowOperations:
 
     def tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
         """A flow as it is stored, from `root` downwards, level by level."""
-        if depth < 1 or width < 1:
-            raise ValueError("depth and width are at least 1")
+        whole_number(depth, "depth", least=1)
+        whole_number(width, "width", least=1)
         return self._tree(root, depth, width)
 
     def _tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:

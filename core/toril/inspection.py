@@ -5,15 +5,18 @@ Each operation is written once, as a procedure; the two faces differ in how they
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeVar
 
+from toril.arguments import limit_of, text, whole_number
 from toril.connection.blocking import worker_client_name
 from toril.connection.call import Procedure, only
 from toril.context import Context
+from toril.errors import ConfigurationError
 from toril.exposition import prometheus_text
 from toril.protocol import inspecting, reading
 from toril.protocol.codec import encode_json
@@ -61,9 +64,11 @@ class InspectionOperations:
     def metrics(self, outcome: Outcome, start: int, stop: int) -> Procedure[MinuteMetrics]:
         """Jobs that ended, per minute."""
         if outcome not in ("completed", "failed"):
-            raise ValueError(
+            raise ConfigurationError(
                 f"there are metrics of 'completed' and 'failed' jobs, not of {outcome!r}"
             )
+        for what, minute in (("start", start), ("stop", stop)):
+            whole_number(minute, what, least=-sys.maxsize)
         return only(inspecting.minute_metrics(self._key, outcome, start, stop))
 
     def workers(self) -> Procedure[tuple[WorkerSeen, ...]]:
@@ -106,28 +111,28 @@ class InspectionOperations:
 
     def settings_log(self, limit: int) -> Procedure[tuple[SettingEntry, ...]]:
         """Who said what for the queue."""
-        return only(read_log(self._key, limit))
+        return only(read_log(self._key, whole_number(limit, "limit", least=1)))
 
     def trim_events(self, most: int) -> Procedure[int]:
         """Cut the event stream."""
-        if most < 0:
-            raise ValueError(f"the stream cannot keep {most} events")
+        whole_number(most, "most")
         return only(inspecting.trim_events(self._key, most))
 
     def keep_events(self, most: int) -> Procedure[None]:
         """Say how long the event stream may become."""
-        if most < 1:
-            raise ValueError(f"the stream holds at least one event, not {most}")
+        whole_number(most, "most", least=1)
         return only(inspecting.keep_events(self._key, most))
 
     def publish(self, kind: str, fields: Mapping[str, Json], most: int | None) -> Procedure[str]:
         """Add an event of somebody's own."""
+        text(kind, "the name of an event")
         if not kind or kind in _BULLMQ_EVENTS or kind.startswith("toril:"):
             raise ValueError(f"{kind!r} is no name for an event of your own")
+        if not isinstance(fields, Mapping):
+            raise TypeError(f"the fields of an event are names and values, not {fields!r}")
         if "event" in fields:
             raise ValueError("'event' is the event's name; no field can be called so")
-        if most is not None and most < 1:
-            raise ValueError(f"the stream holds at least one event, not {most}")
+        limit_of(most, "most")
         told = {
             name: value if isinstance(value, str) else encode_json(value, f"field {name!r}")
             for name, value in fields.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from toril.arguments import limit_of, text, whole_number
 from toril.connection.call import Procedure, only
 from toril.context import Context
 from toril.errors import ConfigurationError, JobStateError
@@ -23,7 +24,7 @@ class JobOperations:
     def __init__(self, context: Context, queue: str, id: str, prefix: str | None = None) -> None:
         self._context = context
         self._queue = queue
-        self._id = id
+        self._id = text(id, "the id of a job")
         self._prefix = context.other(prefix)
         self._key = context.key(queue, prefix)
 
@@ -146,24 +147,24 @@ class JobOperations:
 
     def progress(self, value: Json) -> Procedure[None]:
         """Report its progress."""
-        text = encode_json(value, "progress")
-        return only(changing.update_progress(self._key, self._id, text))
+        encoded = encode_json(value, "progress")
+        return only(changing.update_progress(self._key, self._id, encoded))
 
     def log(self, line: str, keep: int | None) -> Procedure[int]:
         """Add a line to its log."""
-        checked = valid_text(line)
-        return only(changing.add_log(self._key, self._id, checked, keep_logs=keep))
+        checked = valid_text(text(line, "a log line"))
+        most = limit_of(keep, "keep")
+        return only(changing.add_log(self._key, self._id, checked, keep_logs=most))
 
     def clear_logs(self, keep: int) -> Procedure[None]:
         """Remove its log lines but for the newest."""
-        if keep < 0:
-            raise ValueError(f"keep is at least 0, not {keep!r}")
+        whole_number(keep, "keep")
         return only(changing.clear_logs(self._key, self._id, keep_logs=keep))
 
     def logs(self, limit: int | None, skip: int) -> Procedure[tuple[str, ...]]:
         """Its newest log lines, oldest first."""
-        if (limit is not None and limit < 0) or skip < 0:
-            raise ValueError(f"limit and skip are at least 0, not {limit!r} and {skip!r}")
+        limit_of(limit, least=0)
+        whole_number(skip, "skip")
         return self._logs(limit, skip)
 
     def _logs(self, limit: int | None, skip: int) -> Procedure[tuple[str, ...]]:
@@ -188,8 +189,7 @@ class JobOperations:
         if kind not in dependencies.DEPENDENCY_KINDS:
             known = ", ".join(dependencies.DEPENDENCY_KINDS)
             raise ValueError(f"there is no kind {kind!r} of children; there are {known}")
-        if count < 1:
-            raise ValueError(f"count is at least 1, not {count!r}")
+        whole_number(count, "count", least=1)
         if not cursor.isdecimal():
             raise ValueError(f"{cursor!r} is no cursor of a page of children")
         return only(dependencies.dependency_page(self._key, self._id, kind, cursor, count))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
+from toril.arguments import whole_number
 from toril.connection.call import Procedure, only
 from toril.duration import duration_text, milliseconds
 from toril.protocol import changing, reading
@@ -35,9 +36,9 @@ class RateLimit:
     per: timedelta | str
 
     def __post_init__(self) -> None:
-        at_least_one("RateLimit: max", self.max)
+        whole_number(self.max, "RateLimit: max", least=1)
         per_ms = milliseconds(self.per, "RateLimit: per")
-        per = timedelta(milliseconds=at_least_one("RateLimit: per, in ms", per_ms))
+        per = timedelta(milliseconds=whole_number(per_ms, "RateLimit: per, in ms", least=1))
         object.__setattr__(self, "per", per)
 
     @property
@@ -58,15 +59,6 @@ class QueueLimits:
 
     concurrency: int | None = None
     rate: RateLimit | None = None
-
-
-def at_least_one(what: str, value: int) -> int:
-    """`value` if it is a whole number of at least 1; else `TypeError` or `ValueError`."""
-    if not isinstance(cast(object, value), int) or isinstance(value, bool):
-        raise TypeError(f"{what} is a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{what} is at least 1, not {value!r}")
-    return value
 
 
 def limits_of(stored: reading.QueueMeta) -> QueueLimits:
@@ -94,7 +86,7 @@ def set_limits(
     if concurrency == "none":
         unsaid.append("concurrency")
     elif concurrency is not None:
-        said["concurrency"] = at_least_one("concurrency", concurrency)
+        said["concurrency"] = whole_number(concurrency, "concurrency", least=1)
     if isinstance(rate, RateLimit):
         said |= {"max": rate.max, "duration": rate.per_ms}
     elif rate == "none":
@@ -115,7 +107,7 @@ def is_maxed(key: str) -> Procedure[bool]:
 
 def rate_limit(key: str, duration: timedelta | str) -> Procedure[None]:
     """Let no worker begin a job for a while."""
-    hold_ms = at_least_one("the time in ms", milliseconds(duration))
+    hold_ms = whole_number(milliseconds(duration), "the time in ms", least=1)
     return only(changing.hold_back(key, hold_ms))
 
 

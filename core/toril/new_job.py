@@ -361,11 +361,11 @@ def _parent(queue_key: str, parent: Any) -> ParentRef | None:
     return ParentRef(f"{ref.prefix or queue_key.rpartition(':')[0]}:{ref.queue}", ref.id)
 
 
-def ref_of(job: HasRef | JobRef) -> JobRef:
-    """The name of a job that somebody gave. Raises `TypeError`."""
+def ref_of(job: HasRef | JobRef, of: str = "parent") -> JobRef:
+    """The name of a job that somebody gave. `of`: for what. Raises `TypeError`."""
     ref = job if isinstance(job, JobRef) else getattr(job, "ref", None)
     if not isinstance(ref, JobRef):
-        raise TypeError(f"parent is a Job or a JobRef, not {job!r}")
+        raise TypeError(f"{of} is a Job or a JobRef, not {job!r}")
     return ref
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
+from toril.arguments import kind_of_setting, limit_of, text, whole_number
 from toril.connection.call import Procedure, only
 from toril.context import Context, existing_job
 from toril.deduplication import check_window
@@ -130,7 +131,7 @@ class QueueOperations:
 
     def get(self, id: str) -> Procedure[JobSnapshot | None]:
         """The job with that id."""
-        return only(reading.job(self.key, id))
+        return only(reading.job(self.key, text(id, "the id of a job")))
 
     def deduplication_owner(self, id: str) -> Procedure[str | None]:
         """The id of the job that owns a deduplication window."""
@@ -186,9 +187,12 @@ class QueueOperations:
         reset_started: bool,
     ) -> Procedure[int]:
         """Let finished jobs of one outcome run again."""
-        _check_limit(limit)
+        limit_of(limit)
         if state not in ("completed", "failed"):
-            raise ValueError(f"jobs that are {state} have not finished")
+            raise ConfigurationError(
+                f"retry_all: jobs that are {state!r} have not finished; "
+                "'completed' and 'failed' have"
+            )
         age = 0 if older_than is None else milliseconds(older_than, "older_than")
         return self._retry_all(
             state,
@@ -204,7 +208,7 @@ class QueueOperations:
 
     def promote_all(self, limit: int | None) -> Procedure[int]:
         """Let delayed jobs run now."""
-        _check_limit(limit)
+        limit_of(limit)
         return changing.promote_all(self.key, limit)
 
     def drain(self, *, delayed: bool) -> Procedure[Removals]:
@@ -223,7 +227,7 @@ class QueueOperations:
     ) -> Procedure[Removals]:
         """Remove old jobs of one state."""
         age = milliseconds(older_than, "older_than")
-        _check_limit(limit)
+        limit_of(limit)
         if state not in CLEANABLE:
             raise ConfigurationError(
                 f"clean: jobs that are {state!r} cannot be cleaned; those that are "
@@ -260,6 +264,7 @@ class QueueOperations:
                 self._context.check_settings(say("queue", (after,), source, now))
             return after
 
+        kind_of_setting(kind)
         now = self._context.clock.now_ms()
         changed: SettingChange[S] = yield from change_live(
             self.key, kind, "queue", checked, how="set", source=source, now=now
@@ -280,6 +285,7 @@ class QueueOperations:
         self, kind: type[Setting], level: Level = "queue", source: str = "Queue.unset"
     ) -> Procedure[None]:
         """Take back what was said for the queue at a live level."""
+        kind_of_setting(kind)
         yield from self._live(kind, None, source, level)
 
     def _live(
@@ -295,6 +301,7 @@ class QueueOperations:
 
     def said_by_level(self, kind: type[S]) -> Procedure[tuple[Said[S], ...]]:
         """All that is said for the queue, most specific first."""
+        kind_of_setting(kind)
         live: tuple[Said[S], ...] = yield read_live(self.key, kind)
         return live
 
@@ -328,11 +335,6 @@ def known_states(states: Sequence[State]) -> list[State]:
     return list(dict.fromkeys(states or STATES))
 
 
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is at least 1, or None for no limit, not {limit!r}")
-
-
 class Pages:
     """The jobs of some states, state by state, in pages of 100. See `Queue.jobs`."""
 
@@ -345,10 +347,8 @@ class Pages:
         limit: int | None,
         ascending: bool | None,
     ) -> None:
-        if start < 0:
-            raise ValueError(f"start is at least 0, not {start!r}")
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit is at least 0, or None for no limit, not {limit!r}")
+        whole_number(start, "start")
+        limit_of(limit, least=0)
         self._key = key
         self._states = known_states(states)
         self._ascending = ascending

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, cast
 
+from toril.arguments import text
 from toril.clock import as_datetime
 from toril.connection.call import Procedure
 from toril.context import Context
@@ -82,7 +83,9 @@ class ScheduleOperations:
 
     def get(self, id: str) -> Procedure[Schedule | None]:
         """The schedule with that id, or None."""
-        found: StoredSchedule | None = yield scheduling.read(self.key, id)
+        found: StoredSchedule | None = yield scheduling.read(
+            self.key, text(id, "the id of a schedule")
+        )
         return None if found is None else self._schedule(found)
 
     def all(self) -> Procedure[list[Schedule]]:
@@ -101,6 +104,7 @@ class ScheduleOperations:
 
     def _end(self, id: str, *, pause: bool) -> Procedure[bool]:
         context = self._context
+        text(id, "the id of a schedule")
         ended: bool = yield scheduling.unschedule(
             self.key, id, pause=pause, now=context.clock.now_ms(), wants=context.wants()
         )

@@ -14,7 +14,15 @@ from toril.inspection import InspectionOperations, SyncInspection
 from toril.job_operations import JobOperations
 from toril.limits import SyncLimits
 from toril.metrics import Sample
-from toril.new_job import HasRef, JobOptions, NewJob, QueueDefaults, check_names, check_options
+from toril.new_job import (
+    HasRef,
+    JobOptions,
+    NewJob,
+    QueueDefaults,
+    check_names,
+    check_options,
+    ref_of,
+)
 from toril.operations import QueueOperations
 from toril.protocol import reading
 from toril.removals import Erasure, Removals
@@ -100,7 +108,7 @@ class SyncApp:
         self, job: HasRef | JobRef, *, depth: int = 10, width: int = 50
     ) -> FlowTree[SyncJob]:
         """A flow as it is stored now; see `App.flow_tree`."""
-        ref = job if isinstance(job, JobRef) else job.ref
+        ref = ref_of(job, "where a tree begins")
         tree = self.perform(FlowOperations(self.runtime.context).tree(ref, depth, width))
         gone = {ref: self.runtime.recall_sync(ref) for ref in tree.all_gone()}
         return tree.of(lambda snapshot: SyncJob(self, snapshot), gone)
@@ -109,11 +117,12 @@ class SyncApp:
         """Erase a job; see `App.erase`."""
         runtime = self.runtime
         runtime.start_sync()
-        recalled = None if parent else runtime.recall_sync(job)
-        operations = JobOperations(runtime.context, job.queue, job.id, job.prefix)
+        ref = ref_of(job, "what is erased")
+        operations = JobOperations(runtime.context, ref.queue, ref.id, ref.prefix)
+        recalled = None if parent else runtime.recall_sync(ref)
         known = parent or (recalled.parent if recalled else None)
-        traces = self.perform(operations.erase(known), job.queue)
-        told = runtime.erase_sync(job)
+        traces = self.perform(operations.erase(known), ref.queue)
+        told = runtime.erase_sync(ref)
         return Erasure(traces.job, traces.in_parent, traces.events, told)
 
     def perform(self, procedure: Procedure[T], *queues: str) -> T:

@@ -155,7 +155,7 @@ async def test_retry_some(app: App, raw: redis.Redis) -> None:
     assert (await jobs[3].refresh()).snapshot.attempts_started == 0
     with pytest.raises(ValueError, match="limit is at least 1"):
         await queue.retry_all(limit=0)
-    with pytest.raises(ValueError, match="have not finished"):
+    with pytest.raises(ConfigurationError, match="have not finished"):
         await queue.retry_all(cast(Any, "active"))
 
 

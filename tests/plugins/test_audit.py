@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import redis
+from tests.support.place import START, finish_jobs
 
-from toril import App, NewJob, Queue, hookimpl
+from toril import App, NewJob, hookimpl
 from toril.plugins import Finding, FinishedJob, ManualClock
 from toril_plugins import Keep, Retention
 
 Q = "bull:mail"
 OWN = f"{Q}:toril:cleanup"
-START = 1_790_000_000_000
 DAY = 86_400_000
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def app(redis_url: str, clock: ManualClock) -> AsyncIterator[App]:
-    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock) as made:
-        yield made
-
-
-async def run(app: App, *jobs: NewJob) -> Queue:
-    """Let Toril finish jobs; those called `bad` fail."""
-
-    async def handle(job: object) -> None:
-        if getattr(job, "name", "") == "bad":
-            raise ValueError("bad")
-
-    queue = app.queue("mail")
-    await queue.add_many(jobs)
-    await app.worker("mail", handle).run(burst=True)
-    return queue
 
 
 async def found(app: App) -> dict[str, list[Finding]]:
@@ -55,7 +31,7 @@ async def repair(findings: Sequence[Finding]) -> None:
 
 
 async def test_all_is_well(app: App, clock: ManualClock) -> None:
-    queue = await run(
+    queue = await finish_jobs(
         app,
         NewJob("a"),
         NewJob("a", {}, Retention(completed="1h")),
@@ -81,7 +57,7 @@ async def test_all_is_well(app: App, clock: ManualClock) -> None:
 async def test_overdue_by_the_live_rule(
     app: App, clock: ManualClock, raw: redis.Redis, said: Retention, what: str
 ) -> None:
-    queue = await run(app, NewJob("a"), NewJob("a"), NewJob("a"))
+    queue = await finish_jobs(app, NewJob("a"), NewJob("a"), NewJob("a"))
     if "groups" in what:
         await queue.set(Retention(completed=Keep(last=5, key="name")))
         await app.run_services("mail")
@@ -103,14 +79,14 @@ async def test_overdue_by_the_live_rule(
 
 
 async def test_a_number_is_not_overdue_while_somebody_sweeps(app: App, raw: redis.Redis) -> None:
-    queue = await run(app, NewJob("a"), NewJob("a"), NewJob("a"))
+    queue = await finish_jobs(app, NewJob("a"), NewJob("a"), NewJob("a"))
     await queue.set(Retention(completed=1))
     raw.set(f"{Q}:toril:lease:sweep", "somebody", px=30_000)
     assert await found(app) == {}
 
 
 async def test_overdue_by_a_time_of_its_own(app: App, clock: ManualClock) -> None:
-    await run(app, NewJob("a", {}, Retention(completed="1h")))
+    await finish_jobs(app, NewJob("a", {}, Retention(completed="1h")))
     clock.advance("59m")
     assert set(await found(app)) == {"unswept"}  # what is decided about single jobs is due, too
     clock.advance("5m")
@@ -124,7 +100,7 @@ async def test_overdue_by_a_time_of_its_own(app: App, clock: ManualClock) -> Non
 async def test_a_fresh_rule_that_nobody_sweeps_yet_is_well(
     app: App, clock: ManualClock, raw: redis.Redis
 ) -> None:
-    queue = await run(app, NewJob("a"))
+    queue = await finish_jobs(app, NewJob("a"))
     await queue.set(Retention(completed="30d"))
     raw.delete(f"{Q}:toril:lease:sweep")
     raw.hdel(f"{Q}:meta", "toril.cleanup.swept")
@@ -149,7 +125,7 @@ def removed_elsewhere(raw: redis.Redis, id: str) -> None:
 
 
 async def test_gone_before_its_time(app: App, raw: redis.Redis, clock: ManualClock) -> None:
-    await run(app, NewJob("a", {}, Retention(completed="7d"), id="j1"))
+    await finish_jobs(app, NewJob("a", {}, Retention(completed="7d"), id="j1"))
     await app.run_services("mail")
     removed_elsewhere(raw, "j1")
     (early,) = (await found(app))["early"]
@@ -172,7 +148,7 @@ async def test_drift(
     said: Retention,
     elsewhere: Callable[[redis.Redis, str], None],
 ) -> None:
-    await run(app, NewJob("a", {}, said, id="j1"), NewJob("a", {}, said, id="j2"))
+    await finish_jobs(app, NewJob("a", {}, said, id="j1"), NewJob("a", {}, said, id="j2"))
     await app.run_services("mail")
     elsewhere(raw, "j1")
     drift = (await found(app))["drift"]
@@ -187,7 +163,7 @@ async def test_drift(
 
 @pytest.mark.parametrize("index", ["at", "nth", "due", "rule"])
 async def test_drift_of_a_single_index(app: App, raw: redis.Redis, index: str) -> None:
-    await run(app, NewJob("a", id="j1"))
+    await finish_jobs(app, NewJob("a", id="j1"))
     key = f"{OWN}:{index}:completed"
     if index == "rule":
         raw.hset(key, "j1", "x")
@@ -201,7 +177,7 @@ async def test_drift_of_a_single_index(app: App, raw: redis.Redis, index: str) -
 
 
 async def test_drift_of_a_bucket_of_the_live_rule(app: App, raw: redis.Redis) -> None:
-    queue = await run(app, NewJob("a", id="j1"), NewJob("a", id="j2"))
+    queue = await finish_jobs(app, NewJob("a", id="j1"), NewJob("a", id="j2"))
     await queue.set(Retention(completed=Keep(last=5, key="name")))
     await app.run_services("mail")
     removed_elsewhere(raw, "j1")
@@ -213,7 +189,7 @@ async def test_drift_of_a_bucket_of_the_live_rule(app: App, raw: redis.Redis) ->
 
 
 async def test_tombstones_and_taken_ids_without_an_end(app: App, raw: redis.Redis) -> None:
-    await run(app, NewJob("a"))
+    await finish_jobs(app, NewJob("a"))
     raw.hset(f"{OWN}:tomb:@gone", "name", "a")
     raw.set(f"{OWN}:taken:@gone", "1")
     raw.set(f"{OWN}:taken:@fine", "1", px=60_000)
@@ -239,7 +215,7 @@ class Strategy:
 
 async def test_with_a_strategy(redis_url: str, clock: ManualClock) -> None:
     async with App(redis_url, plugins=["cleanup", Strategy()], clock=clock) as app:
-        await run(app, NewJob("a"), NewJob("b"))
+        await finish_jobs(app, NewJob("a"), NewJob("b"))
         clock.advance("2h")
         (overdue,) = (await found(app))["overdue"]
         assert overdue.count == 1
@@ -255,7 +231,7 @@ async def test_a_parent_that_waits_for_the_job_is_no_reason_to_complain(
     await app.add_flow(
         Flow("mail", "top", id="top", children=[Flow("mail", "bad", None, Retention(failed="1h"))])
     )
-    await run(app)
+    await finish_jobs(app)
     clock.advance("2h")
     await app.run_services("mail")
     assert (await found(app)).keys() <= {"unswept"}

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -15,7 +15,7 @@ from tests.conftest import Library
 from tests.scenarios.stage import until
 from tests.support.place import Place, entries, foreign_finish, keys_of, place
 
-from toril import ConfigurationError, Flow, Reject
+from toril import App, ConfigurationError, Flow, Reject
 from toril.plugins import Said, as_datetime
 from toril_plugins import Hold, Holds, Keep, Retention, hold, release
 
@@ -64,6 +64,7 @@ class TestValue:
             ({}, "everything"),
             ({"id": ""}, "give a text"),
             ({"name": 7}, "give a text"),
+            ({"id": "a", "why": None}, "give a text"),
             ({"id": "a", "why": "x" * 501}, "500"),
             ({"data": {"a b": 1}}, "field"),
             ({"data": {"a": 2**53 + 1}}, "exactly"),
@@ -73,6 +74,18 @@ class TestValue:
     def test_what_it_refuses(self, given: Any, error: str) -> None:
         with pytest.raises(ValueError, match=error):
             Hold(**given)
+
+    async def test_what_is_no_hold(self, redis_url: str) -> None:
+        wrong: Any = "a"
+        with pytest.raises(TypeError, match=r"Hold\(data=5\): give values by path"):
+            Hold(data=cast("Any", 5))
+        with pytest.raises(TypeError, match=r"Holds\('a'\): give holds"):
+            Holds(wrong)
+        async with App(redis_url) as app:
+            with pytest.raises(TypeError, match=r"hold\(queue, 'a'\): give a Hold"):
+                await hold(app.queue("q"), wrong)
+            with pytest.raises(TypeError, match=r"release\(queue, 5\): give a Hold or its handle"):
+                await release(app.queue("q"), cast("Any", 5))
 
     def test_a_time_without_a_zone_and_a_value_that_is_none(self) -> None:
         with pytest.raises(ValueError, match="time zone"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner, Result
+from tests.support.place import START, finish_jobs
 
 from toril import App, Flow, NewJob, Queue, Reject, hookimpl
 from toril.cli import main
@@ -20,29 +21,6 @@ from toril_plugins.retention import journal
 from toril_plugins.retention.planning import Going, Plan, apply, plan, settings_from
 
 Q = "bull:mail"
-START = 1_790_000_000_000
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def app(redis_url: str, clock: ManualClock) -> AsyncIterator[App]:
-    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock) as made:
-        yield made
-
-
-async def run(app: App, *jobs: NewJob) -> Queue:
-    async def handle(job: object) -> None:
-        if getattr(job, "name", "") == "bad":
-            raise ValueError("bad")
-
-    queue = app.queue("mail")
-    await queue.add_many(jobs)
-    await app.worker("mail", handle).run(burst=True)
-    return queue
 
 
 def numbers(planned: Plan) -> dict[str, tuple[int, int]]:
@@ -58,7 +36,7 @@ async def swept(app: App, raw: redis.Redis) -> int:
 
 
 async def test_it_only_reads(app: App, raw: redis.Redis, clock: ManualClock) -> None:
-    queue = await run(app, NewJob("a"), NewJob("a", {}, Retention(completed="1h")))
+    queue = await finish_jobs(app, NewJob("a"), NewJob("a", {}, Retention(completed="1h")))
     clock.advance("2h")
     before = {key: raw.dump(key) for key in raw.keys("*")}
     planned = await plan(queue, Retention(completed="1m"), Ceiling(completed=1))
@@ -84,9 +62,9 @@ async def test_a_live_rule(
     app: App, raw: redis.Redis, clock: ManualClock, said: Retention, now: int, within_day: int,
     most: int,
 ) -> None:  # fmt: skip
-    await run(app, *(NewJob("a") for _ in range(4)))
+    await finish_jobs(app, *(NewJob("a") for _ in range(4)))
     clock.advance("10h")
-    queue = await run(app, NewJob("b"), NewJob("b"))
+    queue = await finish_jobs(app, NewJob("b"), NewJob("b"))
     planned = await plan(queue, said, most=most)
     (going,) = planned.going or (Going("completed", "", 0, 0, 0, exact=True),)
     bucketed = said.completed is not None and (said.completed.key or said.completed.first)
@@ -101,7 +79,7 @@ async def test_a_live_rule(
 
 
 async def test_decisions_of_their_own(app: App, raw: redis.Redis, clock: ManualClock) -> None:
-    queue = await run(
+    queue = await finish_jobs(
         app,
         NewJob("a", {}, Retention(completed="1h")),
         NewJob("a", {}, Retention(completed="1d")),
@@ -120,7 +98,7 @@ async def test_decisions_of_their_own(app: App, raw: redis.Redis, clock: ManualC
 
 
 async def test_a_ceiling_beats_them(app: App, raw: redis.Redis, clock: ManualClock) -> None:
-    queue = await run(app, NewJob("a", {}, Retention(completed="9d")), NewJob("a"))
+    queue = await finish_jobs(app, NewJob("a", {}, Retention(completed="9d")), NewJob("a"))
     clock.advance("2h")
     planned = await plan(queue, Ceiling(completed="1h"))
     assert numbers(planned) == {"ceiling of the queue: 1h": (2, 2)}
@@ -130,7 +108,7 @@ async def test_a_ceiling_beats_them(app: App, raw: redis.Redis, clock: ManualClo
 
 async def test_what_stands_in_the_way(app: App, raw: redis.Redis, clock: ManualClock) -> None:
     await app.add_flow(Flow("mail", "top", children=[Flow("mail", "bad")]))
-    queue = await run(app, NewJob("a", id="kept"), NewJob("a"))
+    queue = await finish_jobs(app, NewJob("a", id="kept"), NewJob("a"))
     held = await hold(queue, Hold(id="kept", why="case 7", who="eve"))
     other = await hold(queue, Hold(name="never", why="case 8", who="eve"))
     await queue.set(Requires("vault"))
@@ -179,7 +157,7 @@ async def test_strategies_are_asked(redis_url: str, raw: redis.Redis, clock: Man
 class TestApply:
     @pytest.fixture
     async def queue(self, app: App) -> Queue:
-        queue = await run(app, *(NewJob("a") for _ in range(20)))
+        queue = await finish_jobs(app, *(NewJob("a") for _ in range(20)))
         await queue.set(Retention(completed="30d", failed="9d"))
         return queue
 
@@ -217,14 +195,14 @@ class TestApply:
 
     async def test_clearly_more_would_go(self, app: App, queue: Queue) -> None:
         planned = await plan(queue, Retention(completed=5))
-        await run(app, *(NewJob("a") for _ in range(10)))
+        await finish_jobs(app, *(NewJob("a") for _ in range(10)))
         await apply(queue, planned, who="ada")  # ten more are not yet clearly more
         planned = await plan(queue, Retention(completed=4))
-        await run(app, *(NewJob("a") for _ in range(2)))
+        await finish_jobs(app, *(NewJob("a") for _ in range(2)))
         few = tuple(replace(each, now=0, within_day=0) for each in planned.going)
         await queue.set(Retention(completed="30d"))
         planned = replace(await plan(queue, Retention(completed=0)), going=few)
-        await run(app, *(NewJob("a") for _ in range(20)))
+        await finish_jobs(app, *(NewJob("a") for _ in range(20)))
         with pytest.raises(Reject, match="completed jobs would go now; the plan said 0"):
             await apply(queue, planned, who="ada")
 

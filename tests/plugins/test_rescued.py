@@ -34,11 +34,6 @@ class Team:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def team() -> Team:
     return Team()
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import redis
 
-from toril import ActiveJob, App, Setting, Unrecoverable, hookimpl
+from toril import ActiveJob, App, NewJob, Queue, Setting, Unrecoverable, hookimpl
 from toril.plugins import JobRemoved, JobSnapshot, ManualClock
+
+START = 1_790_000_000_000
+"""When the clock of a test stands if it says nothing else, in milliseconds since the epoch."""
 
 
 class Removed:
@@ -31,6 +34,19 @@ async def work(job: ActiveJob) -> Any:
     if job.name == "fail":
         raise Unrecoverable("as asked")
     return job.data
+
+
+async def finish_jobs(app: App, *jobs: NewJob) -> Queue:
+    """Let a worker finish jobs of the queue `mail`; those called `bad` fail."""
+
+    async def handle(job: ActiveJob) -> None:
+        if job.name == "bad":
+            raise ValueError("bad")
+
+    queue = app.queue("mail")
+    await queue.add_many(jobs)
+    await app.worker("mail", handle).run(burst=True)
+    return queue
 
 
 class Place:

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from toril.connection.call import Read
-from toril.errors import ConfigurationError
 from toril.protocol.replies import json_or_text, text
 from toril.setting import Level
 from toril.types import Json
@@ -51,9 +50,7 @@ def entry_fields(entry: SettingEntry) -> Mapping[str, str]:
 
 
 def read_log(queue: str, limit: int) -> Read[tuple[SettingEntry, ...]]:
-    """The newest `limit` entries, newest first. Raises `ConfigurationError` for less than one."""
-    if limit < 1:
-        raise ConfigurationError(f"limit is at least 1, not {limit!r}")
+    """The newest `limit` entries (at least 1), newest first."""
     command = ("XREVRANGE", f"{queue}:toril:said", "+", "-", "COUNT", limit)
     return Read((command,), lambda replies: tuple(_entry(flat) for _, flat in replies[0]))
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 
+from toril.arguments import whole_number
 from toril.duration import milliseconds
 from toril.errors import JobStateError, RateLimited, RetryIn, Unrecoverable, WaitForChildren
-from toril.limits import at_least_one
 from toril.protocol.codec import encode_json
 from toril.setting import Setting
 from toril.snapshots import JobSnapshot
@@ -84,7 +84,7 @@ class HeldJob(ActiveJob):
 
     async def rate_limit(self, duration: timedelta | str) -> None:
         """Put it back, and let no job begin for `duration`; see `RateLimited`."""
-        at_least_one("the time in ms", milliseconds(duration))
+        whole_number(milliseconds(duration), "the time in ms", least=1)
         await self._end(RateLimited(duration))
 
     async def wait_for_children(self) -> None:

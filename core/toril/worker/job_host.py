@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from toril.arguments import text, whole_number
 from toril.connection.call import Call, only
 from toril.errors import JobNotFound, JobStateError, LockLost
 from toril.flow import Flow
@@ -66,14 +67,13 @@ class AppJobHost:
     async def log(self, job: ActiveJob, line: str, /) -> int:
         keep = job.opts.get("keepLogs")
         keep_logs = keep if isinstance(keep, int) else None
-        line = valid_text(line)
+        line = valid_text(text(line, "a log line"))
         return await self._write(
             job, add_log(self._key, job.id, line, keep_logs=keep_logs, token=job.token)
         )
 
     async def clear_logs(self, job: ActiveJob, keep: int, /) -> None:
-        if keep < 0:
-            raise ValueError(f"keep is at least 0, not {keep!r}")
+        whole_number(keep, "keep")
         await self._write(job, clear_logs(self._key, job.id, keep_logs=keep, token=job.token))
 
     async def extend_lock(self, job: ActiveJob, ms: int, /) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from toril.arguments import whole_number
 from toril.duration import duration_text, milliseconds
 from toril.errors import (
     JobTimedOut,
@@ -19,7 +20,6 @@ from toril.errors import (
     WaitAgain,
     WaitForChildren,
 )
-from toril.limits import at_least_one
 from toril.options import TIMEOUT_OPTION
 from toril.protocol.codec import encode_json
 from toril.protocol.finishing import Finish
@@ -185,7 +185,9 @@ class Runner:
         try:
             delay = milliseconds(signal.delay)
             if isinstance(signal, RateLimited):
-                return replace(give_back(job), hold_ms=at_least_one("RateLimited: ms", delay))
+                return replace(
+                    give_back(job), hold_ms=whole_number(delay, "RateLimited: ms", least=1)
+                )
         except (TypeError, ValueError) as error:
             return self.failed(job, error)
         return Finish(job.snapshot, job.token, "delay", delay_ms=delay, skip_attempt=True)

@@ -58,14 +58,14 @@ class Hold:
             raise ValueError("Hold() would hold everything: give id=…, name=… or data={…}")
         for what in ("id", "name", "why", "who"):
             value = getattr(self, what)
-            if not isinstance(value, str | None) or (what in {"id", "name"} and value == ""):
+            unsaid = value is None and what != "why"
+            if not (unsaid or isinstance(value, str)) or (what in {"id", "name"} and value == ""):
                 raise ValueError(f"Hold({what}={value!r}): give a text")
         for text in (self.why, self.who or ""):
             if len(text) > _LONGEST:
                 raise ValueError(f"Hold(): a reason has at most {_LONGEST} characters: {text:.40}…")
         if self.data is not None:
-            for path, value in self.data.items():
-                _check_condition(path, value)
+            _check_conditions(self.data)
             object.__setattr__(self, "data", dict(sorted(self.data.items())) or None)
         if self.until is not None:
             if not isinstance(cast(object, self.until), datetime):
@@ -129,6 +129,13 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     until: int | None = None
 
 
+def _check_conditions(data: object) -> None:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"Hold(data={data!r}): give values by path, {{'customer.id': 7}}")
+    for path, value in cast("Mapping[str, Scalar]", data).items():
+        _check_condition(path, value)
+
+
 def _check_condition(path: str, value: object) -> None:
     if not isinstance(cast(object, path), str) or not _PATH.fullmatch(path):
         raise ValueError(
@@ -161,6 +168,9 @@ class Holds(Setting):
     holds: tuple[Hold, ...]
 
     def __init__(self, *holds: Hold) -> None:
+        for one in cast("tuple[object, ...]", holds):
+            if not isinstance(one, Hold):
+                raise TypeError(f"Holds({one!r}): give holds, such as Hold(id=…, why=…)")
         known = {one.handle: one for one in holds}
         if len(known) > MOST:
             raise ValueError(f"Holds(): {len(known)} holds; a queue has at most {MOST}")
@@ -237,6 +247,8 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
         ValueError: the queue has 1,000 holds.
         ConfigurationError: the plugin `cleanup` is not in use.
     """
+    if not isinstance(cast(object, hold), Hold):
+        raise TypeError(f"hold(queue, {hold!r}): give a Hold")
     new = replace(hold, who=hold.who or by_this_user("hold"))
 
     def with_it(before: Holds | None) -> Holds:
@@ -263,6 +275,8 @@ async def release(queue: Queue, hold: Hold | str, *, who: str | None = None) -> 
     Raises:
         ConfigurationError: the plugin `cleanup` is not in use.
     """
+    if not isinstance(cast(object, hold), str | Hold):
+        raise TypeError(f"release(queue, {hold!r}): give a Hold or its handle")
     handle = hold if isinstance(hold, str) else hold.handle
     who = who or by_this_user("release")
     found: list[Hold] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from toril import Said, Setting
 from toril.plugins import Json, Level
@@ -31,7 +31,7 @@ class Requires(Setting):
         if not plugins:
             raise ValueError("Requires() requires nothing: give names of plugins")
         for plugin in plugins:
-            if not _NAME.fullmatch(plugin):
+            if not isinstance(cast(object, plugin), str) or not _NAME.fullmatch(plugin):
                 raise ValueError(f"Requires({plugin!r}): not the name of a plugin")
         object.__setattr__(self, "plugins", tuple(dict.fromkeys(plugins)))
 
