@@ -19,7 +19,7 @@ seam.queue, seam.plugin, seam.now = Q, PLUGIN, request.now
 cut_events(Q)
 
 local ctx = new_ctx(Q)
-allow_removals(Q, ctx, false)
+allow_removals(ctx, false)
 ctx.seen = {}
 seam.seen[PLUGIN] = ctx.seen -- the same for its chunks
 -- Whether the lease of a service is held with that token.

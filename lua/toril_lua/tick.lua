@@ -33,8 +33,9 @@ local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local now, record, wanted = request.now, request.record, request.fetch
 
--- The reply of a tick that has been executed: its jobs are those that its lock still holds.
-local function replay(kept)
+local kept = recorded(Q, record)
+if type(kept) == 'table' then
+  -- This very tick has been executed. Its jobs are those that its lock still holds.
   local jobs = {}
   for _, id in ipairs(kept[2]) do
     if redis.call('GET', Q .. ':' .. id .. ':lock') == wanted.token then
@@ -42,11 +43,8 @@ local function replay(kept)
     end
   end
   kept[2] = jobs
-  return kept
 end
-
-local kept = recorded(Q, record)
-if kept then return type(kept) == 'table' and replay(kept) or kept end
+if kept then return kept end
 
 local meta = redis.call('HMGET', Q .. ':meta',
   'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'toril.events.values'
@@ -64,7 +62,7 @@ local codes = {}
 if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
 
 -- Counts the jobs that have ended, for who draws charts of them.
-local function measure(most)
+if request.metrics and finishing.ended > 0 then
 --- @local "minutes"
   local ends = {completed = 0, failed = 0}
   for i, item in ipairs(request.finishes) do
@@ -72,10 +70,9 @@ local function measure(most)
   end
   for outcome, number in pairs(ends) do
     -- Garbled keys of charts keep no job from ending.
-    if number > 0 then pcall(count_ends, Q, outcome, number, now, most) end
+    if number > 0 then pcall(count_ends, Q, outcome, number, now, request.metrics) end
   end
 end
-if request.metrics and finishing.ended > 0 then measure(request.metrics) end
 
 -- Wakes another worker where something is left to take, and says so when nothing is left at all.
 local function conclude()
@@ -110,9 +107,12 @@ if not concluded then ok, problem, due = false, due, -1 end
 if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
-seam.meta[Q] = {}
-for i, field in ipairs(CHUNK_META) do seam.meta[Q][field] = meta[6 + i] end
-tell_chunks(Q, now, request.want_removed)
+if #finished_jobs > 0 then
+  local known = {}
+  for i, field in ipairs(CHUNK_META) do known[field] = meta[6 + i] end
+  seam.meta[Q] = known
+  tell_chunks(Q, now, request.want_removed)
+end
 --- @end
 
 local told = effects()

@@ -3,20 +3,17 @@
 -- Each table in a reply costs the server as much as a small command.
 
 local chunk_errors, reports, removed_jobs, saved_jobs = {}, {}, {}, {}
+local want_removed = false -- whether somebody wants to know what removed jobs were like
 
--- The reports, each packed when it was made, as one packed array: plugin, value, plugin, value, ...
-local function packed_reports()
+local function effects()
+  local lone = #chunk_errors == 0 and #removed_jobs == 0 and #saved_jobs == 0
+  if lone and #reports == 0 then return '' end
+  -- The reports, each packed when it was made, as one packed array: plugin, value, plugin, ...
   local count = 2 * #reports
   local head = count < 16 and string.char(144 + count)
     or string.char(220, math.floor(count / 256), count % 256)
-  return head .. table.concat(reports)
-end
-
-local function effects()
-  if #chunk_errors == 0 and #removed_jobs == 0 and #saved_jobs == 0 then
-    return #reports > 0 and packed_reports() or ''
-  end
-  return {chunk_errors, packed_reports(), removed_jobs, saved_jobs}
+  local packed = head .. table.concat(reports)
+  return lone and packed or {chunk_errors, packed, removed_jobs, saved_jobs}
 end
 
 -- Notes a job that goes, for the hooks; `fields` is its hash as HGETALL gives it, read before.

@@ -87,11 +87,11 @@ local function read_job(key)
   return nil
 end
 
-local function pick_up(Q, id, hash, started, wanted, now)
+local function pick_up(Q, id, hash, started, wanted, at)
   local key = Q .. ':' .. id
   redis.call('SET', key .. ':lock', wanted.token, 'PX', wanted.lock)
   emit(Q, 'active', 'jobId', id, 'prev', 'waiting')
-  local at, count, end_of_hash = int(now), int(started + 1), #hash
+  local count, end_of_hash = string.format('%d', started + 1), #hash
   if wanted.name then
     redis.call('HSET', key, 'processedOn', at, 'ats', count, 'pb', wanted.name)
     hash[end_of_hash + 5], hash[end_of_hash + 6] = 'pb', wanted.name
@@ -130,7 +130,8 @@ local function take(Q, count, wanted, now)
       put_back(Q, accepted, 1, scores)
       error(pushed.err, 0)
     end
-    for i, id in ipairs(accepted) do pick_up(Q, id, read[i][1], read[i][2], wanted, now) end
+    local at = int(now)
+    for i, id in ipairs(accepted) do pick_up(Q, id, read[i][1], read[i][2], wanted, at) end
   end
   if #ids == count then fetched.more = true end
   return counting

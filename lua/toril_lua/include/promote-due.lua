@@ -6,7 +6,7 @@ local MAX_PROMOTED = 200
 -- Promotes the delayed jobs whose time has come, at most 200 a call; without a marker. Returns how
 -- many were due; ids without a job are appended to `dropped`.
 local function promote_due(Q, now, dropped)
-  local due = redis.call('ZRANGEBYSCORE', Q .. ':delayed', '-inf', int((now + 1) * 4096 - 1),
+  local due = redis.call('ZRANGEBYSCORE', Q .. ':delayed', '-inf', (now + 1) * 4096 - 1,
     'LIMIT', 0, MAX_PROMOTED)
   if #due == 0 then return 0 end
 --- @local "promote"

@@ -9,8 +9,6 @@
 
 local MAX_NOTED = 1048576 -- bytes of removed jobs in one reply, about
 
--- want_removed: whether somebody wants to know what the jobs were like.
-local want_removed = false
 local noted = 0 -- bytes
 --- @when removed
 local gone -- what the chunks get; one table for all jobs of a call

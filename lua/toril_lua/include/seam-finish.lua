@@ -10,7 +10,7 @@ local function tell_chunks(Q, now, wants_removed)
   want_removed = wants_removed
   seam.now = now
   local ctx = new_ctx(Q)
-  allow_removals(Q, ctx, true)
+  allow_removals(ctx, true)
   if CHUNKS.finished then
     for _, job in ipairs(finished_jobs) do
       for _, field in ipairs(PER_JOB) do ctx[field] = job[field] end

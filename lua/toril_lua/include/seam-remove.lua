@@ -1,39 +1,39 @@
 --- @include "seam"
---- @include "remove"
 -- What a plugin may do to finished jobs by a rule of its own: remove them within a budget, and
 -- empty parts of them.
 
 local MAX_REMOVALS = 100
-local STRIPPED_FIELDS = {
-  data = true, returnvalue = true, failedReason = true, stacktrace = true, progress = true,
-}
-local STRIPPED_KEYS = {logs = true, processed = true, failed = true}
 
-local function check_outcome(outcome)
-  if outcome ~= 'completed' and outcome ~= 'failed' then
-    error('a rule touches only completed and failed jobs')
-  end
-end
+-- Made when a chunk asks for it first.
+local function add_removals(ctx)
+--- @local "remove"
+  local Q = ctx.q
+  local STRIPPED_FIELDS = {
+    data = true, returnvalue = true, failedReason = true, stacktrace = true, progress = true,
+  }
+  local STRIPPED_KEYS = {logs = true, processed = true, failed = true}
 
--- Overwrites `fields`, {name = text, or false: it goes}, and removes `keys`, {'logs', ...}.
-local function strip_job(key, fields, keys)
-  for field, value in pairs(fields) do
-    if not STRIPPED_FIELDS[field] then error('not a field that can be emptied: ' .. field) end
-    if value then
-      redis.call('HSET', key, field, value)
-    else
-      redis.call('HDEL', key, field)
+  local function check_outcome(outcome)
+    if outcome ~= 'completed' and outcome ~= 'failed' then
+      error('a rule touches only completed and failed jobs')
     end
   end
-  for _, suffix in ipairs(keys) do
-    if not STRIPPED_KEYS[suffix] then error('not a key that can be emptied: ' .. suffix) end
-    redis.call('UNLINK', key .. ':' .. suffix)
-  end
-end
 
--- Lets the chunks that get `ctx` do this to jobs of the queue.
-local function allow_removals(Q, ctx, announce)
-  ctx.budget, ctx.announce = MAX_REMOVALS, announce
+  -- Overwrites `fields`, {name = text, or false: it goes}, and removes `keys`, {'logs', ...}.
+  local function strip_job(key, fields, keys)
+    for field, value in pairs(fields) do
+      if not STRIPPED_FIELDS[field] then error('not a field that can be emptied: ' .. field) end
+      if value then
+        redis.call('HSET', key, field, value)
+      else
+        redis.call('HDEL', key, field)
+      end
+    end
+    for _, suffix in ipairs(keys) do
+      if not STRIPPED_KEYS[suffix] then error('not a key that can be emptied: ' .. suffix) end
+      redis.call('UNLINK', key .. ':' .. suffix)
+    end
+  end
 
   -- Those of the finished jobs, {{id, finished_on, parent_key}, ...}, that a rule must not touch
   -- now, each with `why`. At most 100.
@@ -78,4 +78,9 @@ local function allow_removals(Q, ctx, announce)
     strip_job(Q .. ':' .. id, fields, keys)
     return true
   end
+end
+
+-- Lets the chunks that get `ctx` do this to jobs of its queue.
+local function allow_removals(ctx, announce)
+  ctx.budget, ctx.announce, seam.add_removals = MAX_REMOVALS, announce, add_removals
 end

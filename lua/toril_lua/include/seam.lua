@@ -9,14 +9,13 @@ local MAX_CHUNK_ERRORS, MAX_REPORTS = 20, 32767
 local NOBODY = {}
 
 local seam = {queue = nil, plugin = '', now = 0, meta = {}, seen = {}}
-local ctx_functions = {}
 
-function ctx_functions.own(suffix)
+local function own_key(suffix)
   return seam.queue .. ':toril:' .. seam.plugin .. ':' .. suffix
 end
 
 -- A field of the queue's meta. The declared fields are read together, once per call and queue.
-function ctx_functions.meta(field)
+local function meta_field(field)
   local known = seam.meta[seam.queue]
   if not known then
     known = {}
@@ -30,42 +29,54 @@ function ctx_functions.meta(field)
   return known[field] or nil
 end
 
-function ctx_functions.set_meta(field, value)
-  local prefix = 'toril.' .. seam.plugin .. '.'
-  if string.sub(field, 1, #prefix) ~= prefix then
-    error('a plugin sets only fields that begin with ' .. prefix)
+local function add_writing(ctx)
+  function ctx.set_meta(field, value)
+    local prefix = 'toril.' .. seam.plugin .. '.'
+    if string.sub(field, 1, #prefix) ~= prefix then
+      error('a plugin sets only fields that begin with ' .. prefix)
+    end
+    local text = value
+    if type(value) == 'number' then text = string.format('%.17g', value) end
+    if value == nil then
+      redis.call('HDEL', seam.queue .. ':meta', field)
+    else
+      redis.call('HSET', seam.queue .. ':meta', field, text)
+    end
+    if seam.meta[seam.queue] then seam.meta[seam.queue][field] = text or false end
   end
-  local text = value
-  if type(value) == 'number' then text = string.format('%.17g', value) end
-  if value == nil then
-    redis.call('HDEL', seam.queue .. ':meta', field)
-  else
-    redis.call('HSET', seam.queue .. ':meta', field, text)
+
+  function ctx.emit(event, fields)
+    if string.sub(event, 1, 6) ~= 'toril:' then error('a plugin\'s events begin with toril:') end
+    local flat = {}
+    for name, value in pairs(fields or {}) do
+      flat[#flat + 1] = name
+      flat[#flat + 1] = value
+    end
+    emit_capped(seam.queue, event, unpack(flat))
   end
-  if seam.meta[seam.queue] then seam.meta[seam.queue][field] = text or false end
+
+  function ctx.report(value)
+    if #reports == MAX_REPORTS then error('a call takes no more reports') end
+    reports[#reports + 1] = cmsgpack.pack(seam.plugin, value)
+  end
 end
 
-function ctx_functions.emit(event, fields)
-  if string.sub(event, 1, 6) ~= 'toril:' then error('a plugin\'s events begin with toril:') end
-  local flat = {}
-  for name, value in pairs(fields or {}) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
+-- What few chunks call is made when one asks for it first; each definition costs every call.
+-- `add_removals` is there where plugins may remove jobs, see `seam-remove`.
+local ON_DEMAND = {__index = function(ctx, name)
+  if name == 'emit' or name == 'report' or name == 'set_meta' then
+    add_writing(ctx)
+  elseif seam.add_removals and rawget(ctx, 'announce') ~= nil and (name == 'remove_all'
+    or name == 'refused' or name == 'remove' or name == 'strip') then
+    seam.add_removals(ctx)
   end
-  emit_capped(seam.queue, event, unpack(flat))
-end
-
-function ctx_functions.report(value)
-  if #reports == MAX_REPORTS then error('a call takes no more reports') end
-  reports[#reports + 1] = cmsgpack.pack(seam.plugin, value)
-end
+  return rawget(ctx, name)
+end}
 
 local function new_ctx(Q)
-  local run = ctx_functions
-  return {
-    q = Q, now = seam.now, budget = 0, plugins = ACTIVE_PLUGINS, own = run.own, meta = run.meta,
-    set_meta = run.set_meta, emit = run.emit, report = run.report,
-  }
+  return setmetatable({
+    q = Q, now = seam.now, budget = 0, plugins = ACTIVE_PLUGINS, own = own_key, meta = meta_field,
+  }, ON_DEMAND)
 end
 
 local function note_chunk_error(plugin, point, message)

@@ -107,10 +107,8 @@ class Cleanup(Recalling):
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
         meta = _meta()
-        finished = _lua(
-            "gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest"
-        )
-        registry.lua("finished_batch", finished, meta=meta)
+        finished = ("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
+        registry.lua("finished_batch", _text("idle") + "\n" + _lua(*finished), meta=meta)
         removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
         registry.lua("removed", removed, meta=meta)
         registry.lua("restored", _lua("restored"), meta=meta)
