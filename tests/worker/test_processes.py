@@ -288,3 +288,21 @@ async def test_an_idle_worker_says_that_it_waits(app: App, spawn: Spawn) -> None
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_uvloop_is_used_where_it_is_installed(spawn: Spawn, tmp_path: Path) -> None:
+    # A module of that name stands for it: it says that it was asked, and has asyncio's loop.
+    (tmp_path / "uvloop.py").write_text(
+        "import asyncio, pathlib\n"
+        "def new_event_loop():\n"
+        "    (pathlib.Path(__file__).parent / 'asked').touch()\n"
+        "    return asyncio.new_event_loop()\n"
+    )
+    before = sys.path[:]
+    sys.path.insert(0, str(tmp_path))
+    try:
+        process = spawn("app_for_processes:worker", "--burst")
+    finally:
+        sys.path[:] = before
+    assert process.wait(20) == 0
+    assert (tmp_path / "asked").exists()

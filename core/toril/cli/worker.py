@@ -95,7 +95,8 @@ def worker(  # noqa: PLR0917 - click passes them by name
     workers = _choose(_workers(targets), queues)
     for one in workers:
         one.configure(concurrency=concurrency, grace=grace)
-    given_back = asyncio.run(_Run(workers, line).run(burst=burst))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        given_back = runner.run(_Run(workers, line).run(burst=burst))
     unfinished = f"{given_back} jobs were not finished in time and were put back"
     if any(not thread.daemon for thread in threading.enumerate()[1:]):
         # Handlers are still running in threads. Nothing can stop those, and Python would wait.
@@ -105,6 +106,16 @@ def worker(  # noqa: PLR0917 - click passes them by name
         os._exit(Exit.UNFINISHED if given_back else Exit.DONE)
     if given_back:
         raise CommandError(unfinished, Exit.UNFINISHED)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop: uvloop's if that is installed; None: asyncio's own."""
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -139,8 +138,11 @@ class Turns:
         return Turn(token, effects.value)
 
     def _count(self, finishes: Sequence[Finish], codes: Sequence[int]) -> None:
-        done = zip(finishes, codes, strict=True)
-        ends = Counter(_ENDED[finish.kind] for finish, code in done if code >= 0)
+        ends: dict[str, int] = {}
+        for finish, code in zip(finishes, codes, strict=True):
+            if code >= 0:
+                ended = _ENDED[finish.kind]
+                ends[ended] = ends.get(ended, 0) + 1
         queue = queue_name(self._queue_key)
         for ended, number in ends.items():
             self._metrics.count("toril_attempts_total", number, queue=queue, ended=ended)
@@ -197,6 +199,8 @@ class Turns:
 def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:
     """The end of a job with what the plugins plan for it."""
     plan = dispatcher.plan_finish(finished_job(finish, now))
+    if not plan.plans and not plan.undecided:
+        return finish
     return replace(finish, plans=plan.plans, undecided=plan.undecided)
 
 
