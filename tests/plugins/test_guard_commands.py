@@ -319,7 +319,7 @@ def test_every_change_of_what_is_said_is_in_the_journal(mail: str) -> None:
         assert entry["who"].startswith(f"toril {noun} {verb} by ")
 
 
-async def test_what_programs_say_is_in_the_journal_too(redis_url: str) -> None:
+async def test_what_programs_say_is_in_the_journal_too(redis_url: str, raw: redis.Redis) -> None:
     async def ignore(job: object) -> None: ...
 
     async with App(redis_url, Retention(failed="9d")) as app:
@@ -341,6 +341,10 @@ async def test_what_programs_say_is_in_the_journal_too(redis_url: str) -> None:
         log = await queue.settings_log()
         assert log[-1].source == "app.queue('mail')"
         assert {each.setting for each in log} == {"holds", "events", "retention"}
+        assert (await app.audit("mail")).findings == ()
+        await queue.unset(Holds)
+        await queue.obliterate()
+    assert raw.keys("bull:mail*") == []
 
 
 async def test_a_plugin_that_is_not_ours_keeps_the_journal_too(mail: str) -> None:
