@@ -72,20 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     with Stage.open() as stage:
         record = Record.new(stage, chosen, scale)
-        compare(record, stage, subjects, chosen, scale)
-    text = markdown(record)
-    print(text, end="")
-    if given.output:
-        _write(record, text, given.output)
+        for subject in subjects:
+            compare(record, stage, subject, chosen, scale)
+            if given.output:  # also if somebody ends the run here
+                _write(record, given.output)
+    print(markdown(record), end="")
     return 1 if record.failures else 0
 
 
-def _write(record: Record, text: str, folder: Path) -> None:
+def _write(record: Record, folder: Path) -> None:
     from tests.benchmarks.comparison.plots import plot
 
     folder.mkdir(parents=True, exist_ok=True)
     record.write(folder / "compare.json")
-    (folder / "compare.md").write_text(text)
+    (folder / "compare.md").write_text(markdown(record))
     plot(record, folder)
 
 

@@ -65,19 +65,18 @@ class Record:
 
 
 def compare(
-    record: Record, stage: Stage, subjects: Sequence[Subject], cases: Sequence[Case], scale: Scale
+    record: Record, stage: Stage, subject: Subject, cases: Sequence[Case], scale: Scale
 ) -> None:
-    """Measure every subject; the cases take turns, and each time another one is first."""
-    for subject in subjects:
-        partakers = [case for case in cases if subject.name in case.paces]
-        began = time.monotonic()
-        for number in range(min(scale.runs, subject.most_runs or scale.runs)):
-            first = number % len(partakers) if partakers else 0
-            for case in (*partakers[first:], *partakers[:first]):
-                stage.empty()
-                try:
-                    record.note(subject.name, case.name, dict(subject.measure(stage, case, scale)))
-                except RunError as error:
-                    record.failures.append(f"{subject.name}: {error}")
-                    warn(record.failures[-1])
-        warn(f"{subject.title}: {len(partakers)} took {time.monotonic() - began:.0f} s")
+    """Measure a subject; the cases take turns, and each time another one is first."""
+    partakers = [case for case in cases if subject.name in case.paces]
+    began = time.monotonic()
+    for number in range(min(scale.runs, subject.most_runs or scale.runs)):
+        first = number % len(partakers) if partakers else 0
+        for case in (*partakers[first:], *partakers[:first]):
+            stage.empty()
+            try:
+                record.note(subject.name, case.name, dict(subject.measure(stage, case, scale)))
+            except RunError as error:
+                record.failures.append(f"{subject.name}: {error}")
+                warn(record.failures[-1])
+    warn(f"{subject.title}: {len(partakers)} took {time.monotonic() - began:.0f} s")

@@ -81,7 +81,10 @@ class Process:
         if not text:
             self._timer.cancel()
             raise RunError(f"{self._name}: {self._process.stderr.read()[-3000:]}")
-        said: dict[str, Any] = json.loads(text)
+        try:
+            said: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise RunError(f"{self._name} says what is no JSON: {text[:300]}") from None
         if "at" in said:
             self.rss[str(said["at"])] = _rss(self._process.pid)
         return said
