@@ -11,7 +11,7 @@ from toril.connection.call import Call, Read, Resend
 from toril.protocol.invariants import OpenChild, OtherKey, StoredJob
 from toril.protocol.replies import text
 
-MOST_LOOKS: Final = 20
+MOST_LOOKS: Final = 10
 """Jobs looked at in one call."""
 MOST_IDS: Final = 250
 """Ids of a state looked up in one call."""

@@ -71,12 +71,14 @@ end
 -- with `why`. Never changes what becomes of another job: a failed child that keeps its parent
 -- waiting stays.
 local function check_finished(Q, outcome, jobs)
-  local keys, all_fresh = {}, true
+  local keys, all_fresh, none_is_child = {}, true, true
   if #jobs == 0 then return {}, {} end
   for n, job in ipairs(jobs) do
     keys[n], all_fresh = Q .. ':' .. job.id .. ':lock', all_fresh and job.fresh
+    none_is_child = none_is_child and job.parent_key == false
   end
   local any_locked, scores = redis.call('EXISTS', unpack(keys)) > 0, {}
+  if all_fresh and none_is_child and not any_locked then return jobs, {} end -- most are so
   if not all_fresh then
     for n, job in ipairs(jobs) do keys[n] = job.id end
     scores = redis.call('ZMSCORE', Q .. ':' .. outcome, unpack(keys))

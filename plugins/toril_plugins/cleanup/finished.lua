@@ -13,8 +13,11 @@ local NONE = {}
 -- What the live count does not keep: how many, at most; {id, score, ...}; of each, whether it has a
 -- decision of its own. One command if nobody has one and not many more are too much.
 local function beyond_live_count(outcome, last)
-  local finished, own = finished_key(outcome), ctx.own('own:' .. outcome)
-  local others = state('own', outcome) and redis.call('ZCARD', own) or 0
+  local finished, own, others = finished_key(outcome), nil, 0
+  if state('own', outcome) then
+    own = ctx.own('own:' .. outcome)
+    others = redis.call('ZCARD', own)
+  end
   if others == 0 then
     local newest_first = redis.call('ZREVRANGE', finished, last, last + AT_ONCE, 'WITHSCORES')
     local count = #newest_first / 2
@@ -82,15 +85,14 @@ end
 local function are_plain(jobs, outcome, rule)
   if rule and (rule.key or rule.first) then return false end
   if ctx.meta('toril.ceiling.' .. outcome) or ctx.meta('toril.holds.list') then return false end
-  local ids = {}
-  for n, job in ipairs(jobs) do
+  for _, job in ipairs(jobs) do
     if job.undecided or job.plan then return false end
-    ids[n] = job.id
   end
   if not state('own', outcome) then return true end
   if state('seq', outcome) then return false end
-  local floor = state('floor', outcome)
+  local floor, ids = state('floor', outcome), {}
   if floor and floor > ctx.now then return false end
+  for n, job in ipairs(jobs) do ids[n] = job.id end
   for _, known in ipairs(redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))) do
     if known then return false end
   end
