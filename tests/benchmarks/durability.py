@@ -30,10 +30,10 @@ from tests.support.topology import is_replicated, wait_until
 FILE: Final = {"appendonly": "yes"}
 WAYS: Final[Mapping[str, tuple[Mapping[str, str], bool]]] = {
     "nothing": ({}, False),
-    "`appendfsync everysec`": ({**FILE, "appendfsync": "everysec"}, False),
-    "`appendfsync always`": ({**FILE, "appendfsync": "always"}, False),
+    "appendfsync everysec": ({**FILE, "appendfsync": "everysec"}, False),
+    "appendfsync always": ({**FILE, "appendfsync": "always"}, False),
     "one replica": ({}, True),
-    "one replica, `everysec`": ({**FILE, "appendfsync": "everysec"}, True),
+    "one replica, everysec": ({**FILE, "appendfsync": "everysec"}, True),
 }
 
 
