@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.footprint --jobs 20000 --output FOLDER
 
-Memory is what the server says that it uses (`used_memory`), per job, by what is kept of it.
+Memory is what the server says of all keys (`MEMORY USAGE`), per job, by what is kept of it.
 Connections are counted with `CLIENT LIST` while a worker and a producer work. Neither depends on
 the machine. Prints Markdown tables; with --output it writes `footprint.json` and `footprint.md`.
 """
@@ -49,10 +49,12 @@ class Bench:
     archive: Path
 
     def used(self) -> int:
-        """Bytes that the server uses, without the event stream."""
-        self.client.xtrim("bull:q:events", 0, approximate=False)
-        told: Any = self.client.info("memory")
-        return int(told["used_memory"])
+        """Bytes of all keys, without the event stream."""
+        pipe = self.client.pipeline(transaction=False)
+        for key in self.client.scan_iter("bull:q:*", count=1000):
+            if key != "bull:q:events":
+                pipe.memory_usage(key, samples=0)
+        return sum(size or 0 for size in pipe.execute())
 
     async def add(self, *said: Setting) -> None:
         data = {"text": "x" * (self.payload - len('{"text":""}'))}
