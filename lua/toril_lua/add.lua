@@ -25,7 +25,6 @@
 --- @include "record"
 --- @include "events"
 --- @include "enqueue"
---- @include "parent"
 --- @include "store"
 --- @include "effects"
 --- @when adding
@@ -42,7 +41,7 @@ for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} en
 for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
 
 local living = {} -- keys of parents known to exist
-local done_children = {} -- parents that got the result of a child that had finished before
+local done_children = {} -- {key, JSON} of parents that got the result of a child from before
 local pushed, delayed = {}, {} -- queues that need a marker
 local created -- the key of the hash being written
 local left_out = {} -- keys of nodes that are not added, as a plugin calls them duplicates
@@ -93,7 +92,7 @@ local function adopt(queue, node, key)
     local result = redis.call('HGET', key, 'returnvalue') or 'null'
     redis.call('HSET', node.parent_key .. ':processed', key, result)
     redis.call('SREM', node.parent_key .. ':dependencies', key)
-    done_children[#done_children + 1] = parent_of(node.parent_key, node.parent)
+    done_children[#done_children + 1] = {node.parent_key, node.parent}
   else
     link_to_parent(node.parent_key, key)
   end
@@ -179,7 +178,7 @@ local function is_refused(node, queue, key)
   ctx.duplicate = function() refused = true end
   run_chunks('adding', queue, ctx)
   if refused and node.parent_key then
-    done_children[#done_children + 1] = parent_of(node.parent_key, node.parent)
+    done_children[#done_children + 1] = {node.parent_key, node.parent}
   end
   return refused
 end
@@ -252,6 +251,14 @@ local function objections()
   return found
 end
 
+local function release_parents()
+--- @local "parent"
+  for _, named in ipairs(done_children) do
+    local parent = parent_of(named[1], named[2])
+    if parent then release_if_done(parent, now) end
+  end
+end
+
 if is_taken_back(request.flow) then return TAKEN_BACK end
 if request.whole or request.check then
   local found = objections()
@@ -293,7 +300,7 @@ end
 for _, link in ipairs(request.links or {}) do
   if exists(link[1]) then redis.call('SADD', link[1] .. ':dependencies', unpack(link[2])) end
 end
-for _, parent in ipairs(done_children) do release_if_done(parent, now) end
+if #done_children > 0 then release_parents() end
 for queue in pairs(delayed) do mark_delayed(queue) end
 for queue in pairs(pushed) do
   local held

@@ -124,10 +124,10 @@ class Wire(asyncio.Protocol):
         if self._done is not None and len(self._replies) >= self._wanted and not self._done.done():
             self._done.set_result(None)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; for the loop."""
-        self._break(RedisConnectionError(str(error) if error else _CLOSED))
-        self._former.connection_lost(error)  # who waits for the end of closing waits there
+        self._break(RedisConnectionError(str(exc) if exc else _CLOSED))
+        self._former.connection_lost(exc)  # who waits for the end of closing waits there
 
     def _break(self, error: Exception) -> None:
         self._lost = self._lost or error

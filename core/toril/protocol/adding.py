@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -293,7 +293,7 @@ def add_nodes(
             )
         written, results, told = reply
         added = [Added(node.id, duplicate=False) for node in nodes]
-        for number, id, existed, code in results:
+        for number, id, existed, code in cast("list[tuple[int, bytes, int, int]]", results):
             node = nodes[number - 1]
             error = _error(node, code) if code else None
             if error is not None and not written:
@@ -324,7 +324,7 @@ def check_nodes(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]
     request["check"] = True
 
     def parse(reply: Any) -> None:
-        for number, _, _, code in reply[1]:
+        for number, _, _, code in cast("list[tuple[int, bytes, int, int]]", reply[1]):
             raise _error(nodes[number - 1], code)
 
     return Call("add", keys, (msgspec.msgpack.encode(request),), parse, Resend.ALWAYS)
