@@ -106,14 +106,17 @@ def _latency(stage: Stage, case: Case, scale: Scale) -> Figures:
 
 def _memory(stage: Stage, case: Case, scale: Scale) -> Figures:
     """Bytes on the server for a job that waits, and for one that has finished."""
-    if case.library.name not in KEEPING:
-        return {"waiting_bytes": _weigh(stage, case, scale.memory // 4, stage.memory())}
-    stage.play(case, "add_many", 100)  # the scripts and buffers that an emptied server keeps
-    stage.play(case, "drain", 100, concurrency=10)
-    stage.empty()
+    keeping = case.library.name in KEEPING
+    if keeping:
+        stage.play(case, "add_many", 100)  # loads the scripts, which an emptied server keeps
+        stage.play(case, "drain", 100, concurrency=10)
+        stage.empty()
+    # An emptied server keeps something of what was there, until somebody has written anew.
     stage.play(case, "add_many", 100)
     stage.empty()
     nothing = stage.memory()
+    if not keeping:
+        return {"waiting_bytes": _weigh(stage, case, scale.memory // 4, nothing)}
     waiting = _weigh(stage, case, scale.memory, nothing)
     stage.play(case, "drain", scale.memory, concurrency=100)
     kept = (stage.memory() - nothing) / scale.memory
