@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import redis
@@ -15,6 +15,17 @@ from toril_plugins import Keep, Retention
 Q = "bull:mail"
 OWN = f"{Q}:toril:cleanup"
 DAY = 86_400_000
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+async def app(redis_url: str, clock: ManualClock) -> AsyncIterator[App]:
+    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock) as made:
+        yield made
 
 
 async def found(app: App) -> dict[str, list[Finding]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,17 @@ from toril_plugins.retention.values import IdWindow, Keep, Retention
 
 SECRET = "ada@example.org"
 KEPT = Retention(completed=Keep(age="1h", tombstone="1d"), failed=Keep(age="1h", tombstone="1d"))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def app(redis_url: str, clock: ManualClock) -> AsyncIterator[App]:
+    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock) as made:
+        yield made
 
 
 async def send(job: ActiveJob) -> Any:

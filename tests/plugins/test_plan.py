@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,17 @@ from toril_plugins.retention import journal
 from toril_plugins.retention.planning import Going, Plan, apply, plan, settings_from
 
 Q = "bull:mail"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+async def app(redis_url: str, clock: ManualClock) -> AsyncIterator[App]:
+    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock) as made:
+        yield made
 
 
 def numbers(planned: Plan) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,11 @@ from toril_plugins.retention.holds import Hold, hold
 from toril_plugins.retention.values import Keep, Retention
 
 
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
 class Team:
     """A plugin of a team: a strategy, and an ear for removals."""
 
