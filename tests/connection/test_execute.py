@@ -18,7 +18,7 @@ from tests.support.server import DEFAULTS, Server, free_port
 
 from toril.connection.call import Read, Resend
 from toril.connection.conversation import Patience
-from toril.connection.execute import LONG_IDLE, Executor, SyncExecutor
+from toril.connection.execute import Executor, SyncExecutor
 from toril.connection.open import open_endpoint
 from toril.errors import (
     ConfigurationError,
@@ -86,11 +86,15 @@ async def test_cancelled_request_leaves_no_reply_behind(proxy: FaultProxy) -> No
     await executor.aclose()
 
 
-async def test_cancelled_before_an_idle_connection_is_used_closes_it(redis_url: str) -> None:
+async def test_cancelled_before_an_idle_connection_is_used_closes_it(
+    raw: redis.Redis, redis_url: str
+) -> None:
     executor = Executor(open_endpoint(redis_url), Scripts())
     await executor.run(read("PING"))
-    ((connection, _),) = executor._idle[executor.route.server(executor.endpoint.addresses[0])]
-    await asyncio.sleep(2 * LONG_IDLE)
+    (connection,) = executor._idle[executor.route.server(executor.endpoint.addresses[0])]
+    raw.client_kill_filter(_type="normal", skipme=True)
+    while not connection.has_news:
+        time.sleep(0.001)  # noqa: ASYNC251 - the loop is to see nothing of it
     task = asyncio.create_task(executor.run(read("PING")))
     await asyncio.sleep(0)
     task.cancel()

@@ -99,8 +99,9 @@ class _Blocking:
         self._client_id = 0
         self.connected: Callable[[], None] | None = None
         """Called whenever there is a new connection."""
-        self._limit: asyncio.Timeout | None = None
-        """The client's time limit of the wait under way."""
+        self._waits = 0
+        self._wait: int | None = None
+        """The number of the wait under way."""
         self._woken = asyncio.Event()
         self._failures = 0
 
@@ -140,14 +141,15 @@ class _Blocking:
                 connection = await self._unless_woken(self._connect())
             if connection is None or self._woken.is_set():
                 return None
+            self._waits += 1
+            self._wait = self._waits
             try:
-                async with asyncio.timeout(block + MARGIN) as self._limit:
-                    (reply,) = await connection.exchange((command,), None)
+                (reply,) = await connection.exchange((command,), block + MARGIN)
             except BaseException:
                 await self._drop()
                 raise
             finally:
-                self._limit = None
+                self._wait = None
         except TimeoutError:
             raise _Trouble(f"no reply within {block + MARGIN:g} s", self._server) from None
         except (NotSent, ReplyLost, Refused, RedisError, OSError) as error:
@@ -209,12 +211,12 @@ class _Blocking:
         The wait then returns what the server had for it, or None.
         """
         self._woken.set()
-        if (limit := self._limit) is None:
+        wait = self._wait
+        if wait is None or self._connection is None:
             return
         # A connection that is dead without saying so must not hold up who wants to stop.
-        soon = asyncio.get_running_loop().time() + MARGIN
-        limit.reschedule(min(soon, limit.when() or soon))
-        while self._limit is limit and self._server is not None and self._client_id:
+        self._connection.hurry(MARGIN)
+        while self._wait == wait and self._server is not None and self._client_id:
             command = ("CLIENT", "UNBLOCK", self._client_id)
             try:
                 (reply,) = await self._executor.drive(_send(self._server, command))

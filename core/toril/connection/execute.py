@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS = 16
 """Requests under way at once in one executor; more wait for their turn."""
-LONG_IDLE = 0.01
-"""Seconds after which a connection may have been closed without the loop having noticed."""
 
 _inherited: list[object] = []
 """Connections that a forked child got from its parent. They are kept, never closed: closing one
@@ -73,7 +71,7 @@ class Executor:
         self._patience = patience
         self._client_name = client_name
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self._idle: dict[Server, list[tuple[Wire, float]]] = {}
+        self._idle: dict[Server, list[Wire]] = {}
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @overload
@@ -138,7 +136,7 @@ class Executor:
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Forget(server):
-                for connection, _ in self._idle.pop(server, ()):
+                for connection in self._idle.pop(server, ()):
                     await connection.disconnect(nowait=True)
             case InThread(function):
                 return await asyncio.to_thread(function)
@@ -170,7 +168,7 @@ class Executor:
             raise ReplyLost(str(error), server) from error
         finally:
             if whole and connection.is_connected:
-                self._idle.setdefault(server, []).append((connection, time.monotonic()))
+                self._idle.setdefault(server, []).append(connection)
             else:
                 await connection.disconnect(nowait=True)
         return replies
@@ -178,10 +176,10 @@ class Executor:
     async def _connected(self, server: Server) -> Wire:
         idle = self._idle.get(server)
         while idle:
-            connection, since = idle.pop()
+            connection = idle.pop()
             fresh = False
             try:
-                if time.monotonic() - since > LONG_IDLE:
+                if connection.has_news:
                     # Let the loop look at the socket: first it runs us, then what it saw there.
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
@@ -198,7 +196,7 @@ class Executor:
         if self._owner == (os.getpid(), asyncio.get_running_loop()):
             idle, self._idle = self._idle, {}
             for connections in idle.values():
-                for connection, _ in connections:
+                for connection in connections:
                     await connection.disconnect()
         await self.drive(self.route.close())
 

@@ -83,15 +83,16 @@ async def open_async_connection(server: Server, client_name: str | None = None) 
     try:
         async with asyncio.timeout(seconds):
             await connection.connect()
+        return Wire(connection)
     except TimeoutError as error:
         await connection.disconnect(nowait=True)
         raise NotSent(f"no connection to {server} within {seconds:g} s", server) from error
     except (RedisError, OSError) as error:
+        await connection.disconnect(nowait=True)
         raise NotSent(str(error), server) from error
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    return Wire(connection)
 
 
 def _options(server: Server, client_name: str | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ are left aside, as they cost several times what packing and parsing do.
 from __future__ import annotations
 
 import asyncio
+import math
+import select
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
@@ -46,12 +48,17 @@ class Wire(asyncio.Protocol):
     """A connection of redis-py's that is open, and on which nothing is under way.
 
     One exchange at a time. It belongs to the loop on which it was opened.
+
+    Raises:
+        RedisError: it has been closed already.
     """
 
     def __init__(self, connection: OpenConnection) -> None:
         inner = cast(Any, connection)  # neither name is public, nor is there another way to them
         self._connection = connection
         self._transport: asyncio.Transport = inner._writer.transport  # noqa: SLF001
+        if self._transport.is_closing():
+            raise RedisConnectionError(_CLOSED)
         self._reader: Any = hiredis.Reader(
             replyError=inner._parser.parse_error,  # noqa: SLF001
             notEnoughData=_MORE,
@@ -61,7 +68,12 @@ class Wire(asyncio.Protocol):
         self._replies: list[Any] = []
         self._wanted = 0
         self._done: asyncio.Future[None] | None = None
+        self._due = math.inf  # when the exchange under way is given up, on the loop's clock
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._lost: Exception | None = None
+        self._unread = select.poll()
+        self._unread.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @property
     def is_connected(self) -> bool:
@@ -78,14 +90,19 @@ class Wire(asyncio.Protocol):
             and not self._reader.has_data()
         )
 
-    async def exchange(self, commands: Sequence[Command], timeout: float | None) -> list[Any]:
+    @property
+    def has_news(self) -> bool:
+        """Whether something came, or it was closed, and the loop has not looked there yet."""
+        return not self._transport.is_closing() and bool(self._unread.poll(0))
+
+    async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         """Send `commands` and read as many replies; errors of the server are among them.
 
         Who gives up, or is cancelled, has to disconnect it.
 
         Args:
             commands: What is said.
-            timeout: Seconds until it is given up; None: the caller keeps the time.
+            timeout: Seconds until it is given up.
 
         Raises:
             RedisError: the connection broke.
@@ -94,21 +111,46 @@ class Wire(asyncio.Protocol):
         if self._lost is not None:
             raise self._lost
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._done, self._wanted = done, len(commands)
+        self._done, self._wanted = loop.create_future(), len(commands)
         self._transport.write(pack(commands))
-        late = None if timeout is None else loop.call_later(timeout, _give_up, done)
+        self._give_up_at(loop, loop.time() + timeout)
         try:
-            await done
+            await self._done
         finally:
             self._done = None
-            if late is not None:
-                late.cancel()
         replies, self._replies = self._replies, []
         return replies
 
+    def hurry(self, timeout: float) -> None:
+        """Give the exchange that is under way up after so many seconds, if it is not sooner."""
+        loop = asyncio.get_running_loop()
+        self._give_up_at(loop, min(self._due, loop.time() + timeout))
+
+    def _give_up_at(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """One timer serves many exchanges: when it fires, it is set for the one of that time."""
+        self._due = due
+        if due < self._alarm_at:
+            self._silence()
+            self._alarm, self._alarm_at = loop.call_at(due, self._look_at_clock), due
+
+    def _look_at_clock(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        if self._done is None or self._done.done():
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._due:
+            self._give_up_at(loop, self._due)
+        else:
+            self._done.set_exception(TimeoutError())
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = None, math.inf
+
     async def disconnect(self, *, nowait: bool = False) -> None:
         """Close it; `nowait`: without waiting until that is done."""
+        self._silence()
         await self._connection.disconnect(nowait=nowait)
 
     def data_received(self, data: bytes) -> None:
@@ -126,6 +168,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; for the loop."""
+        self._silence()
         self._break(RedisConnectionError(str(exc) if exc else _CLOSED))
         self._former.connection_lost(exc)  # who waits for the end of closing waits there
 
@@ -133,8 +176,3 @@ class Wire(asyncio.Protocol):
         self._lost = self._lost or error
         if self._done is not None and not self._done.done():
             self._done.set_exception(self._lost)
-
-
-def _give_up(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_exception(TimeoutError())

@@ -27,6 +27,7 @@ from toril.protocol.finishing import (
 from toril.worker.active_job import ActiveJob, JobHost
 from toril.worker.runner import FailedChildren, OpenChildren, Runner, give_back
 from toril.worker.slots import Slots
+from toril.worker.start import start
 
 log = logging.getLogger("toril.worker")
 
@@ -233,16 +234,17 @@ class Engine:
         return None
 
     async def _send(self, batch: Batch) -> None:
-        """Take a turn; wait for its end only if there is no other lane."""
+        """Take a turn; wait for its end only if there is no other lane, or no use for it yet."""
+        alone = self._lanes == 1 or not (self._slots.held or self._under_way)
         self._under_way += 1
         self._ending.update(job for job, _ in batch.ended)
         if batch.fetch:
             self._hungry = False
             self._slots.reserved += batch.fetch
-        if self._lanes == 1:
+        if alone:
             await self._turn(batch)
         else:
-            turn = asyncio.create_task(self._turn(batch))
+            turn = start(self._turn(batch))
             self._turns.add(turn)
             turn.add_done_callback(self._turn_ended)
 
@@ -304,12 +306,11 @@ class Engine:
             self._slots.forget(job)
 
     def _take_in(self, batch: Batch, turn: Turn) -> None:
-        """Start what was picked up, and note what the server said of the jobs to come."""
+        """Note what the server said of the jobs to come, and start what was picked up."""
         reply = turn.reply
-        for snapshot in reply.jobs:
-            job = self._job_type(self._host, snapshot, turn.token)
+        jobs = [self._job_type(self._host, snapshot, turn.token) for snapshot in reply.jobs]
+        for job in jobs:
             self._slots.start(job)
-            job.task = asyncio.create_task(self._work(job))
         self._outside.hold(self._slots.held)
         for dropped in reply.dropped:
             log.warning(
@@ -317,13 +318,14 @@ class Engine:
             )
         if reply.limited_ms is not None:
             self._limit(reply.limited_ms)
-        if not batch.fetch:
-            return
-        self._hungry |= reply.more
-        if reply.next_due_ms is not None:
-            self.expect(reply.next_due_ms)
-        if self._burst and not (self._hungry or self._slots.held or self._under_way):
-            self.finish()
+        if batch.fetch:
+            self._hungry |= reply.more
+            if reply.next_due_ms is not None:
+                self.expect(reply.next_due_ms)
+            if self._burst and not (self._hungry or self._slots.held or self._under_way):
+                self.finish()
+        for job in jobs:
+            job.task = start(self._work(job))
 
     def _limit(self, ms: int) -> None:
         """Pick up no jobs for so long."""
@@ -331,6 +333,9 @@ class Engine:
         self._hungry, self._limited_until = True, time.monotonic() + seconds
 
     async def _work(self, job: ActiveJob) -> None:
+        job.task = (
+            asyncio.current_task()
+        )  # whoever began it may still be waiting for its first step
         finish: Finish | None = None
         try:
             finish = await self._runner.run(job)

@@ -93,6 +93,7 @@ class Turns:
         metrics: Metrics,
     ) -> None:
         self._queue_key = queue_key
+        self._queue = queue_name(queue_key)
         self._metrics = metrics
         self._who = who
         self._terms = terms
@@ -143,9 +144,8 @@ class Turns:
             if code >= 0:
                 ended = _ENDED[finish.kind]
                 ends[ended] = ends.get(ended, 0) + 1
-        queue = queue_name(self._queue_key)
         for ended, number in ends.items():
-            self._metrics.count("toril_attempts_total", number, queue=queue, ended=ended)
+            self._metrics.count("toril_attempts_total", number, queue=self._queue, ended=ended)
 
     def _new_lane(self) -> int:
         self._lane_count += 1
