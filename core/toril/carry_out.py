@@ -13,6 +13,7 @@ from typing import Any, Final, TypeGuard
 from toril.connection.call import Read, Request
 from toril.connection.execute import Executor
 from toril.hooks.dispatch import Dispatcher
+from toril.job_events import JobEvent
 from toril.protocol.effects import Effects
 
 TO_ANSWER: Final = 1.0
@@ -27,18 +28,22 @@ def has_effects(result: object) -> TypeGuard[Effects[Any]]:
 
 
 async def carry_out(
-    executor: Executor, dispatcher: Dispatcher, request: Request, *, sheltered: bool = False
+    executor: Executor,
+    dispatcher: Dispatcher,
+    request: Request,
+    untold: list[JobEvent] | None = None,
 ) -> Any:
     """The result of `request`, once the plugins have been told of its effects.
 
     A cancellation counts at once while nothing has been sent; later when all is done, but after
     6 seconds at the latest. Raises what `Executor.run` raises.
 
-    `sheltered`: the caller is a task that nobody cancels, and saves the cost of another one.
+    `untold`: takes the events in place of the plugins, which the caller tells of them later. It is
+    a task that nobody cancels, so it saves the cost of another one.
     """
     step = _Step(executor, dispatcher, request)
-    if sheltered or isinstance(request, Read):
-        return await step.run()
+    if untold is not None or isinstance(request, Read):
+        return await step.run(untold)
     task = asyncio.create_task(step.run())
     try:
         await asyncio.wait((task,))
@@ -56,13 +61,16 @@ class _Step:
         self._sent = False
         self._answered = False
 
-    async def run(self) -> Any:
+    async def run(self, untold: list[JobEvent] | None = None) -> Any:
         result = await self._executor.run(self._request, sending=self._sending)
         self._answered = True
         if not has_effects(result):
             return result
         self._dispatcher.note(result)
-        await self._dispatcher.publish(result.events)
+        if untold is None:
+            await self._dispatcher.publish(result.events)
+        else:
+            untold += result.events
         return result.value
 
     def _sending(self) -> None:

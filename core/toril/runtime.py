@@ -30,6 +30,7 @@ from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.lua import check_lua
 from toril.hooks.plugin_set import PluginSet
+from toril.job_events import JobEvent
 from toril.live import LiveSettings
 from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
@@ -256,18 +257,16 @@ class Runtime:
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async def drive(self, procedure: Procedure[T], *, sheltered: bool = False) -> T:
+    async def drive(self, procedure: Procedure[T], untold: list[JobEvent] | None = None) -> T:
         """Carry out a procedure on this loop and tell the plugins what it did.
 
-        A cancellation counts between two requests; `sheltered`: there is none. See `carry_out`.
+        A cancellation counts between two requests. `untold`: see `carry_out`.
         """
         try:
             request = next(procedure)
             while True:
                 try:
-                    result = await carry_out(
-                        self.executor, self.dispatcher, request, sheltered=sheltered
-                    )
+                    result = await carry_out(self.executor, self.dispatcher, request, untold)
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
@@ -299,8 +298,8 @@ class Runtime:
             for publishing in self.declared.publishing(queues, self.plugins.settings):
                 await self.drive(publishing)
 
-    def drive_sync(self, procedure: Procedure[T]) -> T:
-        """`drive` in the calling thread."""
+    def drive_sync(self, procedure: Procedure[T], untold: list[JobEvent] | None = None) -> T:
+        """`drive` in the calling thread. `untold`: takes the events in place of the plugins."""
         try:
             request = next(procedure)
             while True:
@@ -311,7 +310,10 @@ class Runtime:
                     continue
                 if has_effects(result):
                     self.dispatcher.note(result)
-                    self.dispatcher.publish_sync(result.events, self.run)
+                    if untold is None:
+                        self.dispatcher.publish_sync(result.events, self.run)
+                    else:
+                        untold += result.events
                     result = result.value
                 request = procedure.send(result)
         except StopIteration as done:

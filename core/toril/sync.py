@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import cached_property
@@ -29,6 +30,7 @@ from toril.removals import Erasure, Removals
 from toril.runtime import Runtime
 from toril.setting import Level, Said, Setting
 from toril.snapshots import JobRef, ParentRef, Recalled
+from toril.sync_add_batches import SyncAddBatches
 from toril.sync_job import SyncJob
 from toril.types import Json, Outcome, State
 
@@ -54,6 +56,7 @@ class SyncApp:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._adds: dict[tuple[int, str], SyncAddBatches] = {}
 
     def queue(
         self, name: str, /, *settings: Setting, **defaults: Unpack[QueueDefaults]
@@ -62,6 +65,15 @@ class SyncApp:
         check_names("queue", defaults, QueueDefaults)
         self.runtime.declared.declare(name, settings)
         return SyncQueue(self, name, defaults)
+
+    def adds(self, queue: str) -> SyncAddBatches:
+        """Where single jobs of a queue are added; for `SyncQueue.add`."""
+        key = (os.getpid(), queue)  # what waits elsewhere is no part of a forked child
+        batches = self._adds.get(key)
+        if batches is None:
+            operations = QueueOperations(self.runtime.context, queue)
+            batches = self._adds.setdefault(key, SyncAddBatches(self.runtime, operations))
+        return batches
 
     def queues(self) -> list[str]:
         """The names of the queues on the server; see `App.queues`."""
@@ -176,10 +188,9 @@ class SyncQueue(SyncInspection, SyncLimits):
         *settings: Setting,
         **options: Unpack[JobOptions],
     ) -> SyncJob:
-        """Add a job."""
+        """Add a job. Adds of many threads at once go out together."""
         drafted = self._operations.drafted_one(name, data, settings, options)
-        (added,) = self._perform(self._operations.add_drafted((drafted,)))
-        return SyncJob(self._app, added)
+        return SyncJob(self._app, self._app.adds(self.name).add(drafted))
 
     def add_many(self, jobs: Iterable[NewJob]) -> list[SyncJob]:
         """Add many jobs, in calls of at most 200 each."""

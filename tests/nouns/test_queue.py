@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,17 @@ import redis
 from tests.nouns.witness import Colour, Witness
 from tests.support.server import Server
 
-from toril import App, ConfigurationError, Flow, Job, JobNotFound, NewJob, PluginError, Reject
+from toril import (
+    App,
+    ConfigurationError,
+    Flow,
+    Job,
+    JobNotFound,
+    NewJob,
+    PluginError,
+    Reject,
+    hookimpl,
+)
 from toril.connection.execute import Executor
 from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError, ServerFull
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
@@ -487,6 +497,34 @@ class TestManyTasks:
             assert stored.opts["attempts"] == i % 3 + 1
             assert stored.priority == (i if i % 2 else 0)
             assert stored.delay == (0 if i % 2 or i % 4 == 0 else i * 1000)
+
+    async def test_a_hook_can_add_to_the_same_queue(self, redis_url: str) -> None:
+        class Follow:
+            toril_name = "follow"
+
+            @hookimpl
+            async def toril_jobs_saved(self, events: Sequence[JobSaved]) -> None:
+                for event in events:
+                    if event.job.name == "first":
+                        await app.queue("mail").add("second")
+
+        async with App(redis_url, plugins=[Follow()]) as app:
+            async with asyncio.timeout(5):
+                await app.queue("mail").add("first")
+            names = [job.name async for job in app.queue("mail").jobs()]
+        assert names == ["first", "second"]
+
+    async def test_what_plugins_are_told_is_told_before_the_app_is_closed(
+        self, watched: App, witness: Witness
+    ) -> None:
+        queue = watched.queue("mail")
+        await queue.counts()
+        add = asyncio.create_task(queue.add("n"))
+        while not await queue.count("waiting"):
+            await asyncio.sleep(0)
+        add.cancel()
+        await watched.aclose()
+        assert [type(event) for event in witness.events] == [JobSaved]
 
     async def test_what_waits_when_the_app_is_closed_is_added(self, app: App) -> None:
         queue = app.queue("mail")

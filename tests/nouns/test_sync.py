@@ -215,7 +215,7 @@ class TestPlugins:
             jobs = list(threads.map(add, range(40)))
         assert len({job.id for job in jobs}) == 40
         assert plugin.log.count("start") == 1
-        assert plugin.log.count("saved") == 40
+        assert 1 <= plugin.log.count("saved") <= 40  # once for the jobs of a call
         app.sync.close()
         assert plugin.log[-1] == "stop"
 
