@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from toril.alarm import Alarm
 from toril.connection.steps import Command
 
 _CLOSED: Final = "the server has closed the connection"
@@ -69,8 +70,7 @@ class Wire(asyncio.Protocol):
         self._wanted = 0
         self._done: asyncio.Future[None] | None = None
         self._due = math.inf  # when the exchange under way is given up, on the loop's clock
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._alarm = Alarm(self._look_at_clock)
         self._lost: Exception | None = None
         self._unread = select.poll()
         self._unread.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -113,7 +113,8 @@ class Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._done, self._wanted = loop.create_future(), len(commands)
         self._transport.write(pack(commands))
-        self._give_up_at(loop, loop.time() + timeout)
+        self._due = loop.time() + timeout
+        self._alarm.set(self._due)
         try:
             await self._done
         finally:
@@ -123,34 +124,21 @@ class Wire(asyncio.Protocol):
 
     def hurry(self, timeout: float) -> None:
         """Give the exchange that is under way up after so many seconds, if it is not sooner."""
-        loop = asyncio.get_running_loop()
-        self._give_up_at(loop, min(self._due, loop.time() + timeout))
+        self._due = min(self._due, asyncio.get_running_loop().time() + timeout)
+        self._alarm.set(self._due)
 
-    def _give_up_at(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        """One timer serves many exchanges: when it fires, it is set for the one of that time."""
-        self._due = due
-        if due < self._alarm_at:
-            self._silence()
-            self._alarm, self._alarm_at = loop.call_at(due, self._look_at_clock), due
-
-    def _look_at_clock(self) -> None:
-        self._alarm, self._alarm_at = None, math.inf
+    def _look_at_clock(self) -> float | None:
+        """Give the exchange up whose time is over; else say when it will be."""
         if self._done is None or self._done.done():
-            return
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._due:
-            self._give_up_at(loop, self._due)
-        else:
-            self._done.set_exception(TimeoutError())
-
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm, self._alarm_at = None, math.inf
+            return None
+        if asyncio.get_running_loop().time() < self._due:
+            return self._due
+        self._done.set_exception(TimeoutError())
+        return None
 
     async def disconnect(self, *, nowait: bool = False) -> None:
         """Close it; `nowait`: without waiting until that is done."""
-        self._silence()
+        self._alarm.stop()
         await self._connection.disconnect(nowait=nowait)
 
     def data_received(self, data: bytes) -> None:
@@ -168,7 +156,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; for the loop."""
-        self._silence()
+        self._alarm.stop()
         self._break(RedisConnectionError(str(exc) if exc else _CLOSED))
         self._former.connection_lost(exc)  # who waits for the end of closing waits there
 

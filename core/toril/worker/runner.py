@@ -29,6 +29,7 @@ from toril.worker.active_job import ActiveJob, Undecodable
 from toril.worker.deferred import deferred_finish
 from toril.worker.invoking import EncodedResult, Invoker
 from toril.worker.retry import BackoffFunction, retry_delay
+from toril.worker.time_limits import TimeLimits
 from toril.worker.traces import reason_of, with_trace
 
 log = logging.getLogger("toril.worker")
@@ -94,6 +95,11 @@ class Runner:
         self._go_on = go_on
         self._is_recent = is_recent
         self._around = around
+        self._limits = TimeLimits(lambda job, limit: self.interrupt(job, _time_is_up(job, limit)))
+
+    def close(self) -> None:
+        """Forget the time limits; nothing runs any more."""
+        self._limits.close()
 
     async def run(self, job: ActiveJob) -> Finish | None:
         """Run the job. Returns how its attempt ends, or None if the server need not be told."""
@@ -127,19 +133,17 @@ class Runner:
         """What the handler returns, unless its time is up before."""
         if job.cancelled:  # before its handler was begun
             raise asyncio.CancelledError
-        timer: asyncio.TimerHandle | None = None
         limit = _own_timeout(job) or self._timeout_ms
         if limit is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(limit / 1000, self.interrupt, job, _time_is_up(job, limit))
+            self._limits.begin(job, limit)
         job.phase = "running"
         try:
             with self._around(job.snapshot):
                 result = await self._call(job)
         finally:
             job.phase = "ended"
-            if timer is not None:
-                timer.cancel()
+            if limit is not None:
+                self._limits.end(job)
         if isinstance(job.interruption, JobTimedOut):
             raise job.interruption
         return result

@@ -163,6 +163,7 @@ class Session:
         await self._runtime.drive(only(reading.meta(self._key)))
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._invoker.close)
+            stack.callback(self._runner.close)
             await self._invoker.start(self.engine)
             await stack.enter_async_context(self._events())
             await stack.enter_async_context(self._lock_renewal())
