@@ -91,7 +91,7 @@ async def test_at_every_step(
         assert len(removed) == len(listener.of(JobSaved))
         listener.events.clear()
         steps += 1
-    assert steps == 6
+    assert steps == 7
     await app.run_services("top")
     assert raw.llen("bull:leaf:wait") == 520, "one that was finished stays"
 
