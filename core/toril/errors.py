@@ -110,7 +110,7 @@ class JobFailed(JobError):
 
 
 class JobRemoved(JobError):
-    """The job is gone and nothing tells how it ended."""
+    """The job is gone and nothing tells how it ended; or its result has gone."""
 
 
 class InvalidResult(JobError):

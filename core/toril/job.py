@@ -141,7 +141,8 @@ class Job(StoredJob, Generic[R]):
 
         Raises:
             JobFailed: It failed for good.
-            JobRemoved: It is gone, and nothing tells how it ended, or what its result was.
+            JobRemoved: It is gone, and nothing tells how it ended, or what its result was; or it is
+                there, and its result has been taken away.
             TimeoutError: It has not ended in time.
             InvalidResult: It is the job of a task, and its result is not of the task's type.
         """

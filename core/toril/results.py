@@ -35,7 +35,11 @@ _ENDS: Final = frozenset({"completed", "failed", "removed"})
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a job ended. `outcome` None: it is gone, and nothing tells. `lost`: its result is."""
+    """How a job ended. `outcome` None: it is gone, and nothing tells. `lost`: its result is.
+
+    Every library stores a result when a job completes, if only `null`: where there is none it was
+    taken away afterwards.
+    """
 
     outcome: Outcome | None
     value: Json = None
@@ -48,8 +52,7 @@ class Ended:
             if not self.lost:
                 return self.value
             raise JobRemoved(
-                f"job {job.id!r} of queue {job.queue!r} completed and is gone; its result was "
-                "not kept",
+                f"job {job.id!r} of queue {job.queue!r} completed, and its result was not kept",
                 queue=job.queue,
                 job_id=job.id,
             )
@@ -69,7 +72,7 @@ def ended(queue_key: str, job: JobSnapshot) -> Procedure[Ended | None]:
     """
     found: reading.FinishedResult = yield reading.finished_result(queue_key, job.id)
     if found.outcome is not None:
-        return Ended(found.outcome, found.value, found.reason or "")
+        return Ended(found.outcome, found.value, found.reason or "", lost=not found.has_value)
     return None if found.exists else Ended(None)
 
 

@@ -51,8 +51,12 @@ def test_result_of_a_job(run: Runner, seed: Seed, raw: redis.Redis) -> None:
     seed.put("ghost", "completed")
     raw.set(f"{Q}:garbled", "a string")
     seed.put("garbled", "failed")
-    assert run(reading.finished_result(Q, "good")) == FinishedResult(True, "completed", {"n": 1})
-    assert run(reading.finished_result(Q, "plain")) == FinishedResult(True, "completed", "not json")
+    assert run(reading.finished_result(Q, "good")) == FinishedResult(
+        True, "completed", {"n": 1}, has_value=True
+    )
+    assert run(reading.finished_result(Q, "plain")) == FinishedResult(
+        True, "completed", "not json", has_value=True
+    )
     assert run(reading.finished_result(Q, "bad")) == FinishedResult(
         True, "failed", None, '"quoted"'
     )

@@ -11,7 +11,7 @@ import redis
 from tests.interop.conftest import Library
 from tests.support.place import Place, entries, foreign_finish, place
 
-from toril import ActiveJob, App, Flow, Unrecoverable, hookimpl
+from toril import ActiveJob, App, Flow, JobFailed, JobRemoved, Unrecoverable, hookimpl
 from toril.plugins import ManualClock
 from toril_plugins import Due, Hold, Holds, Keep, Postpone, Retention, Verdicts
 
@@ -84,6 +84,23 @@ async def test_one_late_sweep_takes_all_that_has_come(here: Place, raw: redis.Re
     assert await here.kept() == {"a"}
     await here.sweep("22d")
     assert await here.kept() == set()
+
+
+async def test_what_it_returned_is_told_until_it_has_gone(here: Place) -> None:
+    """And never made up: a job that returned nothing is another one."""
+    await here.queue.set(Retention(completed=TIERS, failed=TIERS))
+    await finish(here, "a")
+    await finish(here, "f", name="fail")
+    good, bad = await here.queue.get("a"), await here.queue.get("f")
+    assert good is not None
+    assert bad is not None
+    for later in ("1d", "6d"):
+        assert await good.result(timeout="5s") == {"answer": 42}
+        await here.sweep(later)
+    with pytest.raises(JobRemoved, match="'a' of queue 'q' completed, and its result was not kept"):
+        await good.result(timeout="5s")
+    with pytest.raises(JobFailed, match="as asked"):
+        await bad.result(timeout="5s")
 
 
 async def test_a_job_kept_for_ever_loses_its_data_all_the_same(

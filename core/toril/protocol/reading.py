@@ -50,12 +50,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class FinishedResult:
-    """How a job ended. `outcome` is None while it has not; `exists` False if there is no hash."""
+    """How a job ended. `outcome` is None while it has not; `exists` False if there is no hash.
+
+    `has_value` False: nothing is stored of what it returned, not even that it was nothing.
+    """
 
     exists: bool
     outcome: Outcome | None = None
     value: Json = None
     reason: str | None = None
+    has_value: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,7 @@ def finished_result(queue: str, id: str) -> Call[FinishedResult]:
             cast(Outcome, where),
             None if value is None else json_or_text(value),
             None if reason is None else text(reason),
+            value is not None,
         )
 
     return _look(queue, id, ("returnvalue", "failedReason"), parse, ended=True)
