@@ -17,10 +17,12 @@ from toril_plugins import (
     Due,
     Foreign,
     Hold,
+    IdWindow,
     Keep,
     Postpone,
     Requires,
     Retention,
+    Rewrite,
     Verdicts,
     hold,
 )
@@ -124,13 +126,41 @@ async def test_what_a_plugin_decided_overrides_all_that_was_said(redis_url: str)
     async with place(redis_url, Retention(completed="9d"), plugins=[Gold()]) as here:
         await here.queue.add("gold", None, Retention(completed="1d"), id="a")
         await here.run()
+        decided = here.clock.now_ms()
+        await here.sweep("1d")
         told = await facts(here, "a")
     assert (told["rule"][0].text, told["rule"][0].level) == ("365d", "plugin gold")
     assert told["decided"][0].text.startswith("by the plugin gold (")
+    assert told["decided"][0].at == decided
     assert "said" not in told
     assert [(each.level, each.text) for each in told["overrode"]] == [
         ("job", "1d, by Queue.add"), ("application", "9d, by App"),
     ]  # fmt: skip
+
+
+async def test_when_a_reviewer_decided(redis_url: str) -> None:
+    gold = Gold()
+    async with place(redis_url, Retention(completed="1d"), plugins=[gold]) as here:
+        await here.finish("a", "b")
+        gold.review = {"a": Rewrite(keep=Keep("9d")), "b": Rewrite(keep=Keep("1h"))}
+        await here.sweep("1d")
+        decided = here.clock.now_ms()
+        gold.review = {"a": Postpone("1d", "later"), "b": Postpone("1d", "later")}
+        await here.sweep("1h")
+        told = [(await facts(here, id))["decided"][0] for id in ("a", "b")]
+    assert [(fact.at, fact.level) for fact in told] == [(decided, "plugin gold")] * 2
+
+
+async def test_for_how_long_an_id_stays_taken(here: Place) -> None:
+    await here.queue.set(IdWindow("1h"), source="eve")
+    since = here.clock.now_ms()
+    await here.run(IdWindow("2h"))
+    await here.finish("a")
+    told = await facts(here, "a")
+    text = "taken for 1h when a rule has removed it, by eve"
+    assert told["id"] == [Fact("id", text, since, "queue")]
+    assert told["overrode"][-1].text.startswith("its id: taken for 2h")
+    assert told["overrode"][-1].level == "worker"
 
 
 async def test_undecided_as_a_plugin_broke(redis_url: str) -> None:

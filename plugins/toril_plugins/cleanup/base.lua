@@ -17,7 +17,8 @@
 --
 -- A decision, and the live rule, is a table {rule = text for people, age, last, first, key, group,
 -- logs, data, tombstone, flow}, ages in ms, absent what was not said. A stored one has also
--- `bucket` (the hash), `note` (of a reviewer), `why` (why it has been put off),
+-- `bucket` (the hash), `since` (when a plugin decided so, or somebody put the job back), `note` (of
+-- a reviewer), `why` (why it has been put off),
 -- `over` (it goes when its time in `at` has come) and `asked` (the
 -- plugin that could not answer; the job is undecided, and there is no rule).
 

@@ -226,6 +226,7 @@ local function decide(id, outcome, finished_on, decision, seq)
     let_go_own(outcome, {job})
     return seq
   end
+  if string.sub(decision.rule, 1, 7) == 'plugin ' then decision.since = ctx.now end
   if is_bucketed(decision) then decision.bucket = own_bucket(id, decision) end
   protect(id, outcome, finished_on, decision)
   local at = next_step(decision, finished_on)

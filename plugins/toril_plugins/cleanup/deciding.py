@@ -14,7 +14,7 @@ Combine = Literal["first", "longest", "shortest"]
 Answers: TypeAlias = Sequence[tuple[str, Keep]]
 """What strategies answered: plugin name and value, in plugin order."""
 
-BESIDE: Final = frozenset({"rule", "bucket", "note", "why", "asked", "over"})
+BESIDE: Final = frozenset({"rule", "since", "bucket", "note", "why", "asked", "over"})
 """What a stored decision holds beside the `Keep`."""
 
 

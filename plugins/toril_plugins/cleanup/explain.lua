@@ -1,11 +1,11 @@
 -- What is decided about one job. args = {id}. Returns {id, held, missing, outcome, finished_on,
--- parent, out_of_reach, own, rule, asked, why, note, again, flow, done, at, left, first, ceiling}.
--- held: the holds that it matches; missing: required plugins that this process lacks; no outcome:
--- it has not finished. parent: the key of a living parent that waits for it; out_of_reach: it is
--- held; own: it does not follow the live rule; again: it was put off until then (ms); flow: it goes
--- with its flow; done: the tiers that have been done; at, left: it goes then (ms), or after so many
--- more jobs; first: it is one of the first that are counted together, which stay; ceiling: {at,
--- left}, by the ceiling.
+-- parent, out_of_reach, own, rule, since, asked, why, note, again, flow, done, at, left, first,
+-- ceiling}. held: the holds that it matches; missing: required plugins that this process lacks; no
+-- outcome: it has not finished. parent: the key of a living parent that waits for it; out_of_reach:
+-- it is held; own: it does not follow the live rule; since: a plugin decided so then (ms); again:
+-- it was put off until then (ms); flow: it goes with its flow; done: the tiers that have been done;
+-- at, left: it goes then (ms), or after so many more jobs; first: it is one of the first that are
+-- counted together, which stay; ceiling: {at, left}, by the ceiling.
 local id = args.id
 
 local function score(index, outcome)
@@ -48,7 +48,8 @@ local function tell_own(told, outcome, finished_on)
   local decision = stored_decision(id, outcome) or {}
   local at, due = score('at', outcome), score('due', outcome)
   told.own, told.rule, told.asked = true, decision.rule or '', decision.asked
-  told.why, told.note, told.flow = decision.why, decision.note, decision.flow
+  told.since, told.why, told.note, told.flow =
+    decision.since, decision.why, decision.note, decision.flow
   told.again = due or decision.over and at or nil
   told.done = {logs = not decision.logs, data = not decision.data}
   told.at = decision.age and finished_on + decision.age or nil

@@ -22,7 +22,7 @@ from toril_plugins.retention.bullmq import OPTION
 from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.resolve import Resolution, own_values, resolve, told_only
-from toril_plugins.retention.values import OUTCOMES, Ceiling, Retention
+from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Retention
 
 _ENDS: Final = {"completed": "if it completes", "failed": "if it fails"}
 _DECIDING: Final = ("toril_plan_retention", "toril_review_removal")
@@ -52,6 +52,7 @@ async def explain(context: PluginContext, job: JobRef) -> Sequence[Fact]:
         if told.get("missing"):
             text += f"; this process lacks {told['missing']}"
         facts.append(Fact("requires", text, required.since, required.level))
+    facts += _id_window(await context.live(job.queue, IdWindow))
     return [*facts, *_foreign(snapshot, outcome, await context.live(job.queue, Foreign))]
 
 
@@ -74,7 +75,9 @@ async def _finished(
         since = said.since if said and said.level == fate.level else None
         facts.append(Fact("rule", fate.rule, since, fate.level))
     if by_other:
-        facts.append(Fact("decided", _decided_by(context, str(fate.level)), level=fate.level))
+        decided = told.get("since")
+        at = None if decided is None else int(decided)
+        facts.append(Fact("decided", _decided_by(context, str(fate.level)), at, fate.level))
     facts += fate.removal()
     if told.get("flow"):
         facts += await whole_flow(context, JobRef(job.queue, job.id), fate)
@@ -147,6 +150,16 @@ def _ceiling(
         goes = list(Fate(told | {"outcome": outcome}, now).goes()) if told else []
         text += "".join(f"; by it the job goes {each.text}" for each in goes)
         yield Fact("ceiling", text, said.since, said.level)
+
+
+def _id_window(live: Sequence[Said[IdWindow]]) -> Iterator[Fact]:
+    """For how long its id stays taken, and what that overrode."""
+    for place, said in enumerate(live):
+        text = f"taken for {said.value} when a rule has removed it, by {said.source}"
+        if place:
+            yield Fact("overrode", f"its id: {text}", said.since, said.level)
+        else:
+            yield Fact("id", text, said.since, said.level)
 
 
 def _hold(hold: dict[str, Any]) -> Fact:

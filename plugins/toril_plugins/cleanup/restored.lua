@@ -4,6 +4,7 @@ local plan = type(ctx.plan) == 'table' and ctx.plan or {}
 local stay = tonumber(plan.stay) or 604800000
 local decision = {
   rule = 'restored: ' .. (plan.text or '7d'), age = ctx.now - ctx.finished_on + stay,
+  since = ctx.now,
 }
 -- If a foreign worker removed it, what was written down about it is still there.
 redis.call('ZREM', ctx.own('nth:' .. ctx.outcome), ctx.id)

@@ -41,6 +41,7 @@ local function rewrite(job, verdict)
   uncount_live(job.id, outcome)
   local over = decision.age and job.finished_on + decision.age <= ctx.now
   if is_nothing(decision) or over then
+    decision.since = ctx.now
     job.decision = decision
     wait_until(outcome, job, ctx.now + PAUSE)
   else
