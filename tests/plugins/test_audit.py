@@ -8,9 +8,9 @@ import pytest
 import redis
 from tests.support.place import START, finish_jobs
 
-from toril import App, NewJob, hookimpl
+from toril import App, NewJob, Setting, hookimpl
 from toril.plugins import Finding, FinishedJob, ManualClock
-from toril_plugins import Keep, Retention
+from toril_plugins import Ceiling, IdWindow, Keep, Retention
 
 Q = "bull:mail"
 OWN = f"{Q}:toril:cleanup"
@@ -248,14 +248,23 @@ async def test_a_parent_that_waits_for_the_job_is_no_reason_to_complain(
     assert (await found(app)).keys() <= {"unswept"}
 
 
-async def test_workers_that_disagree(app: App) -> None:
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (Retention(completed="30d"), Retention(completed="60d")),
+        (Ceiling(completed="30d"), Ceiling(completed="60d")),
+        (IdWindow("30d"), IdWindow("60d")),
+    ],
+    ids=["retention", "ceiling", "id window"],
+)
+async def test_workers_that_disagree(app: App, older: Setting, newer: Setting) -> None:
     async def handle(job: object) -> None: ...
 
     await app.queue("mail").add("a")
-    await app.worker("mail", handle, Retention(completed="30d")).run(burst=True)
+    await app.worker("mail", handle, older).run(burst=True)
     assert "disagreement" not in await found(app)
-    await app.worker("mail", handle, Retention(completed="60d")).run(burst=True)
+    await app.worker("mail", handle, newer).run(burst=True)
     (note,) = (await found(app))["disagreement"]
     assert (note.severity, note.repair) == ("note", None)
-    assert " says completed 60d; " in note.what
-    assert " said completed 30d, which counts no more" in note.what
+    assert f" says {newer}; " in note.what
+    assert f" said {older}, which counts no more" in note.what

@@ -81,6 +81,18 @@ async def test_processes_that_disagree(here: Place) -> None:
     assert told["disagreement"][0].text.startswith("1d, by app.worker")
 
 
+async def test_processes_that_disagree_about_something_else(here: Place) -> None:
+    await here.finish("a")
+    await here.run(Ceiling(completed="1d"), IdWindow("1h"))
+    since = here.clock.now_ms()
+    here.clock.advance("1m")
+    await here.run(Ceiling(completed="2d", failed=5), IdWindow("2h"))
+    ceiling, window = (await facts(here, "a"))["disagreement"]
+    assert (ceiling.level, ceiling.at) == (window.level, window.at) == ("worker", since)
+    assert ceiling.text.startswith("a ceiling: not beyond 1d, by app.worker")
+    assert window.text.startswith("its id: taken for 1h, by app.worker")
+
+
 async def test_holds_and_required_plugins(here: Place) -> None:
     said = await hold(here.queue, Hold(id="a", why="audit", who="eve"))
     await here.queue.set(Requires("archive"))

@@ -20,7 +20,7 @@ from toril.plugins import (
 )
 from toril_plugins.cleanup.carrier import UNSWEPT_MS, is_swept
 from toril_plugins.cleanup.slices import rest
-from toril_plugins.retention.values import OUTCOMES, Ceiling, Retention
+from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Retention
 
 GRACE_MS: Final = 60_000
 """So much later than said, and two sweeps more, a job may go before it counts as overdue."""
@@ -134,7 +134,7 @@ class QueueAudit:
                 f"{said.replaced.value}, which counts no more",
                 "note",
             )
-            for kind in (Retention, Ceiling)
+            for kind in (Retention, Ceiling, IdWindow)
             for said in await self.context.live(self.audit.queue, kind)
             if said.replaced is not None
         ]

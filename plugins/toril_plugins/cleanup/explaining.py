@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar, cast
 
+from toril import Setting
 from toril.plugins import (
     LEVELS,
     Fact,
@@ -23,6 +24,8 @@ from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.resolve import Resolution, own_values, resolve, told_only
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Retention
+
+S = TypeVar("S", bound=Setting)
 
 _ENDS: Final = {"completed": "if it completes", "failed": "if it fails"}
 _DECIDING: Final = ("toril_plan_retention", "toril_review_removal")
@@ -124,10 +127,17 @@ def _said(subject: str, resolution: Resolution, outcome: Outcome) -> Iterator[Fa
     yield _one(subject, resolution.said, outcome)
     for each in resolution.overrode:
         yield _one("overrode", each, outcome)
-    for each in (resolution.said, *resolution.overrode):
-        other = each.replaced
-        if other is not None and other.value.of(outcome) not in (None, each.value.of(outcome)):
-            yield _one("disagreement", other, outcome)
+    said = (resolution.said, *resolution.overrode)
+    yield from _disagreements(said, lambda value: value.of(outcome), "{}")
+
+
+def _disagreements(live: Iterable[Said[S]], of: Callable[[S], object], text: str) -> Iterator[Fact]:
+    """What other processes declare at the same levels, where it is different; `text`: in words."""
+    for said in live:
+        other = said.replaced
+        if other is not None and of(other.value) not in (None, of(said.value)):
+            words = f"{text.format(of(other.value))}, by {other.source}"
+            yield Fact("disagreement", words, other.since, other.level)
 
 
 def _one(subject: str, said: Said[Retention], outcome: Outcome) -> Fact:
@@ -150,6 +160,7 @@ def _ceiling(
         goes = list(Fate(told | {"outcome": outcome}, now).goes()) if told else []
         text += "".join(f"; by it the job goes {each.text}" for each in goes)
         yield Fact("ceiling", text, said.since, said.level)
+    yield from _disagreements(live, lambda value: value.of(outcome), "a ceiling: not beyond {}")
 
 
 def _id_window(live: Sequence[Said[IdWindow]]) -> Iterator[Fact]:
@@ -160,6 +171,7 @@ def _id_window(live: Sequence[Said[IdWindow]]) -> Iterator[Fact]:
             yield Fact("overrode", f"its id: {text}", said.since, said.level)
         else:
             yield Fact("id", text, said.since, said.level)
+    yield from _disagreements(live, str, "its id: taken for {}")
 
 
 def _hold(hold: dict[str, Any]) -> Fact:
