@@ -14,9 +14,9 @@ from typing import Final, Literal
 from toril.plugins import Outcome
 from toril_plugins import Ceiling, Keep, Retention
 
-OwnLevel = Literal["job", "flow"]
+OwnLevel = Literal["job", "flow", "template"]
 LiveLevel = Literal["queue", "worker", "application"]
-OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow")
+OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow", "template")
 LIVE_LEVELS: Final[tuple[LiveLevel, ...]] = ("queue", "worker", "application")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("completed", "failed")
 

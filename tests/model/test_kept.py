@@ -7,6 +7,7 @@ finished the jobs, whatever was retried or removed in between, and wherever a sw
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
@@ -15,11 +16,11 @@ import pytest
 import redis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.model.kept import LIVE_LEVELS, OWN_LEVELS, Ended, Kept, LiveLevel, OwnLevel
+from tests.model.kept import LIVE_LEVELS, Ended, Kept, LiveLevel, OwnLevel
 from tests.model.world import World, world
 from tests.support.invariants import check
 
-from toril import Flow, Setting
+from toril import Every, Flow, Setting
 from toril.errors import GiveWay, IndeterminateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
@@ -71,24 +72,30 @@ def retentions(draw: st.DrawFn) -> Retention:
 
 @dataclass(frozen=True)
 class Ending:
-    """A job that is going to end: who ends it, how, and what is said for it."""
+    """A job that is going to end: who ends it, how, and what is said for it: as a job, for its
+    flow, or, if it is the run of a schedule, in the template."""
 
     outcome: Outcome
     name: str
     customer: str
     by_toril: bool
-    level: OwnLevel
-    says: Retention | None
+    own: Mapping[OwnLevel, Retention]
 
 
+own_values: st.SearchStrategy[Mapping[OwnLevel, Retention]] = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"job": retentions()}),
+    st.fixed_dictionaries({"flow": retentions()}),
+    st.fixed_dictionaries({"job": retentions(), "flow": retentions()}),
+    st.fixed_dictionaries({"template": retentions()}),
+)
 endings = st.builds(
     Ending,
     st.sampled_from(("completed", "completed", "failed")),
     st.sampled_from("xy"),
     st.sampled_from("ab"),
     st.booleans(),
-    st.sampled_from(OWN_LEVELS),
-    st.one_of(st.none(), retentions()),
+    own_values,
 )
 
 
@@ -260,10 +267,12 @@ class Trial:
         self._serial += 1
         job_id = f"j{self._serial:03}"
         self.advance(0.001)
-        job = Ended(job_id, ending.outcome, ending.name, ending.customer, self.now)
-        if ending.says is not None:
-            job.own[ending.level] = ending.says
-        if ending.by_toril or ending.says is not None:
+        job = Ended(
+            job_id, ending.outcome, ending.name, ending.customer, self.now, dict(ending.own)
+        )
+        if "template" in ending.own:
+            job.id = self.add_run(job)
+        elif ending.by_toril or ending.own:
             self.add(job)
         if ending.by_toril:
             self.run_one(ending.outcome)
@@ -275,6 +284,15 @@ class Trial:
     def add(self, job: Ended) -> None:
         flow = Flow("q", job.name, {"customer": job.customer}, *self._own(job, "job"), id=job.id)
         self.place.run(self.place.app.add_flow(flow, *self._own(job, "flow")))
+
+    def add_run(self, job: Ended) -> str:
+        """Make a schedule, take it back when it has its first run, and return the id of that."""
+        data = {"customer": job.customer}
+        every = Every("365d")
+        making = self.queue.schedule(job.id, every, job.name, data, *self._own(job, "template"))
+        self.place.run(making)
+        assert self.place.run(self.queue.remove_schedule(job.id))
+        return f"repeat:{job.id}:{self.now}"
 
     @staticmethod
     def _own(job: Ended, level: OwnLevel) -> tuple[Retention, ...]:
