@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,19 @@ from tests.scenarios.stage import until
 from tests.support.place import Place, foreign_finish, place
 
 from toril import App, Flow, hookimpl
-from toril.plugins import FinishedJob, GiveWay
-from toril_plugins import Ceiling, Due, Hold, Keep, Postpone, Requires, Retention, Verdicts, hold
+from toril.plugins import FinishedJob, GiveWay, Json, PluginContext
+from toril_plugins import (
+    Ceiling,
+    Due,
+    Hold,
+    Holds,
+    Keep,
+    Postpone,
+    Requires,
+    Retention,
+    Verdicts,
+    hold,
+)
 from toril_plugins.otel_metrics import OtelMetrics
 from toril_plugins.prometheus import Collector
 
@@ -96,6 +108,43 @@ async def test_the_lag_is_how_late_it_was(redis_url: str) -> None:
         assert counted(here.app, "toril_sweep_lag_seconds", "queue")["q"] == pytest.approx(1800, 1)
         await here.sweep("1m")
         assert counted(here.app, "toril_sweep_lag_seconds", "queue")["q"] == 0
+
+
+@pytest.mark.parametrize("slow", ["adopt", "sweep", "settle", "hold", "tree_look", "tree_remove"])
+async def test_the_longest_script_is_any_of_a_sweep(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    run_script = PluginContext.run_script
+
+    async def run_slowly(self: PluginContext, queue: str, name: str, args: Json = None) -> Json:
+        if name == slow:
+            await asyncio.sleep(0.04)
+        return await run_script(self, queue, name, args)
+
+    async with place(redis_url, plugins=[Acme()]) as here:
+        await here.queue.set(Retention(completed="1h"))
+        await here.queue.set(Holds(Hold(name="held")))
+        await here.finish("a")
+        whole = Retention(completed=Keep("1h", flow=True))
+        await here.app.add_flow(Flow("q", "do", id="top", children=[Flow("p", "do")]), whole)
+        for queue in ("p", "q"):
+            await here.app.worker(queue, lambda _: None).run(burst=True)
+        monkeypatch.setattr(PluginContext, "run_script", run_slowly)
+        await here.sweep("2h")
+        assert await here.kept() == set()
+        assert counted(here.app, "toril_longest_script_ms", "queue")["q"] >= 40
+
+
+async def test_errors_in_a_flow_are_counted(redis_url: str) -> None:
+    async with place(redis_url, plugins=[Acme()]) as here:
+        whole = Retention(completed=Keep("1h", flow=True))
+        await here.app.add_flow(Flow("q", "uncopied", id="top", children=[Flow("p", "do")]), whole)
+        for queue in ("p", "q"):
+            await here.app.worker(queue, lambda _: None).run(burst=True)
+        await here.sweep("2h")
+        assert await here.kept() == {"top"}
+        found = counted(here.app, "toril_retention_errors_total", "hook")
+        assert found == {"toril_before_removal": 1}
 
 
 async def test_errors_name_plugin_and_hook(redis_url: str, raw: redis.Redis) -> None:

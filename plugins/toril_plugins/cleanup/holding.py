@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from toril.plugins import Json, PluginContext, Said, ServiceContext
@@ -13,7 +13,7 @@ from toril_plugins.retention.values import OUTCOMES
 
 IDS_A_CALL: Final = 100
 
-Run: TypeAlias = Callable[[str, Mapping[str, Json]], Awaitable[Json]]
+Run: TypeAlias = Callable[[str, Mapping[str, Json]], Coroutine[Any, Any, Any]]
 """Runs a script of the cleanup plugin on one queue."""
 
 
@@ -48,15 +48,16 @@ class QueueHolds:
         self._seen: str | None = None
         self._ends: int | None = None
 
-    async def follow(self, context: ServiceContext, holds: str) -> bool:
-        """Hold and release, if the holds have changed, or one has ended. `holds`: their print.
+    async def follow(self, context: ServiceContext, holds: str, run: Run) -> bool:
+        """Hold and release, if the holds have changed, or one has ended.
 
-        Returns whether there was nothing to do.
+        `holds`: their print; `run` runs the scripts. Returns whether there was
+        nothing to do.
         """
         ended = self._ends is not None and context.now_ms() >= self._ends
         if holds == self._seen and not ended:
             return True
-        work = _Pass(context.run_script)
+        work = _Pass(run)
         await work.run(await context.live(Holds))
         self._seen, self._ends = holds, work.ends
         return work.changed == 0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+
+from toril.plugins import ServiceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,23 @@ class Rests:
     async def after(self, started: float) -> None:
         """Leave the server alone; `started` is when the call began, of `perf_counter`."""
         await rest(started, self._times)
+
+
+class LongestScript:
+    """The longest call of a script in the sweeps of a queue so far, as this process saw it."""
+
+    def __init__(self) -> None:
+        self._ms = 0.0
+
+    @contextmanager
+    def timed(self, context: ServiceContext) -> Generator[None]:
+        """What is done within is a call of a script."""
+        started = time.perf_counter()
+        yield
+        ms = (time.perf_counter() - started) * 1000
+        if ms > self._ms:
+            self._ms = ms
+            context.gauge("toril_longest_script_ms", ms)
 
 
 class LeaseLost(Exception):

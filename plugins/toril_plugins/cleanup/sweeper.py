@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from toril.plugins import (
@@ -24,7 +25,7 @@ from toril.plugins import (
 from toril_plugins.cleanup.deciding import Decider
 from toril_plugins.cleanup.holding import QueueHolds
 from toril_plugins.cleanup.reviewing import Careful, Handed
-from toril_plugins.cleanup.slices import DEFAULT_PACE, LeaseLost, Pace, Rests
+from toril_plugins.cleanup.slices import DEFAULT_PACE, LeaseLost, LongestScript, Pace, Rests
 from toril_plugins.cleanup.trees import Trees
 from toril_plugins.retention.values import OUTCOMES
 
@@ -131,14 +132,14 @@ class Sweeper:
         self._most = self._largest
         self._missing = ""
         self._broken = False
-        self._longest = 0.0
+        self._longest = LongestScript()
         self._reported: dict[str, int] | None = None
         self._holds = QueueHolds()
         self._adoption = {outcome: _Adoption() for outcome in OUTCOMES}
         self._decisions = {outcome: _Check() for outcome in OUTCOMES}
         self._buckets = {outcome: _Check() for outcome in OUTCOMES}
         self._rules: dict[Outcome, list[str]] = {}
-        self._trees = Trees(careful, report_only=report_only)
+        self._trees = Trees(careful, self._longest, report_only=report_only)
 
     async def run_once(self, context: ServiceContext) -> float:
         """Do everything that is due now, in slices, with rests between them.
@@ -174,13 +175,19 @@ class Sweeper:
             "report_only": self._report_only or self._broken,
             "most": self._most,
         }
-        started = time.perf_counter()
-        reply = cast("dict[str, Any]", await context.run_script(script, {**manner, **args}))
-        self._note_duration(context, (time.perf_counter() - started) * 1000)
-        if reply.get("lost"):
-            raise LeaseLost
+        reply = await self._run(context, script, {**manner, **args})
         if reply.get("due"):
             await self._settle(context, reply["due"])
+        return reply
+
+    async def _run(
+        self, context: ServiceContext, script: str, args: Mapping[str, Json]
+    ) -> dict[str, Any]:
+        """Run a script, and note how long that took. Raises `LeaseLost`."""
+        with self._longest.timed(context):
+            reply = cast("dict[str, Any]", await context.run_script(script, args))
+        if reply.get("lost"):
+            raise LeaseLost
         return reply
 
     async def _settle(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
@@ -201,18 +208,12 @@ class Sweeper:
                 now = context.now_ms()
                 pause = min(max(now - finished_on, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
                 verdict: Json = {"until_ms": now + pause, "why": str(error)}
-                await self._run_settle(
-                    context, [[job_id, outcome, finished_on, rule, own, verdict]]
-                )
+                put_off: list[Json] = [job_id, outcome, finished_on, rule, own, verdict]
+                await self._run(context, "settle", {"jobs": [put_off]})
             self._broken = True
             return
         self._most = min(self._most * 2, self._largest)
-        await self._run_settle(context, jobs)
-
-    async def _run_settle(self, context: ServiceContext, jobs: Json) -> None:
-        reply = cast("dict[str, Any]", await context.run_script("settle", {"jobs": jobs}))
-        if reply.get("lost"):
-            raise LeaseLost
+        await self._run(context, "settle", {"jobs": jobs})
 
     async def _sweep(self, context: ServiceContext) -> bool:
         """Do what has fallen due. Returns whether that was by the rules known before."""
@@ -231,7 +232,8 @@ class Sweeper:
             lag = max(lag, reply["lag"])
             self._rests.note(sum(finished for finished, _ in reply["kept"].values()))
             await self._trees.take(context, reply["flows"])
-            known &= await self._holds.follow(context, reply["holds"])
+            run = partial(self._run, context)
+            known &= await self._holds.follow(context, reply["holds"], run)
             places, more, numbers = reply["places"], reply["more"], reply["kept"]
             if more:
                 await self._rests.after(started)
@@ -257,12 +259,6 @@ class Sweeper:
             told = ", ".join(f"{count} {what}" for what, count in due.items()) or "nothing"
             log.info("queue %s, report_only: would remove now: %s", context.queue, told)
         self._reported = due
-
-    def _note_duration(self, context: ServiceContext, ms: float) -> None:
-        """The longest call of a script so far, as this process saw it."""
-        if ms > self._longest:
-            self._longest = ms
-            context.gauge("toril_longest_script_ms", ms)
 
     def _note_rules(self, rules: Mapping[Outcome, list[str]]) -> bool:
         """Note the live rules; False if one has changed, so that jobs must be counted anew."""

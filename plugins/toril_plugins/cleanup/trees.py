@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from toril.plugins import Json, Outcome, PluginError, ServiceContext
 from toril_plugins.cleanup.reviewing import Careful, Handed
-from toril_plugins.cleanup.slices import LeaseLost, rest
+from toril_plugins.cleanup.slices import LeaseLost, LongestScript, rest
 
 LOOKS: Final = 100
 REMOVALS: Final = 50
@@ -131,11 +131,13 @@ class Trees:
 
     Args:
         careful: those who have a say before a job goes. One that stays keeps the whole flow.
+        longest: where the time is noted that scripts take.
         report_only: nothing goes.
     """
 
-    def __init__(self, careful: Careful, *, report_only: bool) -> None:
+    def __init__(self, careful: Careful, longest: LongestScript, *, report_only: bool) -> None:
         self._careful = careful
+        self._longest = longest
         self._report_only = report_only
 
     async def take(self, context: ServiceContext, tops: Iterable[tuple[str, Outcome]]) -> None:
@@ -164,10 +166,11 @@ class Trees:
         enough. Raises `LeaseLost`.
         """
         told = {"report_only": self._report_only, **args}
-        if queue == context.queue:
-            reply = cast("dict[str, Any]", await context.run_script(script, told))
-        else:
-            reply = cast("dict[str, Any]", await context.plugin.run_script(queue, script, told))
+        with self._longest.timed(context):
+            if queue == context.queue:
+                reply = cast("dict[str, Any]", await context.run_script(script, told))
+            else:
+                reply = cast("dict[str, Any]", await context.plugin.run_script(queue, script, told))
         if reply.get("lost"):
             raise LeaseLost
         return reply
@@ -213,6 +216,7 @@ class Trees:
         try:
             verdicts = await self._careful.settle(context, handed)
         except PluginError as error:
+            context.count("toril_retention_errors_total", plugin=error.plugin, hook=error.hook)
             raise Waits(str(error)) from error
         for job_id, *_, verdict in cast("list[list[Any]]", verdicts):
             if verdict != {"go": True}:
