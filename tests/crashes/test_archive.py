@@ -79,7 +79,7 @@ def test_a_sweep_that_archives(
     folder.mkdir()
     asyncio.run(sweep(redis_url, config=config, times=(NOW, *LATER)))
     expected, left, gone = kept(raw), noted(raw), before - present(raw)
-    assert len(gone) == many + 3
+    assert len(gone) == many + 4
     assert sorted(in_sqlite(folder)) == sorted(in_files(folder)) == sorted(gone)
 
     beginning.put_back()

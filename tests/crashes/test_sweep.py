@@ -44,6 +44,10 @@ async def prepare(url: str, raw: redis.Redis, many: int = MANY) -> None:
             for _ in range(3):
                 await queue.add("do", None, settings)
         await queue.add("fail", None, hour)
+        tiers = Retention(completed=Keep("9h", logs="1m", data="30m"))
+        await queue.add("do", {"secret": 1}, tiers, id="stripped")
+        entombed = Retention(completed=Keep("1h", tombstone="30d"))
+        await queue.add("do", None, entombed, id="entombed")
         child = Flow("q", "fail", None, Retention(failed=Keep.nothing()), id="awaited")
         await app.add_flow(Flow("p", "parent", children=[child]))
         await app.worker("q", work).run(burst=True)
@@ -76,7 +80,10 @@ def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> 
     beginning = Stored(raw)
     asyncio.run(sweep(redis_url, times=(NOW, *LATER)))
     expected, left = kept(raw), noted(raw)
-    assert len(expected["bull:q"]["completed"]) == 7 + 2  # two of a name of their own
+    assert len(expected["bull:q"]["completed"]) == 7 + 3  # two of a name of their own, `stripped`
+    stripped = raw.hgetall("bull:q:stripped")
+    assert stripped["data"] == "{}"
+    assert "tomb:@entombed" in left
     assert expected["bull:q"]["failed"] == ["awaited"]
     told = evicted(raw)
     sound(raw)
@@ -90,6 +97,7 @@ def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> 
         asyncio.run(sweep(redis_url, times=LATER))
         assert kept(raw) == expected
         assert noted(raw) == left
+        assert raw.hgetall("bull:q:stripped") == stripped
         assert evicted(raw) == told
         sound(raw)
     assert crashes > 10
