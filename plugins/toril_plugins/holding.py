@@ -21,7 +21,7 @@ from toril_plugins.running import existing, named, with_app
 P = ParamSpec("P")
 R = TypeVar("R")
 
-COLUMNS = ("queue", "handle", "hold", "why", "who", "until")
+COLUMNS = ("queue", "handle", "hold", "why", "who", "since", "until")
 
 
 def conditions(command: Callable[Concatenate[dict[str, Any], P], R]) -> Callable[P, R]:
@@ -225,5 +225,10 @@ def _row(queue: Queue, one: Hold) -> dict[str, Any]:
         "data": None if one.data is None else dict(one.data),
         "why": one.why,
         "who": one.who,
-        "until": None if one.until is None else f"{one.until:%Y-%m-%d %H:%M:%S}",
+        "since": _shown(one.since),
+        "until": _shown(one.until),
     }
+
+
+def _shown(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -95,10 +95,12 @@ async def test_processes_that_disagree_about_something_else(here: Place) -> None
 
 async def test_holds_and_required_plugins(here: Place) -> None:
     said = await hold(here.queue, Hold(id="a", why="audit", who="eve"))
+    since = f"{here.clock.now():%Y-%m-%d %H:%M} UTC"
+    here.clock.advance("1d")
     await here.queue.set(Requires("archive"))
     await here.finish("a")
     told = await facts(here, "a")
-    assert told["hold"][0].text == f"held ({said.handle}) by eve: audit"
+    assert told["hold"][0].text == f"held ({said.handle}) by eve since {since}: audit"
     assert "while it is held" in told["removal"][0].text
     assert "lacks archive" in told["requires"][0].text
 

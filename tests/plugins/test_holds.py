@@ -38,7 +38,7 @@ class TestValue:
     def test_it_reads_back(self, here: Place) -> None:
         until = as_datetime(here.clock.now_ms())
         value = Holds(
-            Hold(id="a", why="audit", who="eve", until=until),
+            Hold(id="a", why="audit", who="eve", until=until, since=until),
             Hold(name="send", data={"customer.id": 7, "b": "7", "c": True, "d": None, "e": 1.5}),
         )
         assert Holds.decode(value.encode()) == value

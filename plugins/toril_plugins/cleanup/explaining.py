@@ -14,7 +14,6 @@ from toril.plugins import (
     Outcome,
     PluginContext,
     Said,
-    as_datetime,
 )
 from toril_plugins.cleanup.carrier import UNSWEPT_MS, QueueCarrier
 from toril_plugins.cleanup.fate import Fate, moment, whole_flow
@@ -176,9 +175,10 @@ def _id_window(live: Sequence[Said[IdWindow]]) -> Iterator[Fact]:
 
 def _hold(hold: dict[str, Any]) -> Fact:
     by = f" by {hold['who']}" if hold.get("who") else ""
+    since, until = hold.get("since"), hold.get("until")
+    by += f" since {moment(int(since))}" if since else ""
     why = f": {hold['why']}" if hold.get("why") else ""
-    until = hold.get("until")
-    ends = f", until {as_datetime(int(until)):%Y-%m-%d %H:%M} UTC" if until else ""
+    ends = f", until {moment(int(until))}" if until else ""
     return Fact("hold", f"held ({hold['handle']}){by}{why}{ends}", at=until, level="queue")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeAlias, cast
 
 from toril.plugins import Json, PluginContext, Said, ServiceContext
@@ -26,6 +27,10 @@ class HoldKeeping:
 
     def __init__(self, context: Callable[[], PluginContext]) -> None:
         self._context = context
+
+    def now(self) -> datetime:
+        """The time."""
+        return self._context().now()
 
     async def apply(self, queue: str, /, *, ids: Sequence[str] = ()) -> None:
         """Hold and release what is to be, in slices. `ids`: only these jobs are to be held."""

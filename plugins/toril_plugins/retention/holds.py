@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TypeAlias, ca
 
 import msgspec
 
-from toril import Said, Setting
+from toril import ConfigurationError, Said, Setting
 from toril.plugins import Json, JsonObject, Level, as_datetime, by_this_user
 from toril_plugins.retention.keep import LARGEST
 
@@ -40,10 +40,11 @@ class Hold:
         why: the reason, for people; up to 500 characters.
         who: who wants it; None: the user of the process.
         until: when it ends; a `datetime` with a time zone. None: when it is released.
+        since: when it was said; `hold` fills it in.
 
     Raises:
         ValueError: no condition is given, or one cannot be a condition.
-        TypeError: `until` is no `datetime`, or a value is no text, number or truth value.
+        TypeError: `until` or `since` is no `datetime`, or a value no text, number or truth value.
     """
 
     id: str | None = None
@@ -52,6 +53,7 @@ class Hold:
     why: str = ""
     who: str | None = None
     until: datetime | None = None
+    since: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.id is None and self.name is None and not self.data:
@@ -67,12 +69,8 @@ class Hold:
         if self.data is not None:
             _check_conditions(self.data)
             object.__setattr__(self, "data", dict(sorted(self.data.items())) or None)
-        if self.until is not None:
-            if not isinstance(cast(object, self.until), datetime):
-                raise TypeError(f"Hold(until={self.until!r}): give a datetime")
-            if self.until.tzinfo is None:
-                raise ValueError(f"Hold(until={self.until!r}): say in which time zone that is")
-            object.__setattr__(self, "until", self.until.astimezone(UTC))
+        for what in ("until", "since"):
+            object.__setattr__(self, what, _in_utc(what, getattr(self, what)))
 
     @property
     def conditions(self) -> JsonObject:
@@ -101,11 +99,16 @@ class Hold:
 
     def ends(self) -> int | None:
         """When it ends, in milliseconds since the epoch."""
-        return None if self.until is None else round(self.until.timestamp() * 1000)
+        return _ms(self.until)
 
     def encode(self) -> JsonObject:
         """The hold as JSON; `decode` reads it back."""
-        more: JsonObject = {"why": self.why, "who": self.who, "until": self.ends()}
+        more: JsonObject = {
+            "why": self.why,
+            "who": self.who,
+            "until": self.ends(),
+            "since": _ms(self.since),
+        }
         return {**self.conditions, **{what: value for what, value in more.items() if value}}
 
     @classmethod
@@ -113,9 +116,11 @@ class Hold:
         """Read what `encode` wrote; `ValueError` for anything else."""
         try:
             stored = msgspec.convert(value, _Stored)
-            until = None if stored.until is None else as_datetime(stored.until)
+            until, since = (
+                None if ms is None else as_datetime(ms) for ms in (stored.until, stored.since)
+            )
             data = {".".join(steps): wanted for steps, wanted in stored.data}
-            return cls(stored.id, stored.name, data, stored.why, stored.who, until)
+            return cls(stored.id, stored.name, data, stored.why, stored.who, until, since)
         except (msgspec.ValidationError, TypeError, OverflowError) as error:
             raise ValueError(f"not a stored Hold: {value!r}") from error
 
@@ -127,6 +132,21 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     why: str = ""
     who: str | None = None
     until: int | None = None
+    since: int | None = None
+
+
+def _in_utc(what: str, moment: object) -> datetime | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise TypeError(f"Hold({what}={moment!r}): give a datetime")
+    if moment.tzinfo is None:
+        raise ValueError(f"Hold({what}={moment!r}): say in which time zone that is")
+    return moment.astimezone(UTC)
+
+
+def _ms(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
 def _check_conditions(data: object) -> None:
@@ -225,6 +245,10 @@ def _print(holds: Sequence[Hold]) -> str:
 class HoldKeeper(Protocol):
     """Brings the finished jobs of a queue in line with its holds; the cleanup plugin's."""
 
+    def now(self) -> datetime:
+        """The time."""
+        ...
+
     async def apply(self, queue: str, /, *, ids: Sequence[str] = ()) -> None:
         """Hold and release what is to be. `ids`: only these jobs are to be held."""
         ...
@@ -241,7 +265,7 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
         hold: what is held, and why.
 
     Returns:
-        The hold as it stands, with who wants it.
+        The hold as it stands, with who wants it, and since when.
 
     Raises:
         ValueError: the queue has 1,000 holds.
@@ -249,14 +273,16 @@ async def hold(queue: Queue, hold: Hold) -> Hold:
     """
     if not isinstance(cast(object, hold), Hold):
         raise TypeError(f"hold(queue, {hold!r}): give a Hold")
-    new = replace(hold, who=hold.who or by_this_user("hold"))
+    who = hold.who or by_this_user("hold")
+    new: list[Hold] = []
 
     def with_it(before: Holds | None) -> Holds:
-        return Holds(*(before.holds if before else ()), new)
+        new[:] = [replace(hold, who=who, since=_keeper(queue).now())]
+        return Holds(*(before.holds if before else ()), *new)
 
-    await queue.change(Holds, with_it, source=new.who or "")
-    await _keeper(queue).apply(queue.name, ids=() if new.id is None else (new.id,))
-    return new
+    await queue.change(Holds, with_it, source=who)
+    await _keeper(queue).apply(queue.name, ids=() if hold.id is None else (hold.id,))
+    return new[0]
 
 
 async def release(queue: Queue, hold: Hold | str, *, who: str | None = None) -> Hold | None:
@@ -294,5 +320,10 @@ async def release(queue: Queue, hold: Hold | str, *, who: str | None = None) -> 
 
 
 def _keeper(queue: Queue) -> HoldKeeper:
-    keeper: HoldKeeper = queue.app.named("retention", "holds")
+    try:
+        keeper: HoldKeeper = queue.app.named("retention", "holds")
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            "no plugin in use declares the setting Holds: is `cleanup` blocked?"
+        ) from error
     return keeper
