@@ -82,20 +82,24 @@ class Ending:
     own: Mapping[OwnLevel, Retention]
 
 
-own_values: st.SearchStrategy[Mapping[OwnLevel, Retention]] = st.one_of(
-    st.just({}),
-    st.fixed_dictionaries({"job": retentions()}),
-    st.fixed_dictionaries({"flow": retentions()}),
-    st.fixed_dictionaries({"job": retentions(), "flow": retentions()}),
-    st.fixed_dictionaries({"template": retentions()}),
-)
+def said_for_it(*levels: OwnLevel) -> st.SearchStrategy[dict[OwnLevel, Retention]]:
+    """What is said for one job, at these levels."""
+    return st.fixed_dictionaries({level: retentions() for level in levels})
+
+
 endings = st.builds(
     Ending,
     st.sampled_from(("completed", "completed", "failed")),
     st.sampled_from("xy"),
     st.sampled_from("ab"),
     st.booleans(),
-    own_values,
+    st.one_of(
+        said_for_it(),
+        said_for_it("job"),
+        said_for_it("flow"),
+        said_for_it("job", "flow"),
+        said_for_it("template"),
+    ),
 )
 
 

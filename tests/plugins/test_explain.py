@@ -11,7 +11,7 @@ import redis
 from tests.support.place import Place, foreign_finish, place, work
 
 from toril import Flow, hookimpl
-from toril.plugins import Fact, FinishedJob
+from toril.plugins import Fact, FinishedJob, as_datetime
 from toril_plugins import (
     Ceiling,
     Due,
@@ -95,7 +95,7 @@ async def test_processes_that_disagree_about_something_else(here: Place) -> None
 
 async def test_holds_and_required_plugins(here: Place) -> None:
     said = await hold(here.queue, Hold(id="a", why="audit", who="eve"))
-    since = f"{here.clock.now():%Y-%m-%d %H:%M} UTC"
+    since = f"{as_datetime(here.clock.now_ms()):%Y-%m-%d %H:%M} UTC"
     here.clock.advance("1d")
     await here.queue.set(Requires("archive"))
     await here.finish("a")
