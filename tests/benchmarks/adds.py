@@ -29,6 +29,7 @@ from typing import Final, TypeAlias
 
 from tests.support.server import Server
 from toril import App, Flow, NewJob
+from toril.sync import SyncApp
 
 PAYLOAD: Final = {"to": "ada@example.org", "text": "x" * 64}
 CALLERS: Final = 100
@@ -78,26 +79,26 @@ def _child() -> Flow:
     return Flow("steps", "child", PAYLOAD)
 
 
-def sync(app: App, jobs: int) -> None:
-    queue = app.sync.queue("bench")
+def sync(app: SyncApp, jobs: int) -> None:
+    queue = app.queue("bench")
     for _ in range(jobs):
         queue.add("send", PAYLOAD)
 
 
-def threads(app: App, jobs: int) -> None:
+def threads(app: SyncApp, jobs: int) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         for done in [pool.submit(sync, app, jobs // THREADS) for _ in range(THREADS)]:
             done.result()
 
 
-SUBJECTS: Final[dict[str, Callable[[App, int], Awaitable[None] | None]]] = {
+AWAITED: Final[dict[str, Callable[[App, int], Awaitable[None]]]] = {
     "one": one,
     "callers": callers,
     "bulk": bulk,
     "flows": flows,
-    "sync": sync,
-    "threads": threads,
 }
+BLOCKING: Final[dict[str, Callable[[SyncApp, int], None]]] = {"sync": sync, "threads": threads}
+SUBJECTS: Final = (*AWAITED, *BLOCKING)
 
 
 def measure(server: Server, subject: str, jobs: int, profile: str | None = None) -> Cost:
@@ -111,7 +112,6 @@ def measure(server: Server, subject: str, jobs: int, profile: str | None = None)
                 client.info("cpu")["used_cpu_sys_main_thread"]
             )
 
-    work = SUBJECTS[subject]
     profiler = cProfile.Profile()
 
     def timed() -> Times:
@@ -123,19 +123,17 @@ def measure(server: Server, subject: str, jobs: int, profile: str | None = None)
             before = timed()
             if profile:
                 profiler.enable()
-            done = work(app, jobs)
-            if done is not None:
-                await done
+            await AWAITED[subject](app, jobs)
             profiler.disable()
             return before, timed()
 
-    if subject in ("sync", "threads"):
+    if subject in BLOCKING:
         with App(server.url).sync as face:
             face.queue("bench").add("first")
             before = timed()
             if profile:
                 profiler.enable()
-            work(_Only(face), jobs)  # type: ignore[arg-type]
+            BLOCKING[subject](face, jobs)
             profiler.disable()
             after = timed()
     else:
@@ -146,16 +144,11 @@ def measure(server: Server, subject: str, jobs: int, profile: str | None = None)
     return Cost(here / jobs * 1e6, there / jobs * 1e6, clock / jobs * 1e6)
 
 
-class _Only:
-    def __init__(self, face: object) -> None:
-        self.sync = face
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="What adding a job costs.")
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--only", nargs="*", choices=SUBJECTS, default=SUBJECTS)
     parser.add_argument("--profile", help="a file for what cProfile saw; with one subject")
     given = parser.parse_args()
     server = Server.start()

@@ -42,7 +42,7 @@ WRONG: dict[str, tuple[Act, type[Exception], str]] = {
     "settings_log": (lambda _, q: q.settings_log(limit=0), ValueError, "limit is at least 1"),
     "said": (lambda _, q: q.said("events"), TypeError, "a class such as EventValues, not 'events'"),
     "unset": (lambda _, q: q.unset(EventValues(True)), TypeError, "a class such as EventValues"),
-    "change": (lambda _, q: q.change(5, lambda _: None), TypeError, "a class such as EventValues"),
+    "change": (lambda _, q: q.change(5, None), TypeError, "a class such as EventValues"),
     "publish": (lambda _, q: q.publish(5), TypeError, "the name of an event is a text, not 5"),
     "publish fields": (lambda _, q: q.publish("a", ["b"]), TypeError, "names and values, not"),
     "trim_events": (lambda _, q: q.trim_events("9"), TypeError, "most is a whole number, not '9'"),

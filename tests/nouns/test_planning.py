@@ -172,6 +172,7 @@ async def test_equal_values_of_other_types_are_still_refused(redis_url: str) -> 
     async with App(redis_url, plugins=()) as app:
         mail = app.queue("mail")
         await mail.add_many([NewJob("send", attempts=1), NewJob("send", priority=1)])
+        wrong: dict[str, Any]
         for wrong in ({"attempts": True}, {"attempts": 1.0}, {"priority": True}):
             with pytest.raises(TypeError, match="is a whole number"):
                 await mail.add("send", None, **wrong)
