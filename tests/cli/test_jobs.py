@@ -103,6 +103,16 @@ class TestShow:
         assert job["logs"] == ["one", "two"]
         assert job["opts"] == {"attempts": 1, "jobId": "job0"}
 
+    def test_a_result_that_was_taken_away(self, mail: str, raw: redis.Redis) -> None:
+        raw.lrem(f"{Q}:wait", 1, "job0")
+        raw.zadd(f"{Q}:completed", {"job0": 5})
+        for stored, told in (("null", None), ("[1]", [1]), (None, "(not kept)")):
+            raw.hset(f"{Q}:job0", "returnvalue", stored or "")
+            if stored is None:
+                raw.hdel(f"{Q}:job0", "returnvalue")
+            shown = json.loads(jobs(mail, "show", "mail", "job0", "-o", "json").stdout)["job"]
+            assert (shown["state"], shown["result"]) == ("completed", told)
+
     def test_a_terminal_is_not_steered_by_data(self, mail: str) -> None:
         done = jobs(mail, "show", "mail", "late")
         assert done.exit_code == 0

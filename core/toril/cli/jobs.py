@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -19,6 +19,9 @@ from toril.explaining import recalled_facts
 from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.sync import SyncQueue
 from toril.types import STATES, State
+
+_NOT_KEPT: Final = "(not kept)"
+"""Shown for the result of a job that completed, and of which it is there no more."""
 
 
 @click.group()
@@ -84,14 +87,15 @@ def show(url: str | None, prefix: str, output: Output, queue: str, id: str) -> N
         if job is None:
             output.record("job", _gone(queue, id, _recalled(app.queue(queue), id)))
             return
-        stored = job.snapshot
+        stored, state = job.snapshot, job.state()
         children = job.children()
-        record = _row(stored, job.state()) | {
+        taken = state == "completed" and b"returnvalue" not in stored.fields
+        record = _row(stored, state) | {
             "priority": stored.priority,
             "delay": stored.delay,
             "progress": _readable(lambda: stored.progress),
             "stalled_count": stored.stalled_count,
-            "result": stored.result,
+            "result": _NOT_KEPT if taken else stored.result,
             "stacktrace": list(stored.stacktrace),
             "opts": _readable(lambda: stored.opts),
             "parent": None
@@ -143,7 +147,7 @@ def _gone(queue: str, id: str, told: Recalled) -> dict[str, Any]:
         "outcome": told.outcome,
         "finished": _time(told.finished),
         "reason": told.reason,
-        "result": told.result if told.has_result else "(not kept)",
+        "result": told.result if told.has_result else _NOT_KEPT,
         "told_by": told.told_by,
     }
 
