@@ -23,7 +23,7 @@ from toril.hooks.configuration import did_you_mean
 from toril.hooks.context import Fact, PluginContext, Service, ServiceContext, WorkerInfo
 from toril.hooks.findings import Audit, AuditReport, Finding, Repair, Severity
 from toril.hooks.function import HookFunction
-from toril.hooks.markers import hookimpl, hookspec, only_when_said
+from toril.hooks.markers import hookimpl, hookspec, only_for, only_when_said
 from toril.hooks.plugin_set import PluginInfo
 from toril.hooks.registry import Registry
 from toril.job_events import (
@@ -132,5 +132,6 @@ __all__ = [
     "lua_bytes",
     "milliseconds",
     "on_this_host",
+    "only_for",
     "only_when_said",
 ]

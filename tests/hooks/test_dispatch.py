@@ -29,6 +29,7 @@ from toril.plugins import (
     Registry,
     WorkerInfo,
     hookimpl,
+    only_for,
 )
 from toril.protocol.effects import ChunkError, Effects, Report
 
@@ -320,6 +321,50 @@ def _cyclic() -> object:
 
 def _reject() -> None:
     raise Reject("never")
+
+
+def test_a_planner_is_asked_only_for_the_jobs_it_names(load: Load) -> None:
+    class Choosy:
+        toril_name = "choosy"
+        asked: list[str]
+
+        def _is_odd(self, job: JobSnapshot) -> bool:
+            return int(job.id[1:]) % 2 == 1
+
+        @hookimpl
+        @only_for(_is_odd)
+        def toril_plan_finish(self, job: FinishedJob) -> object:
+            return job.id
+
+    alone = Dispatcher(load([Choosy()]))
+    assert [alone.may_plan_finish(finished(n)) for n in (1, 2)] == [True, False]
+    both = Dispatcher(load([Choosy(), planner("other", lambda _: 0)]))
+    assert both.may_plan_finish(finished(2))
+    assert both.plan_finish(finished(1)).plans == {"choosy": "j1", "other": 0}
+    assert both.plan_finish(finished(2)).plans == {"other": 0}
+
+
+def test_a_planner_whose_condition_breaks_is_asked(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: JobSnapshot) -> bool:
+        raise ValueError
+
+    class Module:
+        toril_name = "module"
+
+        @staticmethod
+        @hookimpl
+        @only_for(broken)
+        def toril_plan_finish(job: FinishedJob) -> object:
+            return job.id
+
+    plugins = load([Module()])
+    dispatcher = Dispatcher(plugins)
+    assert dispatcher.may_plan_finish(finished(1))
+    assert dispatcher.plan_finish(finished(1)).plans == {"module": "j1"}
+    assert plugins.counts()["module", "toril_plan_finish"].errors == 2
+    assert "mail/j1" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ class Dispatcher:
         """Whether some plugin plans finishes; if none does, no snapshot needs to be made."""
         return bool(self._plugins.functions("toril_plan_finish"))
 
+    def may_plan_finish(self, job: JobSnapshot) -> bool:
+        """Whether some plugin is to be asked about the finish of this job."""
+        functions = self._plugins.functions("toril_plan_finish")
+        return any(function.may_concern(job) for function in functions)
+
     def plan_finish(self, job: FinishedJob) -> FinishPlan:
         """Ask every plugin about a job about to be finished. Never raises for a plugin."""
         functions = self._plugins.functions("toril_plan_finish")
@@ -95,6 +100,8 @@ class Dispatcher:
             return f"{job.queue}/{job.id}"
 
         for function in functions:
+            if not function.may_concern(job):
+                continue
             try:
                 plan = function.plain(arguments, about)
                 if plan is not None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from toril.errors import PluginError, Reject
-from toril.hooks.markers import ONLY_WHEN_SAID
+from toril.hooks.markers import ONLY_FOR, ONLY_WHEN_SAID
+from toril.snapshots import JobSnapshot
 
 T = TypeVar("T")
 
@@ -151,6 +152,18 @@ class HookFunction:
     def only_when_said(self) -> bool:
         """Whether it has nothing to say about a job for which nobody has said anything."""
         return getattr(self.function, ONLY_WHEN_SAID, False)
+
+    def may_concern(self, job: JobSnapshot) -> bool:
+        """Whether it is to be asked about the job, by the condition that `only_for` has set."""
+        condition = getattr(self.function, ONLY_FOR, None)
+        if condition is None:
+            return True
+        owner = getattr(self.function, "__self__", None)
+        try:
+            return bool(condition(job) if owner is None else condition(owner, job))
+        except Exception as error:  # noqa: BLE001 - a guard
+            self.failed(error, lambda: f"{job.queue}/{job.id}")
+            return True
 
     def names(self, argument: str) -> bool:
         """Whether it names this argument; one that is costly is made only if somebody does."""

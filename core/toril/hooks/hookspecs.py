@@ -76,6 +76,7 @@ def toril_plan_finish(job: FinishedJob) -> Json:
     integers beyond 2**53 arrive rounded in Lua.
     A finish is never refused: an error is logged and counted, and the job is finished *undecided*
     (`ctx.undecided` in every chunk).
+    With `@only_for(condition)` under `@hookimpl` you are asked about the jobs it holds for only.
 
         @hookimpl
         def toril_plan_finish(job: FinishedJob) -> Json:

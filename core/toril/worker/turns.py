@@ -198,6 +198,8 @@ class Turns:
 
 def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:
     """The end of a job with what the plugins plan for it."""
+    if not dispatcher.may_plan_finish(finish.job):
+        return finish
     plan = dispatcher.plan_finish(finished_job(finish, now))
     if not plan.plans and not plan.undecided:
         return finish

@@ -15,11 +15,13 @@ from toril.plugins import (
     Finding,
     FinishedJob,
     JobRef,
+    JobSnapshot,
     Json,
     PluginContext,
     Registry,
     WorkerInfo,
     milliseconds,
+    only_for,
 )
 from toril_plugins.cleanup.audit import QueueAudit
 from toril_plugins.cleanup.carrier import QueueCarrier
@@ -37,6 +39,7 @@ from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.holds import Holds
 from toril_plugins.retention.journal import SCRIPT as JOURNAL
 from toril_plugins.retention.requires import Requires
+from toril_plugins.retention.resolve import may_have_own_value
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 log = logging.getLogger("toril.cleanup")
@@ -220,7 +223,11 @@ class Cleanup(Recalling):
         carried = await QueueCarrier(lambda: self._context).carrying_out(worker.queue)
         self._say_missing(worker.queue, carried.missing)
 
+    def _may_plan(self, job: JobSnapshot) -> bool:
+        return bool(self._plan) or may_have_own_value(job)
+
     @hookimpl(trylast=True)
+    @only_for(_may_plan)
     def toril_plan_finish(self, job: FinishedJob) -> Json:
         decision = self._decider.decide(job)
         if decision is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from toril.plugins import LEVELS, FinishedJob, JobSnapshot, Level, Outcome, Said
+from toril.plugins import LEVELS, JobSnapshot, Level, Outcome, Said
 from toril_plugins.retention.bullmq import OPTION, from_option
 from toril_plugins.retention.values import Keep, Retention
 
@@ -66,6 +66,6 @@ def told_only(job: JobSnapshot) -> tuple[str, ...]:
     return tuple(map(str, told)) if isinstance(told, list) else ()
 
 
-def may_have_own_value(job: FinishedJob) -> bool:
+def may_have_own_value(job: JobSnapshot) -> bool:
     """Whether `own_values` can find anything; a look at the raw fields, without decoding."""
     return b"toril" in job.fields or b"removeOn" in job.fields.get(b"opts", b"")
