@@ -233,8 +233,9 @@ class App:
     async def add_flows(self, flows: Iterable[Flow], /, *settings: Setting) -> list[Job]:
         """Add several flows, each with all its jobs or none; see `add_flow`. Returns the roots.
 
-        All are checked and planned before the first is written: one refusal refuses all. After a
-        lost connection the first ones may have been added.
+        All are checked and planned before the first is written: one refusal refuses all. Flows
+        whose roots are of one queue go out together, up to 200 jobs at a time. After one that the
+        server refuses, or a lost connection, the first ones may have been added.
         """
         operations = FlowOperations(self.context)
         one_slot = self.runtime.endpoint.kind == "cluster"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final, TypeVar
 
 from toril.arguments import whole_number
@@ -12,6 +13,7 @@ from toril.context import Context, existing_job
 from toril.errors import ConfigurationError
 from toril.flow import Flow, FlowTree, check_flow, flow_drafts
 from toril.new_job import Drafted
+from toril.operations import MOST_DATA
 from toril.protocol import adding, dependencies, reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_name, slot
@@ -72,27 +74,32 @@ class FlowOperations:
             nodes = yield from self._context.planned(drafted)
             planned.append(nodes)
         roots: list[JobSnapshot] = []
-        for nodes in planned:
-            root = yield from self._save(nodes)
-            roots.append(root)
+        for some in _in_one_call(planned):
+            for (node, *_), root in zip(some, (yield from self._save(some)), strict=True):
+                if root.error is not None:
+                    root.error.add_note(f"{len(roots)} of the {len(flows)} flows were added")
+                    raise root.error
+                snapshot = node.snapshot(root.id)
+                if root.duplicate:
+                    snapshot = yield from existing_job(node, root)
+                roots.append(snapshot)
         return roots
 
-    def _save(self, nodes: Sequence[NewNode]) -> Procedure[JobSnapshot]:
+    def _save(self, flows: Sequence[Sequence[NewNode]]) -> Procedure[list[Added]]:
+        """Write flows, in one call or, a large one, in steps. What became of the roots."""
         context = self._context
         wants = context.wants()
         added: tuple[Added, ...]
-        if len(nodes) <= adding.LARGEST_FLOW:
+        if len(flows[0]) > adding.LARGEST_FLOW:
+            added = yield from add_large_flow(
+                flows[0], clock=context.clock.now_ms, calls=context.lanes.call, wants=wants
+            )
+        else:
             with context.lanes.call() as record:
                 now = context.clock.now_ms()
-                added = yield adding.add_flow(nodes, now=now, record=record, wants=wants)
-        else:
-            added = yield from add_large_flow(
-                nodes, clock=context.clock.now_ms, calls=context.lanes.call, wants=wants
-            )
-        root = added[0]
-        if root.duplicate:
-            return (yield from existing_job(nodes[0], root))
-        return nodes[0].snapshot(root.id)
+                added = yield adding.add_flows(flows, now=now, record=record, wants=wants)
+        starts = accumulate((len(flow) for flow in flows[:-1]), initial=0)
+        return [added[start] for start in starts]
 
     def tree(self, root: JobRef, depth: int, width: int) -> Procedure[StoredTree]:
         """A flow as it is stored, from `root` downwards, level by level."""
@@ -136,6 +143,22 @@ class StoredTree:
         children = tuple(child.of(make, recalled) for child in self.children)
         gone = {ref: recalled[ref] for ref in self.gone}
         return FlowTree(make(self.job), self.state, children, self.cut, gone)
+
+
+def _in_one_call(flows: Sequence[Sequence[NewNode]]) -> Iterator[Sequence[Sequence[NewNode]]]:
+    """The flows in parts that one call can take; a flow that none can take is a part of its own."""
+    part: list[Sequence[NewNode]] = []
+    nodes = size = 0
+    for flow in flows:
+        data = sum(len(node.data) for node in flow)
+        nodes, size = nodes + len(flow), size + data
+        fits = nodes <= adding.LARGEST_FLOW and size <= MOST_DATA
+        if part and not (fits and flow[0].queue == part[0][0].queue):
+            yield part
+            part, nodes, size = [], len(flow), data
+        part.append(flow)
+    if part:
+        yield part
 
 
 def _add_children(context: Context, nodes: Sequence[StoredTree], width: int) -> Procedure[None]:

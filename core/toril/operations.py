@@ -40,7 +40,7 @@ S = TypeVar("S", bound=Setting)
 T = TypeVar("T")
 
 _PAGE: Final = 100
-_MOST_DATA: Final = 1_048_576
+MOST_DATA: Final = 1_048_576
 """Characters of payload in one call that adds."""
 
 
@@ -320,7 +320,7 @@ def in_one_call(nodes: Sequence[NewNode]) -> int:
     size = 0
     for count, node in enumerate(nodes):
         size += len(node.data)
-        if size > _MOST_DATA and count:
+        if size > MOST_DATA and count:
             return count
     return len(nodes)
 

@@ -9,9 +9,11 @@
 --            reschedule}}: what nodes may have in common; it reads as if it were theirs.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
---            whole: all or none. check: look only. links = {{parent key, {child key, ...}}, ...}:
---            children that come in later steps. flow = {root, lease (ms), nodes, first}: the
---            step belongs to a large flow; first: is its first one; without nodes = it is done.
+--            whole = {size, ...}: the nodes are those of so many flows, one after another, each
+--            added whole or not at all, and none after one that is not. check: look only.
+--            links = {{parent key, {child key, ...}}, ...}: children that come in later steps.
+--            flow = {root, lease (ms), nodes, first}: the step belongs to a large flow; first: is
+--            its first one; without nodes = it is done.
 -- Returns:   {1 if written else 0, results, effects}; or -20: late; or -26: the large flow is being
 --            taken back, or has been. results = {{number of the node, id, 1 if it existed, code},
 --            ...}, without the nodes that were simply written under their ids.
@@ -209,7 +211,7 @@ local function add(node)
     node.key = queue .. ':' .. node.id
   end
   local key = node.key
-  if not request.whole then -- else it has been looked at before
+  if not request.whole then -- else it has been looked at with its flow
     local code = objection(node, key)
     if code ~= OK then return 0, code end
   end
@@ -241,10 +243,11 @@ local function add(node)
   return 0, OK
 end
 
--- What stands against the nodes of a flow, as results.
-local function objections()
+-- What stands against the nodes of a flow, from one number to another, as results.
+local function objections(first, last)
   local found = {}
-  for i, node in ipairs(nodes) do
+  for i = first, last do
+    local node = nodes[i]
     local code = objection(node, node.key)
     if code ~= OK then found[#found + 1] = {i, node.id, 0, code} end
   end
@@ -260,9 +263,10 @@ local function release_parents()
 end
 
 if is_taken_back(request.flow) then return TAKEN_BACK end
+local against_first -- what stands against the first flow
 if request.whole or request.check then
-  local found = objections()
-  if request.check or #found > 0 then return {0, found, effects()} end
+  against_first = objections(1, request.check and #nodes or request.whole[1])
+  if request.check or #against_first > 0 then return {0, against_first, effects()} end
 end
 
 -- Refused whole by a full server, before anything else is written.
@@ -275,10 +279,15 @@ max_events(Q, most_events)
 seam.now = now
 --- @end
 local existed, codes, results = {}, {}, {}
-for i, node in ipairs(nodes) do
-  if request.whole then
-    existed[i], codes[i] = add(node)
-  else
+
+local function note_result(i)
+  if existed[i] ~= 0 or codes[i] ~= OK or nodes[i].counter then
+    results[#results + 1] = {i, nodes[i].id or '', existed[i], codes[i]}
+  end
+end
+
+local function add_each()
+  for i, node in ipairs(nodes) do
     local ok
     ok, existed[i], codes[i] = pcall(add, node)
     if not ok then
@@ -286,11 +295,37 @@ for i, node in ipairs(nodes) do
       if node.window then give_window_back(KEYS[node.q], node) end
       existed[i], codes[i], created = 0, CORRUPT, nil
     end
-  end
-  if existed[i] ~= 0 or codes[i] ~= OK or node.counter then
-    results[#results + 1] = {i, node.id or '', existed[i], codes[i]}
+    note_result(i)
   end
 end
+
+-- Returns what stands against the flow, if something does.
+local function add_flow(first, last)
+  local found = first == 1 and against_first or objections(first, last)
+  for i = first, #found == 0 and last or 0 do
+    existed[i], codes[i] = add(nodes[i])
+    note_result(i)
+  end
+  return found
+end
+
+local function add_flows()
+  local first = 1
+  for _, size in ipairs(request.whole) do
+    local ok, found = pcall(add_flow, first, first + size - 1)
+    if not ok then
+      if first == 1 then error(found, 0) end
+      -- Those before it are settled all the same.
+      if created then redis.call('DEL', created) end
+      found = {{first, nodes[first].id, 0, CORRUPT}}
+    end
+    for _, against in ipairs(found) do results[#results + 1] = against end
+    if #found > 0 then break end
+    first = first + size
+  end
+end
+
+if request.whole then add_flows() else add_each() end
 for queue, ids in pairs(gathered) do
   if #ids > 0 then redis.call('LPUSH', queue .. ':wait', unpack(ids)) end
 end

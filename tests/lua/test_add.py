@@ -14,7 +14,8 @@ from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.errors import InvalidJob, ParentError
 from toril.job_events import JobSaved
-from toril.protocol.adding import Added, add_flow, add_jobs
+from toril.protocol.adding import Added, add_flow, add_flows, add_jobs
+from toril.protocol.effects import SAVED
 from toril.protocol.large_flows import add_large_flow
 
 META = {"opts.maxLenEvents": "10000"}
@@ -253,6 +254,74 @@ class TestFlow:
         assert raw.scard(f"{Q}:root:dependencies") == raw.llen(f"{OTHER}:wait") == 199
         with pytest.raises(ValueError, match="200"):
             add_flow([*nodes, node("more", parent=f"{Q}:root")], now=NOW)
+
+
+def flow(root: str, *children: str, queue: str = OTHER, parent: str | None = None) -> list[Any]:
+    kids = [node(child, queue, f"{Q}:{root}") for child in children]
+    return [node(root, Q, parent, is_parent=bool(kids)), *kids]
+
+
+class TestFlowsInOneCall:
+    def test_they_are_as_if_added_one_after_another(self, run: Runner, raw: redis.Redis) -> None:
+        flows = [flow("r1", "a", "b"), flow("r2", "c", queue=Q), flow("r3"), flow("r4", "d")]
+        for one in flows:
+            run(add_flow(one, now=NOW))
+        alone = contents(raw)
+        raw.flushall()
+        added = run(add_flows(flows, now=NOW))
+        assert [(one.id, one.duplicate, one.error) for one in added] == [
+            (one.id, False, None) for each in flows for one in each
+        ]
+        assert contents(raw) == alone
+
+    def test_a_later_one_may_stand_below_an_earlier_one(
+        self, run: Runner, raw: redis.Redis
+    ) -> None:
+        flows = [flow("r1", "a"), flow("r2", "b", parent=f"{Q}:r1")]
+        run(add_flows(flows, now=NOW))
+        assert raw.smembers(f"{Q}:r1:dependencies") == {f"{OTHER}:a", f"{Q}:r2"}
+
+    def test_after_one_that_is_refused_none_is_added(
+        self, run: Runner, raw: redis.Redis, seed: Seed
+    ) -> None:
+        def taken() -> None:
+            seed.job("taken", parent=seed.job("p", "waiting-children"), queue=OTHER)
+
+        taken()
+        run(add_flow(flow("r1", "a"), now=NOW))
+        alone = contents(raw)
+        raw.flushall()
+        taken()
+        flows = [flow("r1", "a"), flow("r2", "fresh", "taken"), flow("r3", "c")]
+        added = run(add_flows(flows, now=NOW, wants=frozenset({SAVED})))
+        assert contents(raw) == alone
+        assert [one.error is None for one in added] == [True] * 2 + [False] * 5
+        assert {type(one.error) for one in added[2:]} == {ParentError}
+        assert [event.job.id for event in run.events] == ["r1", "a"]
+
+    def test_if_the_first_is_refused_nothing_is_written(
+        self, run: Runner, raw: redis.Redis
+    ) -> None:
+        with pytest.raises(ParentError, match="r1"):
+            run(add_flows([flow("r1", parent=f"{Q}:gone"), flow("r2", "a")], now=NOW))
+        assert contents(raw) == {}
+
+    def test_garbled_keys_of_one_harm_none_before_it(self, run: Runner, raw: redis.Redis) -> None:
+        raw.set("bull:third:wait", "a text")
+        flows = [flow("r1", "a", "b"), flow("r2", "c", queue="bull:third"), flow("r3", "d")]
+        added = run(add_flows(flows, now=NOW))
+        assert [one.error is None for one in added] == [True] * 3 + [False] * 4
+        assert raw.lrange(f"{OTHER}:wait", 0, -1) == ["b", "a"]
+        assert raw.smembers(f"{Q}:r1:dependencies") == {f"{OTHER}:a", f"{OTHER}:b"}
+        assert not raw.exists("bull:third:c", f"{Q}:r3", f"{OTHER}:d")
+
+    def test_what_one_call_does_not_take(self) -> None:
+        with pytest.raises(ValueError, match="200"):
+            add_flows([flow(f"r{n}", "a") for n in range(101)], now=NOW)
+        with pytest.raises(ValueError, match="200"):
+            add_flows([flow("r"), []], now=NOW)
+        with pytest.raises(ValueError, match="several queues"):
+            add_flows([flow("r"), [node("s", OTHER)]], now=NOW)
 
 
 class TestLargeFlow:

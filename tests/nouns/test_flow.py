@@ -295,6 +295,40 @@ class TestAddMany:
         assert await app.queue("c").count("waiting") == 3
         assert await app.add_flows([]) == []
 
+    async def test_they_share_calls(self, app: App, raw: redis.Redis) -> None:
+        kids = [Flow("c", "kid") for _ in range(9)]
+        given = [Flow("p", "root", n, children=kids) for n in range(50)]
+        given[20] = Flow("other", "root", 20)
+        await app.add_flow(Flow("p", "first"))
+        before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        roots = await app.add_flows(given)
+        calls = raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+        assert [(root.queue, root.data) for root in roots] == [
+            (flow.queue, flow.data) for flow in given
+        ]
+        assert calls == 4  # 20 flows, that of the other queue, 20 and 9
+        assert await app.queue("c").count("waiting") == 49 * 9
+        assert await app.queue("p").count("waiting-children") == 49
+
+    async def test_a_large_one_is_a_part_of_its_own(self, app: App) -> None:
+        kids = [Flow("c", "kid") for _ in range(200)]
+        given = [Flow("p", "root", n, children=kids if n == 1 else ()) for n in range(3)]
+        assert [root.data for root in await app.add_flows(given)] == [0, 1, 2]
+        assert await app.queue("c").count("waiting") == 200
+        assert await app.queue("p").count("waiting") == 2
+
+    async def test_a_refused_one_ends_the_adding(
+        self, watched: App, witness: Witness, raw: redis.Redis
+    ) -> None:
+        flows = [Flow("p", f"r{n}", children=[Flow("c", "kid")]) for n in range(5)]
+        flows[2] = Flow("p", "r2", parent=JobRef("p", "gone"))
+        with pytest.raises(ParentError) as caught:
+            await watched.add_flows(flows)
+        assert caught.value.__notes__ == ["2 of the 5 flows were added"]
+        names = [job.name async for job in watched.queue("p").jobs()]
+        assert sorted(names) == ["r0", "r1"]
+        assert len(witness.events) == 4
+
     async def test_one_refusal_refuses_all(
         self, watched: App, witness: Witness, raw: redis.Redis
     ) -> None:

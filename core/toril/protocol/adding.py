@@ -215,6 +215,37 @@ def add_jobs(
     return add_nodes(nodes, nodes[0].queue, now=now, record=record, wants=wants)
 
 
+def add_flows(
+    flows: Sequence[Sequence[NewNode]],
+    *,
+    now: int,
+    record: CallRecord | None = None,
+    wants: Wants = frozenset(),
+) -> Call[Effects[tuple[Added, ...]]]:
+    """Add flows of at most 200 nodes together, each all or none; parents before their children.
+
+    The roots are of one queue. After a flow that is refused none is added: its nodes, and those of
+    the flows after it, have its `error`.
+
+    Raises:
+        InvalidJob: An option cannot be stored.
+        ValueError: There are none or too many, or roots of several queues.
+
+    The result raises `ParentError` if the first root's parent does not exist, or if a node of the
+    first flow exists already and has another living parent; nothing was written then.
+    """
+    nodes = [node for flow in flows for node in flow]
+    if not 0 < len(nodes) <= LARGEST_FLOW or not all(flows):
+        raise ValueError(f"between 1 and {LARGEST_FLOW} nodes can be added in one call")
+    roots = [flow[0] for flow in flows]
+    if len({root.queue for root in roots}) > 1:
+        raise ValueError("flows with roots of several queues are added by calls of their own")
+    sizes = [len(flow) for flow in flows]
+    return add_nodes(
+        nodes, roots[0].queue, now=now, record=record, wants=wants, flow_roots=roots, whole=sizes
+    )
+
+
 def add_flow(
     nodes: Sequence[NewNode],
     *,
@@ -222,34 +253,22 @@ def add_flow(
     record: CallRecord | None = None,
     wants: Wants = frozenset(),
 ) -> Call[Effects[tuple[Added, ...]]]:
-    """Add a flow of at most 200 nodes, all or none; parents stand before their children.
-
-    Raises:
-        InvalidJob: An option cannot be stored.
-        ValueError: There are none or too many.
-
-    The result raises `ParentError` if the root's parent does not exist, or if a node exists
-    already and has another living parent; nothing was written then.
-    """
-    if not 0 < len(nodes) <= LARGEST_FLOW:
-        raise ValueError(f"between 1 and {LARGEST_FLOW} nodes can be added in one call")
-    root = nodes[0]
-    return add_nodes(
-        nodes, root.queue, now=now, record=record, wants=wants, flow_root=root, whole=True
-    )
+    """Add a single flow; see `add_flows`."""
+    return add_flows((nodes,), now=now, record=record, wants=wants)
 
 
 def _request(
-    nodes: Sequence[NewNode], queue: str, now: int, flow_root: NewNode | None = None
+    nodes: Sequence[NewNode], queue: str, now: int, flow_roots: Sequence[NewNode] = ()
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The keys, and what the script is told. What neighbours have in common is said once."""
     numbers = {queue: 1}
     terms: list[dict[str, Any]] = []
     packed: list[dict[str, Any]] = []
+    roots = {id(root) for root in flow_roots}
     before: NewNode | None = None
     for node in nodes:
-        inner = flow_root is not None and node is not flow_root
-        if before is None or before is flow_root or not node.has_terms_of(before):
+        inner = bool(roots) and id(node) not in roots
+        if before is None or id(before) in roots or not node.has_terms_of(before):
             terms.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
             if inner:
                 terms[-1]["inner"] = True
@@ -274,11 +293,11 @@ def add_nodes(
     now: int,
     record: CallRecord | None,
     wants: Wants,
-    flow_root: NewNode | None = None,
+    flow_roots: Sequence[NewNode] = (),
     **extra: Any,
 ) -> Call[Effects[tuple[Added, ...]]]:
     """Add nodes in one call. `extra`: what else the script is told, see there."""
-    keys, request = _request(nodes, queue, now, flow_root)
+    keys, request = _request(nodes, queue, now, flow_roots)
     request.update(extra)
     if REMOVED in wants:  # a job can take the place of another
         request["want_removed"] = True
@@ -299,6 +318,8 @@ def add_nodes(
             if error is not None and not written:
                 raise error
             added[number - 1] = Added(text(id), bool(existed), error)
+        if "whole" in extra:
+            _leave_out(added, extra["whole"])
         events: list[JobEvent] = []
         if SAVED in wants:
             events = [
@@ -320,7 +341,7 @@ def add_nodes(
 
 def check_nodes(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]:
     """Raises what stands against these nodes of a flow; writes nothing."""
-    keys, request = _request(nodes, root.queue, now, flow_root=root)
+    keys, request = _request(nodes, root.queue, now, (root,))
     request["check"] = True
 
     def parse(reply: Any) -> None:
@@ -328,6 +349,19 @@ def check_nodes(nodes: Sequence[NewNode], root: NewNode, now: int) -> Call[None]
             raise _error(nodes[number - 1], code)
 
     return Call("add", keys, (msgspec.msgpack.encode(request),), parse, Resend.ALWAYS)
+
+
+def _leave_out(added: list[Added], sizes: Sequence[int]) -> None:
+    """Note that the first flow that was refused was not added, nor any after it."""
+    first = 0
+    for size in sizes:
+        errors = [one.error for one in added[first : first + size] if one.error is not None]
+        if errors:
+            added[first:] = [
+                Added(one.id, duplicate=False, error=errors[0]) for one in added[first:]
+            ]
+            return
+        first += size
 
 
 def _error(node: NewNode, code: int) -> JobError:

@@ -69,7 +69,7 @@ def add_large_flow(
                 now=now,
                 record=record,
                 wants=wants,
-                flow_root=root,
+                flow_roots=(root,),
                 **extra,
             )
         results |= {node.key: one for node, one in zip(step, added, strict=True)}
