@@ -260,25 +260,30 @@ def add_flow(
 def _request(
     nodes: Sequence[NewNode], queue: str, now: int, flow_roots: Sequence[NewNode] = ()
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The keys, and what the script is told. What neighbours have in common is said once."""
+    """The keys, and what the script is told. What neighbours have in common is said once.
+
+    In flows a root is the neighbour of the root before it.
+    """
     numbers = {queue: 1}
     terms: list[dict[str, Any]] = []
     packed: list[dict[str, Any]] = []
     roots = {id(root) for root in flow_roots}
-    before: NewNode | None = None
+    last: dict[bool, tuple[NewNode, int]] = {}  # the last inner node, the last other one
     for node in nodes:
         inner = bool(roots) and id(node) not in roots
-        if before is None or id(before) in roots or not node.has_terms_of(before):
+        before, number = last.get(inner, (None, 0))
+        if before is None or not node.has_terms_of(before):
             terms.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
             if inner:
                 terms[-1]["inner"] = True
-        before = node
+            number = len(terms)
+        last[inner] = node, number
         one: dict[str, Any] = {
             "id": node.id,
             "name": node.name,
             "data": node.data,
             "timestamp": node.timestamp,
-            "terms": len(terms),
+            "terms": number,
         }
         if node.own is not None:
             one["toril"] = _own_json(node.own)
