@@ -166,6 +166,15 @@ def test_whose_job_was_in_an_interrupted_call_of_another_thread_is_told(
     assert app.queue("mail").add("n", 3).data == 3
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT interrupts, also where this process was started with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_who_is_interrupted_takes_back_what_was_not_sent(
     app: SyncApp, gate: Gate, threads: ThreadPoolExecutor
 ) -> None:
