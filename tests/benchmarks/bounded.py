@@ -31,6 +31,7 @@ from typing import Any
 
 import redis
 
+from tests.benchmarks.output import write
 from tests.support.driver import ROOT
 from tests.support.node import install
 from tests.support.server import Server
@@ -317,10 +318,7 @@ def main() -> None:
     text = table(seen)
     print(text)
     if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "bounded.md").write_text(text + "\n")
-        record = [asdict(each) for each in seen]
-        (given.output / "bounded.json").write_text(json.dumps(record, indent=1))
+        write(given.output, "bounded", text, [asdict(each) for each in seen])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ Prints a Markdown table; with --output it also writes `cleanup_cost.json` and `c
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from typing import Any, Final
 import redis
 
 from tests.benchmarks.counting import Numbers, Processor
+from tests.benchmarks.output import write
 from tests.support.server import Server
 from toril.hooks.loader import load_plugins
 from toril.plugins import JobSnapshot, Said
@@ -286,10 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = "\n".join(table(figures, unit))
     print(lines)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
         stored = {"finishes": options.finishes, "runs": options.runs, f"{unit} per job": figures}
-        (options.output / "cleanup_cost.json").write_text(json.dumps(stored, indent=2))
-        (options.output / "cleanup_cost.md").write_text(lines + "\n")
+        write(options.output, "cleanup_cost", lines, stored)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.output import write
 from tests.support.server import Server
 from tests.support.topology import Cluster, cluster
 from toril import ActiveJob, App, NewJob
@@ -204,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = table(sizes)
     print(text)
     if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "cluster.md").write_text(text + "\n")
-        (given.output / "cluster.json").write_text(json.dumps([asdict(s) for s in sizes], indent=1))
+        write(given.output, "cluster", text, [asdict(size) for size in sizes])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.benchmarks.cluster import Counted, load
+from tests.benchmarks.output import write
 from tests.support.server import Server
 from tests.support.topology import is_replicated, wait_until
 
@@ -116,10 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = table(costs)
     print(text)
     if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "durability.md").write_text(text + "\n")
         stored = {name: asdict(cost) for name, cost in costs.items()}
-        (given.output / "durability.json").write_text(json.dumps(stored, indent=1))
+        write(given.output, "durability", text, stored)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import redis
 
+from tests.benchmarks.output import write
 from tests.support.server import Server
 from toril import ActiveJob, App, NewJob, Setting
 from toril.plugins import ManualClock
@@ -248,9 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = table(found)
     print(text)
     if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "footprint.md").write_text(text + "\n")
-        (given.output / "footprint.json").write_text(json.dumps(asdict(found), indent=1))
+        write(given.output, "footprint", text, asdict(found))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from tests.benchmarks.growth_measure import Point, Subject, points
 from tests.benchmarks.growth_subjects import SUBJECTS
+from tests.benchmarks.output import write
 
 LONGEST_MS = 5.0
 """No script is to take longer."""
@@ -129,15 +129,13 @@ def main() -> None:
     text = table(found)
     print(text)
     if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "growth.md").write_text(text + "\n")
         record = {
             "date": time.strftime("%Y-%m-%d"),
             "machine": f"{platform.machine()}, {os.cpu_count()} processors",
             "python": platform.python_version(),
             "points": [asdict(point) for point in found],
         }
-        (given.output / "growth.json").write_text(json.dumps(record, indent=1))
+        write(given.output, "growth", text, record)
         plot(found, given.output)
 
 
