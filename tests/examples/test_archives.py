@@ -147,8 +147,10 @@ def test_without_the_distribution_nothing_goes(there: There, raw: redis.Redis) -
 
 
 def test_objects_in_memory(redis_url: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(site))
-    plugin = importlib.import_module("toril_archive_fsspec")
+    # Only for the import: an App looks up what is installed once per process, here or elsewhere.
+    with monkeypatch.context() as path:
+        path.syspath_prepend(str(site))
+        plugin = importlib.import_module("toril_archive_fsspec")
 
     async def run() -> None:
         clock, removed = ManualClock(), Removed()
