@@ -8,25 +8,43 @@
 -- allows all writes here, also when it is full. The codes are those in the header of `tick`.
 
 local NOTHING = {}
-local PUT_BACK_LOCK = 30000 -- ms
 
 -- What one call has in common. `open`: some job of the call may have open or failed children.
--- `stalled`: the stalled set may have members. `long`: active is so long that both of its ends are
--- looked at before all of it. `ended`: how many jobs completed or failed.
+-- `long`: active is so long that both of its ends are looked at before all of it. `tail`: the end
+-- of active where the oldest are, as far as it has not left. `cut`: so many have left there, and
+-- are still to be cut off. `entered`: outcome -> {time, id, ...}, to be added to its set.
+-- `unlocked`: the ids whose locks are to go. `ended`: how many jobs completed or failed.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 -- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
 -- whether the events tell results and reasons. `held`: a job asked for a rate limit.
 local finishing = {
-  now = 0, open = true, stalled = true, long = false, ended = 0, pushed = false, left = nil,
-  noted_in = {}, values = true, held = false,
+  now = 0, open = true, long = false, tail = NOTHING, cut = 0, entered = {}, unlocked = {},
+  ended = 0, pushed = false, left = nil, noted_in = {}, values = true, held = false,
 }
 --- @when finished, finished_batch
 local finished_jobs = {}
 --- @end
 
-local function release_lock(Q, id, key)
-  redis.call('DEL', key .. ':lock')
-  if finishing.stalled then redis.call('SREM', Q .. ':stalled', id) end
+-- Does at once what has been put off, to be done for many jobs by one command. None of it can fail.
+local function catch_up(Q)
+  if finishing.cut > 0 then
+    redis.call('LTRIM', Q .. ':active', 0, -1 - finishing.cut)
+    finishing.cut = 0
+  end
+  for outcome, entries in pairs(finishing.entered) do
+    if #entries > 0 then
+      redis.call('ZADD', Q .. ':' .. outcome, unpack(entries))
+      finishing.entered[outcome] = {}
+    end
+  end
+end
+
+local function release_locks(Q, stalled)
+  local ids, locks = finishing.unlocked, {}
+  if #ids == 0 then return end
+  for i, id in ipairs(ids) do locks[i] = Q .. ':' .. id .. ':lock' end
+  redis.call('DEL', unpack(locks))
+  if stalled then redis.pcall('SREM', Q .. ':stalled', unpack(ids)) end
 end
 
 -- Closes the deduplication window of a job that has ended. Returns the code: a window whose keys
@@ -43,9 +61,9 @@ end
 
 -- Tells the parent; one whose keys are garbled does not keep its child from ending either.
 -- Returns the code, and whether the child still keeps the parent waiting.
-local function tell_parent(key, kind, text, parent_key, parent_json)
+local function tell_parent(key, kind, text, parent_key)
 --- @local "parent"
-  local parent = parent_of(parent_key, parent_json)
+  local parent = parent_of(parent_key, redis.call('HGET', key, 'parent'))
   if not parent then return 0, false end
   local tell = kind == 'completed' and child_completed or child_failed
   local ok, blocks = pcall(tell, parent, key, text, finishing.now, finishing.noted_in)
@@ -55,18 +73,20 @@ end
 
 local function settle(Q, id, key, kind, text, stored, more)
   local now, window, told, blocks = finishing.now, 0, 0, false
-  if stored[5] then window = end_window(Q, stored[5], id) end
-  if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3], stored[4]) end
-  local made = whole(stored[2]) + 1
-  if stored[8] then redis.call('ZREM', Q .. ':toril:deferred', key) end
-  redis.call('ZADD', Q .. ':' .. kind, now, id)
+  if stored[3] or stored[4] then catch_up(Q) end -- what follows looks at the state of other jobs
+  if stored[4] then window = end_window(Q, stored[4], id) end
+  if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3]) end
+  local made, entries = whole(stored[2]) + 1, finishing.entered[kind]
+  if stored[5] then redis.call('ZREM', Q .. ':toril:deferred', key) end
+  -- The first goes into the set alone: that proves that it is one.
+  if not entries then redis.call('ZADD', Q .. ':' .. kind, now, id) end
   if kind == 'completed' then
     redis.call('HSET', key, 'returnvalue', text, 'finishedOn', now, 'atm', made)
     emit_value(Q, finishing.values, 'completed', id, 'returnvalue', text, 'prev', 'active')
   else
     redis.call('HSET', key, 'failedReason', text, 'finishedOn', now, 'atm', made)
     if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
-    if stored[8] then redis.call('HDEL', key, 'defa') end
+    if stored[5] then redis.call('HDEL', key, 'defa') end
     emit_value(Q, finishing.values, 'failed', id, 'failedReason', text, 'prev', 'active')
     if made >= (more.attempts or 0) then
       emit(Q, 'retries-exhausted', 'jobId', id, 'attemptsMade', made)
@@ -76,11 +96,17 @@ local function settle(Q, id, key, kind, text, stored, more)
 --- @when finished, finished_batch
   finished_jobs[#finished_jobs + 1] = {
     id = id, key = key, outcome = kind, cause = more.cause or 'processor', final = true,
-    finished_on = now, previous = tonumber(stored[7]), parent_key = stored[3] or nil,
+    finished_on = now, previous = tonumber(stored[6]), parent_key = stored[3] or nil,
     blocks_parent = blocks, name = stored[1] or '', undecided = more.undecided or false,
     plans = more.plans,
   }
 --- @end
+  if entries then
+    entries[#entries + 1] = now
+    entries[#entries + 1] = id
+  else
+    finishing.entered[kind] = {}
+  end
   return math.max(window, told)
 end
 
@@ -94,7 +120,7 @@ end
 -- Another attempt, at once or later, or none at all: the job goes back to where it came from.
 local function put_off(Q, id, key, kind, text, stored, more)
 --- @local "enqueue"
-  local priority = whole(stored[6])
+  local priority = whole(redis.call('HGET', key, 'priority'))
   if text then redis.call('HSET', key, 'failedReason', text) end
   if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
   if kind ~= 'wait' and not more.skip then
@@ -119,21 +145,30 @@ end
 
 -- Takes a job out of active. Returns whether it was there.
 local function leave_active(Q, id, from_head)
+  local tail = finishing.tail
+  if tail[#tail] == id then
+    tail[#tail], finishing.cut = nil, finishing.cut + 1
+    return true
+  end
   if finishing.long then return take_from_list(Q .. ':active', id) end
   return redis.call('LREM', Q .. ':active', from_head and 1 or -1, id) > 0
 end
 
--- item = {id, token, kind, text, from the head of active, more}; `lock` is the lock's value.
+-- Ends one attempt and returns a code. item = {id, token, kind, text, from the head of active,
+-- more}; `lock` is the lock's value.
 local function end_attempt(Q, item, lock)
   local id, token, kind, text, more = item[1], item[2], item[3], item[4], item[6] or NOTHING
   local key = Q .. ':' .. id
-  local stored = redis.pcall('HMGET', key,
-    'name', 'atm', 'parentKey', 'parent', 'deid', 'priority', 'finishedOn', 'defa')
+  local stored = redis.pcall('HMGET', key, 'name', 'atm', 'parentKey', 'deid', 'defa'
+--- @when finished, finished_batch
+    , 'finishedOn'
+--- @end
+  )
   if stored.err or (not stored[1] and redis.call('EXISTS', key) == 0) then
     -- Nobody can do anything with such an id any more.
     if lock == token then
-      release_lock(Q, id, key)
       redis.call('LREM', Q .. ':active', 1, id)
+      table.insert(finishing.unlocked, id)
     end
     return -1
   end
@@ -143,35 +178,39 @@ local function end_attempt(Q, item, lock)
   end
   if not lock then return -2 end
   if lock ~= token then return -6 end
-  release_lock(Q, id, key)
-  if not leave_active(Q, id, item[5]) then return -3 end
-  finishing.left = id
-  local settled = (kind == 'completed' or kind == 'failed') and settle or put_off
-  local code = settled(Q, id, key, kind, text, stored, more)
-  finishing.left = nil
+  local code = -3
+  if leave_active(Q, id, item[5]) then
+    finishing.left = id
+    local settled = (kind == 'completed' or kind == 'failed') and settle or put_off
+    code = settled(Q, id, key, kind, text, stored, more)
+    finishing.left = nil
+  end
+  table.insert(finishing.unlocked, id)
   return code
 end
 
--- Ends one attempt; returns a code and never raises. If it broke in the middle the job is active
--- and locked again, as if nothing had been tried.
-local function try_to_end(Q, item, lock)
-  local ok, code = pcall(end_attempt, Q, item, lock)
-  if ok then return code end
-  local id = item[1]
-  if finishing.left == id then
-    finishing.left = nil
-    for _, set in ipairs({'completed', 'failed', 'delayed', 'prioritized'}) do
-      redis.pcall('ZREM', Q .. ':' .. set, id)
-    end
-    redis.pcall('LREM', Q .. ':wait', 1, id)
-    redis.pcall('LPUSH', Q .. ':active', id)
-    redis.pcall('SET', Q .. ':' .. id .. ':lock', item[2], 'PX', PUT_BACK_LOCK)
+-- The end of a job broke in the middle: it is active again as if nothing had been tried. Its lock
+-- has not been touched yet.
+local function undo(Q, id)
+  if finishing.left ~= id then return end
+  finishing.left = nil
+  for _, set in ipairs({'completed', 'failed', 'delayed', 'prioritized'}) do
+    redis.pcall('ZREM', Q .. ':' .. set, id)
   end
-  return -23
+  redis.pcall('LREM', Q .. ':wait', 1, id)
+  redis.pcall('LPUSH', Q .. ':active', id)
 end
 
--- Ends the attempts in `items`, in that order. Returns one code for each; ids without a hash that
--- were met on the way are appended to `dropped`.
+-- The tail of active, as far down as so many jobs reach.
+local function tail_of_active(Q, count)
+  local tail = redis.pcall('LRANGE', Q .. ':active', -count, -1)
+  if tail.err then return NOTHING end
+  local size = redis.call('LLEN', Q .. ':active')
+  return tail, size > NEAR
+end
+
+-- Ends the attempts in `items`, in that order. Returns one code for each, and never raises; ids
+-- without a hash that were met on the way are appended to `dropped`.
 local function end_attempts(Q, items, now, dropped)
   finishing.now = now
   table.insert(finishing.noted_in, Q)
@@ -188,11 +227,21 @@ local function end_attempts(Q, items, now, dropped)
   end
   locks = redis.call('MGET', unpack(locks))
   finishing.open = #children > 0 and redis.call('EXISTS', unpack(children)) > 0
-  finishing.stalled = #items == 1 or redis.call('EXISTS', Q .. ':stalled') == 1
-  local size = #items > 1 and redis.pcall('LLEN', Q .. ':active')
-  finishing.long = type(size) == 'number' and size > NEAR
+  local stalled = #items == 1 or redis.call('EXISTS', Q .. ':stalled') == 1
+  if #items > 1 then finishing.tail, finishing.long = tail_of_active(Q, #items) end
   if retries and promote_due(Q, now, dropped) > 0 then finishing.pushed = true end
-  local codes = {}
-  for i, item in ipairs(items) do codes[i] = try_to_end(Q, item, locks[i]) end
+  local codes, i = {}, 0
+  local function go_on()
+    while i < #items do
+      i = i + 1
+      codes[i] = end_attempt(Q, items[i], locks[i])
+    end
+  end
+  while not pcall(go_on) do
+    codes[i] = -23
+    undo(Q, items[i][1])
+  end
+  catch_up(Q)
+  release_locks(Q, stalled)
   return codes
 end
