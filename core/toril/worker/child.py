@@ -75,7 +75,6 @@ def main(descriptor: int, parent: int) -> None:
     channel.send(Ready())
     with asyncio.Runner() as runner:
         for run in iter(channel.inbox.get, None):
-            channel.send(Begun())
             channel.send(_end_of(handler, _job(channel, run), runner))
     channel.close()
 
@@ -217,7 +216,12 @@ class Channel:
                             answer.set_exception(error)
                     case End():
                         self.inbox.put(None)
-                    case Begin() | Run() as message:
+                    case Begin() as message:
+                        self.inbox.put(message)
+                    case Run() as message:
+                        # Here, not in the other thread: it has left before the handler, which may
+                        # end the process at once, is called. A job is not to be begun twice.
+                        write(self._writer, Begun())
                         self.inbox.put(message)
                     case _:
                         pass
