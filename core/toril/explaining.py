@@ -67,8 +67,17 @@ def facts(
     return found
 
 
-def recalled_facts(told: Recalled) -> list[Fact]:
-    """What a plugin still knows of a job that is gone."""
+def gone_facts(recalled: Recalled | None, told: Sequence[Fact]) -> list[Fact]:
+    """What plugins still know of a job that is gone; nothing if none of them knows of it.
+
+    `told`: what they say when asked about it. One that knows of it tells its state.
+    """
+    if recalled is not None:
+        return [*_recalled(recalled), *told]
+    return list(told) if any(fact.subject == "state" for fact in told) else []
+
+
+def _recalled(told: Recalled) -> list[Fact]:
     text = f"gone; it {told.outcome}, as {told.told_by!r} tells"
     found = [Fact("state", text, told.finished)]
     if told.reason is not None:

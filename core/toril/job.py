@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from toril.connection.call import Procedure
 from toril.errors import JobNotFound
-from toril.explaining import explain, recalled_facts
+from toril.explaining import explain, gone_facts
 from toril.hooks.context import Fact
 from toril.job_operations import JobOperations
 from toril.protocol.dependencies import Dependencies, DependencyKind, DependencyPage
@@ -311,14 +311,16 @@ class Job(StoredJob, Generic[R]):
     async def explain(self) -> list[Fact]:
         """What is known about its present and future, by Toril and by the plugins.
 
-        Raises `JobNotFound` if it is gone, and no plugin knows how it ended.
+        Raises `JobNotFound` if it is gone, and no plugin knows of it.
         """
+        dispatcher = self._app.runtime.dispatcher
         try:
             facts = await self._perform(explain(self._app.context, self.ref))
         except JobNotFound:
-            recalled = await self._app.runtime.dispatcher.recall(self.ref)
-            if recalled is None:
+            recalled = await dispatcher.recall(self.ref)
+            told = [fact for _, fact in await dispatcher.explain(self.ref)]
+            facts = gone_facts(recalled, told)
+            if not facts:
                 raise
-            facts = recalled_facts(recalled)
-        told = await self._app.runtime.dispatcher.explain(self.ref)
-        return facts + [fact for _, fact in told]
+            return facts
+        return facts + [fact for _, fact in await dispatcher.explain(self.ref)]

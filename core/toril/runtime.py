@@ -22,6 +22,7 @@ from toril.context import Context
 from toril.declared import DeclaredSettings
 from toril.duration import milliseconds
 from toril.errors import ConfigurationError, GiveWay
+from toril.explaining import gone_facts
 from toril.hooks.configuration import Configuration
 from toril.hooks.context import Fact
 from toril.hooks.dispatch import Dispatcher
@@ -329,6 +330,10 @@ class Runtime:
             for publishing in self.declared.publishing(queues, self.plugins.settings):
                 self.drive_sync(publishing)
         return self.drive_sync(procedure)
+
+    def explain_gone_sync(self, job: JobRef) -> list[Fact]:
+        """What plugins know of a job that is gone, asked in the calling thread."""
+        return gone_facts(self.recall_sync(job), self.explain_sync(job))
 
     def recall_sync(self, job: JobRef) -> Recalled | None:
         """`Dispatcher.recall` in the calling thread."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 from toril.connection.blocking import SyncStreamRead
 from toril.connection.call import Procedure, only
 from toril.errors import JobNotFound
-from toril.explaining import explain, recalled_facts
+from toril.explaining import explain
 from toril.hooks.context import Fact
 from toril.job import R, StoredJob, plain
 from toril.job_operations import JobOperations
@@ -96,10 +96,10 @@ class SyncJob(StoredJob, Generic[R]):
         try:
             facts = self._perform(explain(runtime.context, self.ref))
         except JobNotFound:
-            told = runtime.recall_sync(self.ref)
-            if told is None:
+            facts = runtime.explain_gone_sync(self.ref)
+            if not facts:
                 raise
-            facts = recalled_facts(told)
+            return facts
         return facts + runtime.explain_sync(self.ref)
 
     def retry(self, *, reset_attempts: bool = False, reset_started: bool = False) -> None:

@@ -86,6 +86,8 @@ def _show(made: Plan, output: Output) -> None:
         talk(f"{counts} lose their {part.tier}, by {part.rule}")
     for each in made.staying:
         talk(f"{each.count} {each.outcome} jobs stay, though a rule would let them go: {each.why}")
+    if made.only_reported:
+        talk(f"nothing goes as long as this is so: {made.only_reported}")
     if made.missing:
         talk(f"nothing goes here: the queue requires {made.missing}, which is not in use")
     elif made.requires:

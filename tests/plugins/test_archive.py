@@ -12,7 +12,7 @@ import pytest
 import redis
 from tests.support.place import Place, Removed, foreign_finish, keys_of, work
 
-from toril import App, ConfigurationError, hookimpl
+from toril import App, ConfigurationError, NewJob, hookimpl
 from toril.plugins import FinishedJob, JobStateError, ManualClock
 from toril_plugins import Keep, Retention
 from toril_plugins.archive import Archive, ArchivedJob, Wanted
@@ -322,6 +322,34 @@ class TestRequeue:
         job = await Archive.of(here.app).requeue(here.app, copy)
         assert job.snapshot.settings.get(Retention) == Retention(completed="5s", failed=3)
         assert job.snapshot.opts["lifo"] is True
+
+    @pytest.mark.parametrize("own", [True, False], ids=["job", "queue"])
+    async def test_data_that_has_gone_is_missed(self, here: Place, *, own: bool) -> None:
+        said = Retention(completed=Keep("1d", data="1h"), failed=Keep("1d", data="1h"))
+        if not own:
+            await here.queue.set(said)
+        for name in ("do", "fail"):
+            await here.finish(f"{name} 1", f"{name} 2", name=name, settings=[said] if own else [])
+        await here.sweep("1h")
+        await here.queue.set(Retention(completed=Keep.nothing(), failed=Keep.nothing()))
+        await here.sweep("23h")
+        copies = {job.id: job for job in await archived(here)}
+        assert copies.keys() == {"do 1", "do 2", "fail 1", "fail 2"}
+        archive = Archive.of(here.app)
+        for copy in copies.values():
+            assert copy.job.data == {}
+            if own or copy.outcome == "completed":
+                with pytest.raises(JobStateError, match="had gone when it was archived"):
+                    await archive.requeue(here.app, copy)
+        await archive.restore(copies["do 1"])
+
+    async def test_data_that_was_always_empty_is_not(self, here: Place) -> None:
+        await here.queue.set(Retention(completed=Keep("2d", last=1, data="1d")))
+        await here.queue.add_many([NewJob("do", {}, id="a"), NewJob("do", {}, id="b")])
+        await here.run()
+        await here.sweep("1h")
+        (copy,) = await archived(here)
+        assert (await Archive.of(here.app).requeue(here.app, copy)).data == {}
 
     async def test_data_that_nobody_may_add_is_refused(self, here: Place, raw: redis.Redis) -> None:
         await here.queue.set(Retention(completed=Keep.nothing()))

@@ -10,7 +10,7 @@ import pytest
 import redis
 from tests.support.place import Place, foreign_finish, place, work
 
-from toril import Flow, hookimpl
+from toril import Every, Flow, hookimpl
 from toril.plugins import Fact, FinishedJob, as_datetime
 from toril_plugins import (
     Ceiling,
@@ -276,6 +276,7 @@ async def test_a_job_that_is_kept_with_its_flow(here: Place) -> None:
 @pytest.mark.parametrize("own", [True, False], ids=["job", "queue"])
 async def test_tiers_that_are_done_and_to_come(here: Place, *, own: bool) -> None:
     keep = Retention(completed=Keep("30d", logs="1d", data="7d", tombstone="90d"))
+    said_at = here.clock.now_ms()
     if not own:
         await here.queue.set(keep)
     await here.finish("a", settings=[keep] if own else [])
@@ -303,6 +304,31 @@ async def test_tiers_that_are_done_and_to_come(here: Place, *, own: bool) -> Non
     assert (gone["rule"].level, gone["rule"].text.partition(",")[0]) == (level, "30d")
     assert gone["removal"].at == here.clock.now_ms()
     assert "tier" not in gone
+    assert (gone["said"].level, gone["said"].at) == (level, said_at)
+    assert gone["overrode"].text == "9d, by App"
+
+
+async def test_a_tombstone_tells_whom_its_rule_overrode(here: Place) -> None:
+    of_flow, of_job = Retention(completed="3d"), Retention(completed=Keep("1d", tombstone="90d"))
+    await here.queue.set(Retention(completed="7d"), source="eve")
+    await here.app.add_flow(Flow("q", "do", None, of_job, id="a"), of_flow)
+    await here.run()
+    await here.queue.schedule("s", Every("1h"), "run", None, of_job)
+    await here.queue.remove_schedule("s")
+    await here.run()
+    gone = {job.name: job async for job in here.queue.jobs("completed")}
+    await here.sweep("1d")
+    here.clock.advance("1s")
+    await here.queue.set(Retention(completed="8d"), source="later")
+    for name, level, overrode in (
+        ("do", "job", [("flow", "3d, by add_flow"), ("application", "9d, by App")]),
+        ("run", "template", [("application", "9d, by App")]),
+    ):
+        assert await here.queue.get(gone[name].id) is None
+        told = await gone[name].explain()
+        (said,) = [fact for fact in told if fact.subject == "said"]
+        assert (said.level, said.text.partition(",")[0]) == (level, "1d")
+        assert [(fact.level, fact.text) for fact in told if fact.subject == "overrode"] == overrode
 
 
 async def test_a_ceiling_tells_when_the_job_goes_by_it(here: Place) -> None:

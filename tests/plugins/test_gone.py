@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from toril import ActiveJob, App, Flow, Job, JobFailed, JobRemoved, Reject, Unrecoverable
+from toril.cli import main
 from toril.clock import ManualClock
 from toril_plugins.retention.holds import Hold, hold, release
 from toril_plugins.retention.journal import entries
@@ -70,7 +72,8 @@ class TestTombstones:
         assert told.told_by == "cleanup"
         facts = await job.explain()
         assert (facts[0].text, facts[0].at) == ("gone; it completed, as 'cleanup' tells", finished)
-        assert [fact.subject for fact in facts[1:]] == ["rule", "removal"]
+        assert [fact.subject for fact in facts[1:]] == ["rule", "removal", "said"]
+        assert (facts[3].text, facts[3].level) == (f"{KEPT.completed}, by Queue.set", "queue")
         raw.delete(f"bull:mail:toril:cleanup:tomb:@{job.id}")
         with pytest.raises(JobRemoved):
             await job.result()
@@ -99,7 +102,9 @@ class TestTombstones:
 
 
 class TestIdWindow:
-    async def test_an_id_stays_taken(self, app: App, raw: redis.Redis, clock: ManualClock) -> None:
+    async def test_an_id_stays_taken(
+        self, app: App, raw: redis.Redis, clock: ManualClock, redis_url: str
+    ) -> None:
         queue = app.queue("mail")
         await queue.set(Retention(completed=Keep(age="1h")))
         await queue.set(IdWindow("1d"))
@@ -108,6 +113,13 @@ class TestIdWindow:
         assert 23 * 3_600_000 < int(ttl) <= 24 * 3_600_000
         again = await queue.add("send", {"again": True}, id="order-1")
         assert again.id == "order-1"
+        state, taken = await again.explain()
+        assert state.text == "gone: a rule removed it, and only its id is left"
+        assert taken.at is not None
+        assert 0 <= clock.now_ms() + 86_400_000 - taken.at < 60_000
+        assert taken.text.startswith("taken until ")
+        shown = CliRunner().invoke(main, ["jobs", "explain", "mail", "order-1", "--url", redis_url])
+        assert "only its id is left" in shown.stdout
         assert await queue.state("order-1") == "unknown"
         assert not raw.exists("bull:mail:order-1")
         stream: Any = raw.xrange("bull:mail:events")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from toril.cli import main
 from toril.plugins import FinishedJob, ManualClock
 from toril_plugins import Ceiling, Hold, Keep, Requires, Retention, hold
 from toril_plugins.retention import journal
+from toril_plugins.retention.carrying_out import carrying_out
 from toril_plugins.retention.planning import Going, Plan, apply, plan, settings_from
 
 Q = "bull:mail"
@@ -53,6 +55,29 @@ async def test_it_only_reads(app: App, raw: redis.Redis, clock: ManualClock) -> 
     planned = await plan(queue, Retention(completed="1m"), Ceiling(completed=1))
     assert planned.going
     assert {key: raw.dump(key) for key in raw.keys("*")} == before
+
+
+async def test_who_only_reports_is_named(
+    app: App, redis_url: str, raw: redis.Redis, clock: ManualClock
+) -> None:
+    queue = await finish_jobs(app, NewJob("a"), NewJob("a"))
+    await queue.set(Retention(completed=1))
+    config = {"cleanup": {"report_only": True}}
+    async with App(redis_url, plugins=["persistence", "cleanup"], clock=clock, config=config) as it:
+        here = await plan(it.queue("mail"))
+        assert here.only_reported == "this process runs with report_only, and removes nothing"
+        assert (await plan(queue)).only_reported == ""
+        assert await swept(it, raw) == 0
+    planned = await plan(queue)
+    assert "the process that sweeps the queue runs with report_only" in planned.only_reported
+    assert numbers(planned) == {"queue: last 1": (1, 1)}
+    assert (await carrying_out(queue)).obstacle == planned.only_reported
+    args = ("retention", "plan", "mail", "--url", redis_url)
+    shown = await asyncio.to_thread(CliRunner().invoke, main, args)
+    assert planned.only_reported in shown.stderr
+    assert await swept(app, raw) == 1
+    assert (await plan(queue)).only_reported == ""
+    assert (await carrying_out(queue)).obstacle is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -44,7 +45,10 @@ async def test_a_tombstone_is_left_and_forgotten(
     await here.sweep("1d")
     assert await here.kept() | await here.kept("failed") == set()
     rule = f"{'job' if own else 'queue'}: 1d, tombstone 5d"
-    assert tomb(raw, "a") == {
+    left = tomb(raw, "a")
+    told = json.loads(left.pop("job", "{}"))
+    assert told == ({"s": "Queue.add", "t": start - 1_000} if own else {})
+    assert left == {
         "name": "do",
         "outcome": "completed",
         "finishedOn": str(start),
@@ -55,8 +59,8 @@ async def test_a_tombstone_is_left_and_forgotten(
     assert tomb(raw, "f")["outcome"] == "failed"
     assert tomb(raw, "f")["reason"] == "as asked"
     # By the server's own clock, counted from the finish.
-    left: Any = raw.pttl(TOMB + "a")
-    assert 0 <= start + 5 * DAY - here.clock.now_ms() - left < 60_000
+    lives: Any = raw.pttl(TOMB + "a")
+    assert 0 <= start + 5 * DAY - here.clock.now_ms() - lives < 60_000
 
 
 async def test_nothing_is_kept_but_a_tombstone(here: Place, raw: redis.Redis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -15,7 +15,6 @@ from toril.cli.output import Output, connection_options, output_option
 from toril.cli.queues import existing
 from toril.clock import as_datetime
 from toril.duration import milliseconds
-from toril.explaining import recalled_facts
 from toril.snapshots import JobRef, JobSnapshot, Recalled
 from toril.sync import SyncQueue
 from toril.types import STATES, State
@@ -121,8 +120,7 @@ def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -
         if job is not None:
             facts = job.explain()
         else:
-            facts = recalled_facts(_recalled(app.queue(queue), id))
-            facts += app.runtime.explain_sync(JobRef(queue, id))
+            facts = app.runtime.explain_gone_sync(JobRef(queue, id)) or _no_job(queue, id)
     rows = [
         {"subject": fact.subject, "text": fact.text, "at": _time(fact.at), "level": fact.level}
         for fact in facts
@@ -133,9 +131,11 @@ def explain(url: str | None, prefix: str, output: Output, queue: str, id: str) -
 def _recalled(queue: SyncQueue, id: str) -> Recalled:
     """What plugins still know of a job that is gone."""
     told = queue.recall(id)
-    if told is None:
-        not_found(f"there is no job {id!r} in queue {queue.name!r}")
-    return told
+    return _no_job(queue.name, id) if told is None else told
+
+
+def _no_job(queue: str, id: str) -> NoReturn:
+    not_found(f"there is no job {id!r} in queue {queue!r}")
 
 
 def _gone(queue: str, id: str, told: Recalled) -> dict[str, Any]:

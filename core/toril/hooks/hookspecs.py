@@ -301,8 +301,8 @@ def toril_register(registry: Registry) -> None:
 def toril_explain_job(job: JobRef) -> Awaitable[Sequence[Fact]] | Sequence[Fact]:
     """What the plugin knows about a job's present and future, shown by `job.explain()`.
 
-    When: when somebody asks; also about a job that is gone, if a plugin still knows of it. Where:
-    the process in which somebody asks.
+    When: when somebody asks; also about a job that is gone, which counts as known if a plugin
+    recalls it or tells a fact about its `state`. Where: the process in which somebody asks.
     `def` or `async def`, at most 10 seconds. An error is logged, and shown as a fact.
 
         @hookimpl

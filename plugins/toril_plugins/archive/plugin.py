@@ -201,7 +201,8 @@ class Archive:
 
         Raises:
             ValueError: its data or options are garbled, or cannot be added (`InvalidJob`).
-            JobStateError: a job with that `id` exists.
+            JobStateError: a job with that `id` exists, or the archived job's data had gone, by a
+                tier of its rule, before it was archived.
             ConfigurationError: a setting was said for it whose plugin is not in use.
             ServerError: the server cannot do it.
         """
@@ -210,7 +211,7 @@ class Archive:
         queue = app.queue(job.queue)
         if id is not None and await queue.get(id) is not None:
             raise _exists(job.queue, id)
-        (added,) = await queue.add_many([as_new(job.job, self._context.named, id)])
+        (added,) = await queue.add_many([as_new(job, self._context.named, id)])
         return added
 
     def _store(self, name: str | None) -> ArchiveStore:

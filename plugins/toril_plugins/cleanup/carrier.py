@@ -32,8 +32,14 @@ class QueueCarrier:
             missing=figures.get("missing") or "",
             swept=is_swept(figures, context.now_ms()),
             last=figures.get("swept"),
+            reporting=is_reporting(figures),
             held={outcome: figures[outcome]["held"] for outcome in OUTCOMES},
         )
+
+
+def is_reporting(figures: Any) -> bool:
+    """Whether the process that sweeps, or did so last, removes nothing."""
+    return figures.get("reported") is not None
 
 
 def is_swept(figures: Any, now: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from toril import Setting
 from toril.plugins import (
     LEVELS,
+    OWN_LEVELS,
     Fact,
     JobRef,
     JobSnapshot,
@@ -22,7 +24,7 @@ from toril_plugins.retention.bullmq import OPTION
 from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.resolve import Resolution, own_values, resolve, told_only
-from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Retention
+from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Keep, Retention
 
 S = TypeVar("S", bound=Setting)
 
@@ -107,16 +109,52 @@ def _decided_by(context: PluginContext, level: str) -> str:
 
 
 async def _gone(context: PluginContext, job: JobRef) -> Sequence[Fact]:
+    facts: list[Fact] = []
     tomb = await context.run_script(job.queue, "recall", {"id": job.id})
-    if not isinstance(tomb, dict):
-        return []
-    stored = cast("dict[str, str]", tomb)
-    level, _, keep = stored.get("rule", "").partition(": ")
-    facts = [Fact("rule", keep, level=level)] if keep else []
-    if GONE in stored:
-        gone = int(float(stored[GONE]))
-        facts.append(Fact("removal", f"it was removed by that rule on {moment(gone)}", gone))
+    taken = cast(
+        "int", await context.run_script(job.queue, "recall", {"id": job.id, "taken": True})
+    )
+    if isinstance(tomb, dict):
+        facts += _by_tombstone(
+            cast("dict[str, str]", tomb), await context.live(job.queue, Retention)
+        )
+    elif taken > 0:
+        facts.append(Fact("state", "gone: a rule removed it, and only its id is left"))
+    if taken > 0:
+        until = context.now_ms() + taken
+        text = f"taken until {moment(until)}: a job with it is not added before"
+        facts.append(Fact("id", text, until))
     return facts
+
+
+def _by_tombstone(tomb: dict[str, str], live: Sequence[Said[Retention]]) -> Iterator[Fact]:
+    """The rule by which a job went, and what was said then.
+
+    Of what was said for the queue only that is known which stands still.
+    """
+    level, _, keep = tomb.get("rule", "").partition(": ")
+    if keep:
+        yield Fact("rule", keep, level=level)
+    if GONE not in tomb:
+        return
+    gone = int(float(tomb[GONE]))
+    yield Fact("removal", f"it was removed by that rule on {moment(gone)}", gone)
+    outcome = cast("Outcome", tomb["outcome"])
+    own = _said_for_it(tomb, outcome, keep)
+    resolution = resolve((*own, *(said for said in live if said.since <= gone)), outcome)
+    said = resolution.said
+    by_it = said is not None and (said.level, str(said.value.of(outcome))) == (level, keep)
+    yield from _said("said" if by_it else "overrode", resolution, outcome)
+
+
+def _said_for_it(tomb: dict[str, str], outcome: Outcome, rule: str) -> Iterator[Said[Retention]]:
+    """What was said for the job itself; that which is not in the tombstone is its rule."""
+    for level in OWN_LEVELS:
+        if level in tomb:
+            stored = json.loads(tomb[level])
+            keep = Keep.decode(stored["v"]) if "v" in stored else Keep.parse(rule)
+            value = Retention(completed=keep) if outcome == "completed" else Retention(failed=keep)
+            yield Said(value, level, stored["s"], int(stored["t"]))
 
 
 def _said(subject: str, resolution: Resolution, outcome: Outcome) -> Iterator[Fact]:

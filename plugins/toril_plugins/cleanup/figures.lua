@@ -6,8 +6,9 @@
 -- hold too many; how many jobs the live rule does not keep by age (for longer than `slack`) and by
 -- count; the rule in words and its `since`; the ceiling in words, and how many jobs are beyond its
 -- age (capped) and its number (crowded). And
--- {missing, lease, swept}: plugins that the queue requires and this process lacks; ms until the
--- lease of the sweeper ends, or -2; when a sweep came to its end, if one has.
+-- {missing, lease, swept, reported}: plugins that the queue requires and this process lacks; ms
+-- until the lease of the sweeper ends, or -2; when a sweep came to its end, if one has; when one
+-- did that removes nothing, if no other has since.
 local function count(index, outcome, till)
   return redis.call('ZCOUNT', ctx.own(index .. ':' .. outcome), '-inf', till)
 end
@@ -58,4 +59,5 @@ end
 reply.missing = missing_plugins()
 reply.lease = redis.call('PTTL', ctx.q .. ':toril:lease:sweep')
 reply.swept = tonumber(ctx.meta('toril.cleanup.swept') or nil)
+reply.reported = tonumber(ctx.meta('toril.cleanup.reported') or nil)
 return reply

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 from toril import PluginError, Said
 from toril.plugins import FinishedJob, JobSnapshot, Json, Outcome, PluginContext
+from toril_plugins.cleanup.carrier import is_reporting
 from toril_plugins.cleanup.deciding import Decider
 from toril_plugins.cleanup.forecast import Forecast, Looked, decoded
 from toril_plugins.cleanup.planned_flows import PlannedFlows
@@ -21,6 +22,7 @@ from toril_plugins.cleanup.totals import (
     stripped,
     summed,
 )
+from toril_plugins.retention.carrying_out import REPORTING, REPORTING_HERE
 from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.holds import Hold, Holds
 from toril_plugins.retention.planning import (
@@ -48,11 +50,13 @@ class Means:
     """What the plugin plans with.
 
     `world` is what a plan rests on beside what is said: the options and strategies, by name.
+    `report_only`: this process removes nothing.
     """
 
     context: PluginContext
     decider: Decider
     world: Mapping[str, str]
+    report_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,13 @@ class _Planning:
             ),
             missing=str(figures.get("missing") or ""),
             world=world,
+            only_reported=self._only_reported(figures),
         )
+
+    def _only_reported(self, figures: Mapping[str, Any]) -> str:
+        if is_reporting(figures):
+            return REPORTING
+        return REPORTING_HERE if self.means.report_only else ""
 
     async def _run(self, script: str, **args: Json) -> Any:
         started = time.perf_counter()

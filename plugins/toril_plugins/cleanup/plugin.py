@@ -197,7 +197,7 @@ class Cleanup(Recalling):
             for hook, functions in used.items()
         }
         world["options of cleanup"] = f"combine {self._decider.combine}"
-        return Means(self._context, self._decider, world)
+        return Means(self._context, self._decider, world, report_only=self._report_only)
 
     def _sweeper(self) -> Sweeper:
         return Sweeper(

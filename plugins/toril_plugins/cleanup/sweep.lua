@@ -1,6 +1,7 @@
 -- One slice of a sweep. args = {service, token, all, careful, most, places}. all: ask about every
 -- job that the live rule does not keep, as there are strategies; else only about those with a value
--- of their own. careful: hand over what falls due. most: so many jobs at most.
+-- of their own. careful: hand over what falls due. most: so many jobs at most. only_reports: this
+-- process removes nothing, as its options say.
 -- places = {outcome -> {floor, skip, ceiling}}, where the last slice stopped. Returns {more, ask,
 -- due, places, rules, missing, flows, lag, kept}: whether another slice is needed now; of the jobs
 -- about which plugins must be asked {id, outcome, finished_on, beyond}; what is handed over; per
@@ -168,9 +169,13 @@ for _, outcome in ipairs(OUTCOMES) do
 end
 local said = rules.completed[1] ~= '' or rules.failed[1] ~= ''
   or ctx.meta('toril.ceiling.completed') or ctx.meta('toril.ceiling.failed')
-if said and not (more or missing or args.report_only)
-  and ctx.now - (tonumber(ctx.meta('toril.cleanup.swept') or nil) or 0) > MINUTE then
-  ctx.set_meta('toril.cleanup.swept', ctx.now) -- for an audit
+-- For an audit, and whoever asks what becomes of the rules.
+if said and not (more or missing or args.report_only and not args.only_reports) then
+  local mark = args.only_reports and 'reported' or 'swept'
+  local ended = mark == 'swept' and ctx.meta('toril.cleanup.reported')
+  local before = tonumber(ctx.meta('toril.cleanup.' .. mark) or nil) or 0
+  if ended or ctx.now - before > MINUTE then ctx.set_meta('toril.cleanup.' .. mark, ctx.now) end
+  if ended then ctx.set_meta('toril.cleanup.reported', nil) end
 end
 return {
   more = more, ask = ask, due = due, places = places, rules = rules, missing = missing,

@@ -223,7 +223,11 @@ class Sweeper:
         lag = 0
         while more:
             started = time.perf_counter()
-            args: dict[str, Json] = {"places": places, "all": self._decider.ask is not None}
+            args: dict[str, Json] = {
+                "places": places,
+                "all": self._decider.ask is not None,
+                "only_reports": self._report_only,
+            }
             reply = await self._slice(context, "sweep", args)
             await self._decide(context, reply["ask"])
             known &= self._note_rules(reply["rules"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from toril.plugins import Outcome, as_datetime
 
 if TYPE_CHECKING:
     from toril import Queue
+
+REPORTING: Final = "the process that sweeps the queue runs with report_only, and removes nothing"
+REPORTING_HERE: Final = "this process runs with report_only, and removes nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class CarryingOut:
 
     `plugin` carries them out; `missing`: plugins that the queue requires and this process lacks;
     `swept`: whether some process leads the sweeping, or did within ten minutes; `last`: when a
-    sweep last came to its end (ms), None: never; `held`: finished jobs that are held.
+    sweep last came to its end (ms), None: never; `held`: finished jobs that are held; `reporting`:
+    the process that sweeps, or did so last, runs with `report_only`.
     """
 
     plugin: str
@@ -26,10 +30,13 @@ class CarryingOut:
     swept: bool
     last: int | None
     held: Mapping[Outcome, int]
+    reporting: bool = False
 
     @property
     def obstacle(self) -> str | None:
         """Why nothing goes, for people; None: rules are carried out."""
+        if self.reporting:
+            return REPORTING
         if self.swept:
             return None
         text = "no process has ever swept the queue"

@@ -76,6 +76,8 @@ class Plan:
     outcome, as people write it. `finished`: how many jobs have finished; `looked`: how many of them
     were looked at one by one. `requires`: plugins that the queue requires; `missing`: those of them
     that were not in use where the plan was made. `world`: what it rests on, by name.
+    `only_reported`: why nothing of it happens at present, as a process runs with `report_only`; ''
+    if none does that is known.
     """
 
     queue: str
@@ -89,6 +91,7 @@ class Plan:
     requires: str
     missing: str
     world: Mapping[str, str]
+    only_reported: str = ""
     v: int = VERSION
 
     def encode(self) -> dict[str, Any]:
