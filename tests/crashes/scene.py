@@ -13,6 +13,7 @@ from tests.support.invariants import check, read
 from tests.support.place import entries
 from toril import ActiveJob, App, Unrecoverable
 from toril.plugins import ManualClock
+from toril_plugins.testing.base import WITHOUT_RESTS
 
 NOW: Final = 1_790_000_000_000
 SHORT_MS: Final = 600_000
@@ -33,6 +34,7 @@ async def process(
 ) -> AsyncGenerator[App]:  # fmt: skip
     """An App that knows nothing but what is stored."""
     clock = ManualClock(now)
+    config = {**WITHOUT_RESTS, **(config or {})}
     async with App(url, plugins=[*plugins, "*"], config=config, clock=clock) as app:
         yield app
 

@@ -16,6 +16,7 @@ from toril import App, ConfigurationError, NewJob, hookimpl
 from toril.plugins import FinishedJob, JobStateError, ManualClock
 from toril_plugins import Keep, Retention
 from toril_plugins.archive import Archive, ArchivedJob, Wanted
+from toril_plugins.testing.base import WITHOUT_RESTS
 
 STORES = ("sqlite", "jsonl")
 BINARY = bytes(range(256))
@@ -31,7 +32,8 @@ async def archiving(
     url: str, table: Mapping[str, Any], *plugins: object, clock: ManualClock | None = None
 ) -> AsyncGenerator[Place]:
     clock, removed = clock or ManualClock(), Removed()
-    app = App(url, plugins=[removed, *plugins, "*"], clock=clock, config={"archive": table})
+    config = {**WITHOUT_RESTS, "archive": table}
+    app = App(url, plugins=[removed, *plugins, "*"], clock=clock, config=config)
     async with app:
         yield Place(app, clock, removed)
 

@@ -11,6 +11,7 @@ import redis
 
 from toril import ActiveJob, App, NewJob, Queue, Setting, Unrecoverable, hookimpl
 from toril.plugins import JobRemoved, JobSnapshot, ManualClock
+from toril_plugins.testing.base import WITHOUT_RESTS
 
 START = 1_790_000_000_000
 """When the clock of a test stands if it says nothing else, in milliseconds since the epoch."""
@@ -93,6 +94,7 @@ async def place(
     """A place whose application says `settings`."""
     clock, removed = ManualClock(), Removed()
     every = [removed, *plugins, "*"]
+    config = {**WITHOUT_RESTS, **(config or {})}
     async with App(url, *settings, plugins=every, clock=clock, config=config) as app:
         yield Place(app, clock, removed)
 

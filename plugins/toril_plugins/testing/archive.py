@@ -13,7 +13,7 @@ from toril import hookimpl
 from toril.plugins import FinishedJob, JobSnapshot, Json, State
 from toril.testing import AppOptions, DrivenApp, HookRecorder, LeakCheck, ServerClock, finished_job
 from toril_plugins.retention.reviewing import JobDetails
-from toril_plugins.testing.base import A_DAY, RetentionContract
+from toril_plugins.testing.base import A_DAY, WITHOUT_RESTS, RetentionContract
 
 HOOK = "toril_before_removal"
 
@@ -129,7 +129,7 @@ class ArchiveContract(RetentionContract):
         breaks = BreaksOnce()
         options: AppOptions = {
             "plugins": [self.plugin, breaks, "persistence", "cleanup"],
-            "config": self.config,
+            "config": {**WITHOUT_RESTS, **self.config},
             "clock": clock,
         }
         async with DrivenApp(toril_app.server, **options) as app:

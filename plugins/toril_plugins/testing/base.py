@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import pytest
 
@@ -12,6 +13,8 @@ from toril.testing import HOSTILE_DATA, AppOptions, DrivenApp, HookRecorder, Plu
 from toril_plugins.retention.values import Retention
 
 A_DAY = Retention(completed="1d", failed="1d")
+WITHOUT_RESTS: Final = {"cleanup": {"rest": 0}}
+"""Sweeps go on at once after a slice: there is nobody whom a rest would spare."""
 
 
 class RetentionContract(PluginContract):
@@ -19,7 +22,8 @@ class RetentionContract(PluginContract):
 
     @pytest.fixture
     def toril_options(self) -> AppOptions:
-        return {"plugins": [self.plugin, "persistence", "cleanup"], "config": self.config}
+        config = {**WITHOUT_RESTS, **self.config}
+        return {"plugins": [self.plugin, "persistence", "cleanup"], "config": config}
 
     async def finish_all(self, app: DrivenApp) -> Sequence[Job]:
         """Finish jobs with every payload of `samples` and some hostile ones, of both outcomes.
