@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias, cast
 
 from toril.connection.call import at_once
+from toril.connection.line import Line
 from toril.errors import IndeterminateError, JobError
 from toril.job_events import JobEvent
 from toril.new_job import Drafted
@@ -18,26 +19,42 @@ from toril.snapshots import JobSnapshot
 
 _Waiting: TypeAlias = "tuple[NewNode, asyncio.Future[JobSnapshot]]"
 
+MOST_UNDER_WAY: Final = 2
+"""Calls of one queue."""
+WORTH_A_CALL: Final = 25
+"""Jobs that are sent behind a call that is under way; fewer wait for its reply."""
+
 _inherited: list[object] = []
 
 
 class AddBatches:
     """The adds of one queue, in the order in which they came.
 
-    One call is under way at a time. A lone add is sent at once; what comes while a call is under
-    way goes out together in the next one. Each job is added, or refused, for itself; `add` returns
-    when the plugins have heard of it. Who is cancelled takes back a job that has not been sent; one
-    that has been is added, and the plugins hear of it.
+    A lone add is sent at once; what comes while a call is under way goes out together in the next
+    one. Where many come a second call goes out behind the first, so that the server need not wait
+    for this process, nor this process for the server. Each job is added, or refused, for itself;
+    `add` returns when the plugins have heard of it. Who is cancelled takes back a job that has not
+    been sent; one that has been is added, and the plugins hear of it.
     """
 
     def __init__(self, runtime: Runtime, operations: QueueOperations) -> None:
         self._runtime = runtime
         self._operations = operations
-        self._waiting: list[_Waiting] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._waiting: list[_Waiting]
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._planning = asyncio.Lock()
+        self._senders: set[asyncio.Task[None]] = set()
         self._telling: set[asyncio.Task[None]] = set()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin on a loop. What waits on another one is sent there: it is of the parent process."""
+        if self._senders:
+            _inherited.append(self._senders)
+        self._loop = loop
+        self._waiting = []
+        self._senders = set()
+        self._under_way = 0  # calls; a sender without one has just been started
+        self._line = Line()
+        self._planning = asyncio.Lock()
 
     async def add(self, drafted: Drafted) -> JobSnapshot:
         """Plan the job, and add it. Raises what `Queue.add` raises."""
@@ -45,50 +62,62 @@ class AddBatches:
             await self._runtime.prepare((self._operations.name,))
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop, self._planning = loop, asyncio.Lock()
+            self._start(loop)
         planning = self._operations.planned((drafted,))
         if self._operations.plans_at_once and not self._planning.locked():
             (node,) = at_once(planning)
         else:
             async with self._planning:  # what is to be read first must not change the order
                 (node,) = await self._runtime.drive(planning)
-        if self._sender is not None and self._sender.get_loop() is not loop:
-            # Of the process that this one was forked from, which sends what waits there.
-            _inherited.append(self._sender)
-            self._waiting, self._sender = [], None
         saved: asyncio.Future[JobSnapshot] = loop.create_future()
         self._waiting.append((node, saved))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send())
+        senders = len(self._senders)
+        starting = senders - self._under_way
+        if not senders or (
+            senders < MOST_UNDER_WAY and len(self._waiting) >= WORTH_A_CALL * (starting + 1)
+        ):
+            self._senders.add(loop.create_task(self._send()))
         return await saved
 
     async def settled(self) -> None:
         """Wait until nothing is under way; also what a cancelled caller has left."""
         here = asyncio.get_running_loop()
         while under_way := [
-            task for task in (self._sender, *self._telling) if task and task.get_loop() is here
+            task for task in (*self._senders, *self._telling) if task.get_loop() is here
         ]:
             await asyncio.wait(under_way)
 
     async def _send(self) -> None:
         try:
-            while self._waiting:
-                # Who was cancelled before the job was sent does not want it any more.
-                wanted = [each for each in self._waiting if not each[1].done()]
-                # One call: what becomes of another one is nothing to those in this one.
-                count = in_one_call([node for node, _ in wanted[:MOST_ADDED]])
-                self._waiting = wanted[count:]
-                if count:
-                    await self._save(wanted[:count])
+            while batch := self._batch():
+                self._under_way += 1
+                try:
+                    await self._save(batch)
+                finally:
+                    self._under_way -= 1
         finally:
-            self._sender = None
+            # Not when the loop comes to it: who adds until then would wait for this sender.
+            self._senders.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _batch(self) -> Sequence[_Waiting]:
+        """What the next call adds: nothing if a call that is under way is to end before it."""
+        # Who was cancelled before the job was sent does not want it any more.
+        self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
+        if self._under_way and len(wanted) < WORTH_A_CALL:
+            return ()
+        senders = len(self._senders) - self._under_way
+        share = min(-(-len(wanted) // senders), MOST_ADDED)
+        # One call: what becomes of another one is nothing to those in this one.
+        count = in_one_call([node for node, _ in wanted[:share]])
+        self._waiting = wanted[count:]
+        return wanted[:count]
 
     async def _save(self, batch: Sequence[_Waiting]) -> None:
         saved: Sequence[JobSnapshot | Exception]
         nodes = [node for node, _ in batch]
         untold: list[JobEvent] = []
         try:
-            saved = await self._runtime.drive(self._operations.save(nodes), untold)
+            saved = await self._runtime.drive(self._operations.save(nodes), untold, self._line)
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             saved = [of_one(error, node) for node in nodes]
         if not untold:

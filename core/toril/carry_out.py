@@ -7,11 +7,14 @@ so what was sent is finished first.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard
 
-from toril.connection.call import Read, Request
+from toril.connection.call import Procedure, Read, Request, Series
 from toril.connection.execute import Executor
+from toril.connection.line import Line
 from toril.hooks.dispatch import Dispatcher
 from toril.job_events import JobEvent
 from toril.protocol.effects import Effects
@@ -20,6 +23,8 @@ TO_ANSWER: Final = 1.0
 """Seconds that the server gets for its reply once the caller was cancelled."""
 TO_TELL: Final = 5.0
 """Seconds that the plugins get then for what the reply tells."""
+_UNDER_WAY: Final = 2
+_TURNS_UNTIL_SENT: Final = 2  # a task for the procedure, and one for its request
 
 
 def has_effects(result: object) -> TypeGuard[Effects[Any]]:
@@ -32,6 +37,7 @@ async def carry_out(
     dispatcher: Dispatcher,
     request: Request,
     untold: list[JobEvent] | None = None,
+    line: Line | None = None,
 ) -> Any:
     """The result of `request`, once the plugins have been told of its effects.
 
@@ -39,9 +45,10 @@ async def carry_out(
     6 seconds at the latest. Raises what `Executor.run` raises.
 
     `untold`: takes the events in place of the plugins, which the caller tells of them later. It is
-    a task that nobody cancels, so it saves the cost of another one.
+    a task that nobody cancels, so it saves the cost of another one. `line`: the row that the
+    request joins.
     """
-    step = _Step(executor, dispatcher, request)
+    step = _Step(executor, dispatcher, request, line)
     if untold is not None or isinstance(request, Read):
         return await step.run(untold)
     task = asyncio.create_task(step.run())
@@ -54,15 +61,22 @@ async def carry_out(
 
 
 class _Step:
-    def __init__(self, executor: Executor, dispatcher: Dispatcher, request: Request) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        dispatcher: Dispatcher,
+        request: Request,
+        line: Line | None,
+    ) -> None:
         self._executor = executor
         self._dispatcher = dispatcher
         self._request: Any = request
+        self._line = line
         self._sent = False
         self._answered = False
 
     async def run(self, untold: list[JobEvent] | None = None) -> Any:
-        result = await self._executor.run(self._request, sending=self._sending)
+        result = await self._executor.run(self._request, sending=self._sending, line=self._line)
         self._answered = True
         if not has_effects(result):
             return result
@@ -87,6 +101,47 @@ class _Step:
             await _wait(task, TO_ANSWER)
         if not task.cancelled():
             task.exception()  # nobody is there to whom it could be told
+
+
+class Drive(Protocol):
+    """Carries out a procedure."""
+
+    def __call__(
+        self, procedure: Procedure[Any], untold: list[JobEvent] | None, line: Line, /
+    ) -> Coroutine[Any, Any, Any]: ...
+
+
+async def in_series(
+    series: Series[Any], drive: Drive, untold: list[JobEvent] | None = None
+) -> list[Any]:
+    """The results of the procedures of a series; two are under way at once.
+
+    A cancellation counts as in `carry_out`, for those that are under way. `untold`: see there.
+    """
+    line = Line()
+    results: list[Any] = []
+    under_way: deque[asyncio.Task[Any]] = deque()
+    try:
+        for procedure in series.procedures:
+            under_way.append(asyncio.create_task(drive(procedure, untold, line)))
+            for _ in range(_TURNS_UNTIL_SENT):
+                await asyncio.sleep(0)
+            if len(under_way) == _UNDER_WAY:
+                results.append(await under_way[0])
+                under_way.popleft()
+        results += [await task for task in under_way]
+    except asyncio.CancelledError:
+        for task in under_way:
+            task.cancel()
+        raise
+    finally:
+        while pending := [task for task in under_way if not task.done()]:
+            with suppress(asyncio.CancelledError):  # being cancelled again does not count
+                await asyncio.wait(pending)
+        for task in under_way:
+            if not task.cancelled():
+                task.exception()  # what counts is raised already
+    return results
 
 
 async def _wait(task: asyncio.Task[Any], seconds: float) -> None:

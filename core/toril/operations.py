@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
 from toril.arguments import kind_of_setting, limit_of, text, whole_number
-from toril.connection.call import Procedure, only
+from toril.connection.call import Procedure, Series, only
 from toril.context import Context, existing_job
 from toril.deduplication import check_window
 from toril.duration import milliseconds
@@ -98,20 +98,26 @@ class QueueOperations:
 
     def save(self, nodes: Sequence[NewNode]) -> Procedure[list[JobSnapshot | JobError]]:
         """Write jobs, in calls of at most 200 and 1 MiB; for each the job, or why it is none."""
+        parts = list(_parts(nodes))
+        if len(parts) == 1:
+            return (yield from self._save(nodes))
+        saved: list[list[JobSnapshot | JobError]] = yield Series(map(self._save, parts))
+        return [one for part in saved for one in part]
+
+    def _save(self, nodes: Sequence[NewNode]) -> Procedure[list[JobSnapshot | JobError]]:
         saved: list[JobSnapshot | JobError] = []
-        for part in _parts(nodes):
-            with self._context.lanes.call() as record:
-                added: tuple[Added, ...] = yield adding.add_jobs(
-                    part,
-                    now=self._context.clock.now_ms(),
-                    record=record,
-                    wants=self._context.wants(),
-                )
-            for node, one in zip(part, added, strict=True):
-                if one.duplicate:
-                    saved.append((yield from existing_job(node, one)))
-                else:
-                    saved.append(one.error or node.snapshot(one.id))
+        with self._context.lanes.call() as record:
+            added: tuple[Added, ...] = yield adding.add_jobs(
+                nodes,
+                now=self._context.clock.now_ms(),
+                record=record,
+                wants=self._context.wants(),
+            )
+        for node, one in zip(nodes, added, strict=True):
+            if one.duplicate:
+                saved.append((yield from existing_job(node, one)))
+            else:
+                saved.append(one.error or node.snapshot(one.id))
         return saved
 
     def add(self, jobs: Sequence[NewJob]) -> Procedure[list[JobSnapshot]]:

@@ -107,7 +107,8 @@ class Queue(Inspection, Limits):
 
         Everything is checked and planned before the first is written: one refusal refuses all.
         Raises what `add` raises, naming the item. Each call is atomic, all of them together are
-        not: after a lost connection the first calls may have been done.
+        not, and one goes out while the one before it is under way: when a call fails those before
+        it have been done, and the one behind it may have been.
         """
         added = await self._perform(self._operations.add(tuple(jobs)))
         return [Job(self._app, job) for job in added]

@@ -10,12 +10,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from toril.app_options import AppOptions
-from toril.carry_out import carry_out, has_effects
+from toril.carry_out import carry_out, has_effects, in_series
 from toril.clock import Clock, SystemClock
-from toril.connection.call import Procedure
+from toril.connection.call import Procedure, Series
 from toril.connection.endpoint import Endpoint
 from toril.connection.execute import Executor, SyncExecutor
 from toril.connection.lanes import LanePool
+from toril.connection.line import Line
 from toril.connection.open import open_endpoint
 from toril.connection.scripts import ScriptSet
 from toril.context import Context
@@ -258,16 +259,26 @@ class Runtime:
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async def drive(self, procedure: Procedure[T], untold: list[JobEvent] | None = None) -> T:
+    async def drive(
+        self,
+        procedure: Procedure[T],
+        untold: list[JobEvent] | None = None,
+        line: Line | None = None,
+    ) -> T:
         """Carry out a procedure on this loop and tell the plugins what it did.
 
-        A cancellation counts between two requests. `untold`: see `carry_out`.
+        A cancellation counts between two requests. `untold`, `line`: see `carry_out`.
         """
         try:
             request = next(procedure)
             while True:
                 try:
-                    result = await carry_out(self.executor, self.dispatcher, request, untold)
+                    if isinstance(request, Series):
+                        result = await in_series(request, self.drive, untold)
+                    else:
+                        result = await carry_out(
+                            self.executor, self.dispatcher, request, untold, line
+                        )
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
@@ -305,7 +316,10 @@ class Runtime:
             request = next(procedure)
             while True:
                 try:
-                    result = self.sync_executor.run(request)
+                    if isinstance(request, Series):
+                        result = [self.drive_sync(each, untold) for each in request.procedures]
+                    else:
+                        result = self.sync_executor.run(request)
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue

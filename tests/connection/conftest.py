@@ -21,6 +21,14 @@ from toril_lua import Script
 TEXTS = {
     "count": "return redis.call('INCR', KEYS[1])",
     "put": "redis.call('SET', KEYS[1], ARGV[1]) return 'done'",
+    # Keeps each value's place as its record.
+    "append": """
+        local place = redis.call('HGET', KEYS[1] .. ':places', ARGV[1])
+        if place then return tonumber(place) end
+        place = redis.call('RPUSH', KEYS[1], ARGV[1])
+        redis.call('HSET', KEYS[1] .. ':places', ARGV[1], place)
+        return place
+    """,
     # Like a real one: the call record in place of the effect, and numbers that only grow.
     "recorded": """
         local kept = redis.call('GET', KEYS[1] .. ':record')

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import redis
 from tests.lua.database import events
 from tests.support.proxy import FaultProxy
-from tests.support.server import Server
+from tests.support.server import Server, paused
 
-from toril import App, Flow, NewJob
+from toril import App, Flow, Job, NewJob
+from toril.connection.execute import Executor
+from toril.errors import ServerFull
 
 Q = "bull:mail"
 
@@ -47,12 +50,89 @@ async def test_many_are_added_once_and_in_order(
     assert raw.lrange(f"{Q}:wait", 0, -1) == [job.id for job in reversed(jobs)]
 
 
+async def test_of_many_two_calls_are_under_way(
+    app: App, proxy: FaultProxy, raw: redis.Redis
+) -> None:
+    before, connections = proxy.commands.count(b"EVALSHA"), proxy.accepted
+    with paused(raw):
+        adding = asyncio.create_task(app.queue("mail").add_many(NewJob("n", i) for i in range(900)))
+        while proxy.commands.count(b"EVALSHA") < before + 2:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert proxy.commands.count(b"EVALSHA") == before + 2
+    jobs = await adding
+    assert raw.lrange(f"{Q}:wait", 0, -1) == [job.id for job in reversed(jobs)]
+    assert proxy.accepted == connections
+
+
+async def test_many_that_are_given_up_are_added_as_far_as_they_were_sent(
+    app: App, proxy: FaultProxy, raw: redis.Redis
+) -> None:
+    before = proxy.commands.count(b"EVALSHA")
+    with paused(raw):
+        adding = asyncio.create_task(app.queue("mail").add_many(NewJob("n", i) for i in range(900)))
+        while proxy.commands.count(b"EVALSHA") < before + 2:
+            await asyncio.sleep(0.001)
+        adding.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    assert raw.llen(f"{Q}:wait") == 400
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_after_a_call_that_is_refused_no_other_is_begun(
+    app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    run, calls = Executor.run, 0
+
+    async def run_once(self: Executor, request: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == refused:
+            raise ServerFull("full")
+        return await run(self, request, **more)
+
+    monkeypatch.setattr(Executor, "run", run_once)
+    with pytest.raises(ServerFull):
+        await app.queue("mail").add_many(NewJob("n", i) for i in range(900))
+    assert calls == refused + 1  # that one had been sent behind it, and its outcome stands
+    assert raw.llen(f"{Q}:wait") == refused * 200
+
+
 async def test_adds_of_many_tasks_are_done_once(
     app: App, proxy: FaultProxy, raw: redis.Redis
 ) -> None:
     proxy.drop_reply("EVALSHA", 2)
     jobs = await asyncio.gather(*(app.queue("mail").add("n", i) for i in range(300)))
     assert raw.lrange(f"{Q}:wait", 0, -1) == [job.id for job in reversed(jobs)]
+
+
+async def test_where_many_come_a_second_call_goes_out_behind_the_first(
+    app: App, proxy: FaultProxy, raw: redis.Redis
+) -> None:
+    queue = app.queue("mail")
+    await queue.add("first")
+    adds: list[asyncio.Task[Job]] = []
+
+    async def begin(number: int, calls: int) -> None:
+        """That many more adds, and so many calls that are under way then."""
+        nonlocal adds
+        adds += [asyncio.create_task(queue.add("n")) for _ in range(number)]
+        await asyncio.sleep(0.01)
+        while proxy.commands.count(b"EVALSHA") < before + calls:
+            await asyncio.sleep(0.001)
+        assert proxy.commands.count(b"EVALSHA") == before + calls
+
+    before, connections = proxy.commands.count(b"EVALSHA"), proxy.accepted
+    with paused(raw):
+        await begin(3, calls=1)
+        await begin(6, calls=1)  # a few wait
+        await begin(60, calls=2)
+        await begin(60, calls=2)  # and so does whoever comes then
+    jobs = await asyncio.gather(*adds)
+    assert raw.lrange(f"{Q}:wait", 0, -2) == [job.id for job in reversed(jobs)]
+    assert proxy.accepted == connections
 
 
 async def test_a_flow_is_added_once(app: App, proxy: FaultProxy, raw: redis.Redis) -> None:

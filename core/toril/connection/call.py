@@ -1,13 +1,13 @@
 """What an operation asks of the server, described without doing it.
 
 An operation is a `Call` (one script, atomic), a `Read` (plain commands without effects), or a
-`Procedure`: a generator that yields calls and reads and gets their parsed results back. The same
+`Procedure`: a generator that yields calls, reads and series and gets their results back. The same
 descriptions are run by the asynchronous and by the synchronous executor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -59,8 +59,21 @@ class Read(Generic[T]):
     shard: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Series(Generic[T]):
+    """Procedures that are carried out one after another, and answered with their results.
+
+    Each is made, and sends what it sends first, while the one before it waits for the server: that
+    one's part in Python and the server's work go on at the same time. The server gets their calls
+    in their order. When one raises no other is made; its error is raised when the one that is
+    under way beside it has ended, whatever that did.
+    """
+
+    procedures: Iterable[Procedure[T]]
+
+
 Request: TypeAlias = Call[Any] | Read[Any]
-Procedure: TypeAlias = Generator[Request, Any, T]
+Procedure: TypeAlias = Generator[Request | Series[Any], Any, T]
 """A conversation of several calls; `return` gives its result."""
 
 

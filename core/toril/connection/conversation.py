@@ -168,7 +168,7 @@ class _Trial:
         return replies
 
     def _ask(self, server: Server, commands: tuple[Command, ...]) -> Steps[list[Any]]:
-        replies: list[Any] = yield Exchange(server, commands)
+        replies: list[Any] = yield Exchange(server, commands, asked=True)
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise Refused(reply, server)

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from toril.connection.call import Call, Read, Request
 from toril.connection.conversation import PRODUCER, Patience, converse
 from toril.connection.endpoint import Endpoint, Server
+from toril.connection.line import Line, Place
 from toril.connection.route import Route, route_for
 from toril.connection.scripts import ScriptSet
 from toril.connection.sockets import (
@@ -80,6 +81,7 @@ class Executor:
         request: Call[T],
         patience: Patience | None = None,
         sending: Callable[[], None] | None = None,
+        line: Line | None = None,
     ) -> T: ...
     @overload
     async def run(
@@ -87,16 +89,22 @@ class Executor:
         request: Read[T],
         patience: Patience | None = None,
         sending: Callable[[], None] | None = None,
+        line: Line | None = None,
     ) -> T: ...
     async def run(
         self,
         request: Request,
         patience: Patience | None = None,
         sending: Callable[[], None] | None = None,
+        line: Line | None = None,
     ) -> Any:
         """Carry out `request` and return its result.
 
-        `sending` is called when it is about to be sent: from then on it may be done.
+        Args:
+            request: What is asked.
+            patience: How long to go on trying; None: as long as this executor does.
+            sending: Called when it is about to be sent: from then on it may be done.
+            line: The row that it joins.
 
         Raises:
             ServerUnavailable: the server could not be had in time, and nothing was done.
@@ -106,15 +114,26 @@ class Executor:
             ServerError: another refusal.
         """
         steps = converse(self.route, self._scripts, request, patience or self._patience)
-        return await self.drive(steps, sending)
+        if line is None:
+            return await self.drive(steps, sending)
+        place = line.join()
+        try:
+            return await self.drive(steps, sending, place)
+        finally:
+            line.leave(place)
 
-    async def drive(self, steps: Steps[T], sending: Callable[[], None] | None = None) -> T:
+    async def drive(
+        self,
+        steps: Steps[T],
+        sending: Callable[[], None] | None = None,
+        place: Place | None = None,
+    ) -> T:
         """Carry out the steps of a conversation and return its result."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._do(step, sending)
+                    answer = await self._do(step, sending, place)
                 except (NotSent, ReplyLost) as problem:
                     step = steps.throw(problem)
                 else:
@@ -125,14 +144,17 @@ class Executor:
         finally:
             steps.close()
 
-    async def _do(self, step: Step, sending: Callable[[], None] | None) -> Any:
+    async def _do(self, step: Step, sending: Callable[[], None] | None, place: Place | None) -> Any:
         match step:
             case Exchange(server, _):
+                if not step.asked:
+                    place = None
+                connection = await place.turn(server) if place is not None else None
+                if connection is not None:
+                    return await self._exchange(connection, step, sending, place)
                 async with self._turn():
                     connection = await self._connected(server)
-                    if sending is not None:
-                        sending()
-                    return await self._exchange(connection, step)
+                    return await self._exchange(connection, step, sending, place)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Forget(server):
@@ -154,9 +176,19 @@ class Executor:
             self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         return self._turns
 
-    async def _exchange(self, connection: Wire, step: Exchange) -> list[Any]:
+    async def _exchange(
+        self,
+        connection: Wire,
+        step: Exchange,
+        sending: Callable[[], None] | None,
+        place: Place | None,
+    ) -> list[Any]:
         server = step.server
         whole = False
+        if sending is not None:
+            sending()
+        if place is not None:
+            place.server, place.wire = server, connection
         try:
             replies = await connection.exchange(step.commands, server.access.reply_timeout)
             whole = True
@@ -167,10 +199,12 @@ class Executor:
         except (RedisError, OSError) as error:
             raise ReplyLost(str(error), server) from error
         finally:
-            if whole and connection.is_connected:
-                self._idle.setdefault(server, []).append(connection)
-            else:
+            if place is not None:
+                place.wire = None
+            if not whole or not connection.is_connected:
                 await connection.disconnect(nowait=True)
+            elif not connection.in_use:  # else the last one in the line gives it back
+                self._idle.setdefault(server, []).append(connection)
         return replies
 
     async def _connected(self, server: Server) -> Wire:

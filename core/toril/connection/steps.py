@@ -30,6 +30,8 @@ class Exchange:
 
     server: Server
     commands: tuple[Command, ...]
+    asked: bool = False
+    """Whether this is the request itself, not something that has to be known before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ are left aside, as they cost several times what packing and parsing do.
 from __future__ import annotations
 
 import asyncio
-import math
 import select
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
@@ -45,10 +45,23 @@ class OpenConnection(Protocol):
         """Close it; `nowait`: without waiting until that is done."""
 
 
+class _Exchange:
+    """Commands that have been sent: how many replies they get, those that came, and until when."""
+
+    __slots__ = ("done", "due", "replies", "wanted")
+
+    def __init__(self, wanted: int, due: float, done: asyncio.Future[list[Any]]) -> None:
+        self.wanted = wanted
+        self.due = due
+        self.done = done
+        self.replies: list[Any] = []
+
+
 class Wire(asyncio.Protocol):
     """A connection of redis-py's that is open, and on which nothing is under way.
 
-    One exchange at a time. It belongs to the loop on which it was opened.
+    An exchange can be begun while others are under way: the server answers them in their order.
+    It belongs to the loop on which it was opened.
 
     Raises:
         RedisError: it has been closed already.
@@ -66,10 +79,9 @@ class Wire(asyncio.Protocol):
         )
         self._former = self._transport.get_protocol()
         self._transport.set_protocol(self)
-        self._replies: list[Any] = []
-        self._wanted = 0
-        self._done: asyncio.Future[None] | None = None
-        self._due = math.inf  # when the exchange under way is given up, on the loop's clock
+        self._under_way: deque[_Exchange] = deque()
+        self._users = 0
+        self._unasked = False  # whether something came for which nobody waits
         self._alarm = Alarm(self._look_at_clock)
         self._lost: Exception | None = None
         self._unread = select.poll()
@@ -86,9 +98,14 @@ class Wire(asyncio.Protocol):
         return (
             self.is_connected
             and not self._transport.is_closing()
-            and not self._replies
+            and not self._unasked
             and not self._reader.has_data()
         )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody is in an exchange."""
+        return self._users > 0
 
     @property
     def has_news(self) -> bool:
@@ -98,7 +115,8 @@ class Wire(asyncio.Protocol):
     async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         """Send `commands` and read as many replies; errors of the server are among them.
 
-        Who gives up, or is cancelled, has to disconnect it.
+        They are sent before this waits for the first time. Who gives up, or is cancelled, has to
+        disconnect it, which breaks the other exchanges that are under way.
 
         Args:
             commands: What is said.
@@ -111,30 +129,35 @@ class Wire(asyncio.Protocol):
         if self._lost is not None:
             raise self._lost
         loop = asyncio.get_running_loop()
-        self._done, self._wanted = loop.create_future(), len(commands)
+        mine = _Exchange(len(commands), loop.time() + timeout, loop.create_future())
         self._transport.write(pack(commands))
-        self._due = loop.time() + timeout
-        self._alarm.set(self._due)
+        self._under_way.append(mine)
+        self._alarm.set(mine.due)
+        self._users += 1
         try:
-            await self._done
+            return await mine.done
         finally:
-            self._done = None
-        replies, self._replies = self._replies, []
-        return replies
+            self._users -= 1
 
     def hurry(self, timeout: float) -> None:
-        """Give the exchange that is under way up after so many seconds, if it is not sooner."""
-        self._due = min(self._due, asyncio.get_running_loop().time() + timeout)
-        self._alarm.set(self._due)
+        """Give what is under way up after so many seconds, if it is not sooner."""
+        due = asyncio.get_running_loop().time() + timeout
+        for exchange in self._under_way:
+            exchange.due = min(exchange.due, due)
+        self._alarm.set(due)
 
     def _look_at_clock(self) -> float | None:
-        """Give the exchange up whose time is over; else say when it will be."""
-        if self._done is None or self._done.done():
-            return None
-        if asyncio.get_running_loop().time() < self._due:
-            return self._due
-        self._done.set_exception(TimeoutError())
-        return None
+        """Give the exchanges up whose time is over; say when that of the next one will be."""
+        now = asyncio.get_running_loop().time()
+        following: float | None = None
+        for exchange in self._under_way:
+            if exchange.done.done():
+                continue
+            if now >= exchange.due:
+                exchange.done.set_exception(TimeoutError())
+            elif following is None or exchange.due < following:
+                following = exchange.due
+        return following
 
     async def disconnect(self, *, nowait: bool = False) -> None:
         """Close it; `nowait`: without waiting until that is done."""
@@ -146,13 +169,21 @@ class Wire(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _MORE:
-                self._replies.append(reply)
+                self._take(reply)
         except hiredis.ProtocolError as error:
             self._break(RedisConnectionError(f"not a reply: {error}"))
             self._transport.close()
+
+    def _take(self, reply: Any) -> None:
+        if not self._under_way:
+            self._unasked = True
             return
-        if self._done is not None and len(self._replies) >= self._wanted and not self._done.done():
-            self._done.set_result(None)
+        exchange = self._under_way[0]
+        exchange.replies.append(reply)
+        if len(exchange.replies) == exchange.wanted:
+            self._under_way.popleft()
+            if not exchange.done.done():
+                exchange.done.set_result(exchange.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; for the loop."""
@@ -162,5 +193,6 @@ class Wire(asyncio.Protocol):
 
     def _break(self, error: Exception) -> None:
         self._lost = self._lost or error
-        if self._done is not None and not self._done.done():
-            self._done.set_exception(self._lost)
+        for exchange in self._under_way:
+            if not exchange.done.done():
+                exchange.done.set_exception(self._lost)
