@@ -19,10 +19,11 @@ from typing import NamedTuple
 import toril_lua
 import toril_plugins
 from toril.hooks.loader import load_plugins
-from toril_lua import compose, names
-from toril_lua.catalogue import compose_plugin_script
+from toril_lua import Chunk, compose, names
+from toril_lua.catalogue import POINTS, compose_plugin_script
 
 WARNING = re.compile(r"(?P<script>[^:]+):(?P<line>\d+):\d+: \((?P<code>\w\d+)\) (?P<message>.+)")
+FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 UNUSED = ("W2", "W3")
 SHADOWS = "43"
 """Ignored: a part that is included in a function stands below that function's variables."""
@@ -89,6 +90,17 @@ def counted(found: Iterable[Found], scripts: dict[str, str]) -> list[Found]:
     )
 
 
+def unused_parts(scripts: dict[str, str]) -> Iterator[str]:
+    """The functions that no script needs: the catalogue leaves them out of every one."""
+    seams = tuple(Chunk("any", point, "") for point in POINTS)
+    everything = [*scripts.values(), *(compose(name, seams).text for name in names())]
+    named = set(FUNCTION.findall("\n".join(everything)))
+    for path in sorted(Path(toril_lua.__path__[0]).rglob("*.lua")):
+        for name in FUNCTION.findall(path.read_text("utf-8")):
+            if name not in named:
+                yield f"{path.name}: no script needs the function {name}"
+
+
 def places(text: str) -> str:
     """The files and lines in which a line stands."""
     return ", ".join(
@@ -109,5 +121,6 @@ if __name__ == "__main__":
     ]
     for one in wrong:
         print(f"{places(one.text)}: ({one.code}) {one.message}\n    {one.text.strip()}")
-    print(f"{len(composed)} scripts, {len(wrong)} warnings")
-    sys.exit(bool(wrong))
+    unused = list(unused_parts(composed))
+    print(*unused, f"{len(composed)} scripts, {len(wrong) + len(unused)} warnings", sep="\n")
+    sys.exit(bool(wrong or unused))

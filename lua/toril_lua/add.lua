@@ -29,9 +29,6 @@
 --- @include "enqueue"
 --- @include "store"
 --- @include "effects"
---- @when adding
---- @include "seam"
---- @end
 --- @include "saved"
 
 local OK, NO_PARENT, OTHER_PARENT, CORRUPT, TAKEN_BACK = 0, -5, -7, -23, -26
@@ -42,7 +39,9 @@ local now, record, nodes = request.now, request.record, request.nodes
 for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
 for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
 
-local living = {} -- keys of parents known to exist
+local again = recorded(Q, record)
+if again then return again end
+
 local done_children = {} -- {key, JSON} of parents that got the result of a child from before
 local pushed, delayed = {}, {} -- queues that need a marker
 local created -- the key of the hash being written
@@ -50,55 +49,111 @@ local left_out = {} -- keys of nodes that are not added, as a plugin calls them 
 local written = {} -- keys of nodes that have been added
 local gathered = {} -- queue: ids that go to the list of its waiting jobs together
 local children = {} -- key of a parent in the same flow: keys of its children
+local existed, codes, results = {}, {}, {}
 
-local again = recorded(Q, record)
-if again then return again end
-
--- Whether no node's job was there before this call: asked in one command for all of them.
-local function are_all_new()
-  local keys = {}
-  for _, node in ipairs(nodes) do
-    if not node.counter then
-      node.key = KEYS[node.q] .. ':' .. node.id
-      keys[#keys + 1] = node.key
-    end
+local keys = {}
+for _, node in ipairs(nodes) do
+  if not node.counter then
+    node.key = KEYS[node.q] .. ':' .. node.id
+    keys[#keys + 1] = node.key
   end
-  return #keys == 0 or redis.call('EXISTS', unpack(keys)) == 0
 end
-local all_new = are_all_new()
+-- Whether no node's job was there before this call: asked in one command for all of them.
+local all_new = #keys == 0 or redis.call('EXISTS', unpack(keys)) == 0
 
 local function is_there(key)
   return (written[key] or not all_new) and redis.call('EXISTS', key) == 1
 end
 
-local function exists(key)
-  if not living[key] and redis.call('EXISTS', key) == 1 then living[key] = true end
-  return living[key] or false
-end
+-- Functions are made anew in each call, so those that only some calls need are made when the first
+-- of them is asked for.
 
--- What stands against adding a node, or OK.
-local function objection(node, key)
-  if not node.parent_key then return OK end
-  if not node.inner and not exists(node.parent_key) then return NO_PARENT end
-  if not is_there(key) then return OK end
-  local current = redis.call('HGET', key, 'parentKey')
-  if current and current ~= node.parent_key and redis.call('EXISTS', current) == 1 then
-    return OTHER_PARENT
-  end
-  return OK
-end
+-- What jobs with parents and flows need.
+local made_kin
+local function kin()
+  if made_kin then return made_kin end
+  local family, living = {}, {} -- living: keys of parents known to exist
+  made_kin = family
 
--- Makes an existing job the child of the node's parent.
-local function adopt(queue, node, key)
-  if redis.call('ZSCORE', queue .. ':completed', node.id) then
-    local result = redis.call('HGET', key, 'returnvalue') or 'null'
-    redis.call('HSET', node.parent_key .. ':processed', key, result)
-    redis.call('SREM', node.parent_key .. ':dependencies', key)
-    done_children[#done_children + 1] = {node.parent_key, node.parent}
-  else
-    link_to_parent(node.parent_key, key)
+  function family.exists(key)
+    if not living[key] and (written[key] or redis.call('EXISTS', key) == 1) then
+      living[key] = true
+    end
+    return living[key] or false
   end
-  redis.call('HSET', key, 'parentKey', node.parent_key, 'parent', node.parent)
+
+  -- What stands against adding a node, or OK.
+  local function objection(node)
+    if not node.parent_key then return OK end
+    if not node.inner and not family.exists(node.parent_key) then return NO_PARENT end
+    if not is_there(node.key) then return OK end
+    local current = redis.call('HGET', node.key, 'parentKey')
+    if current and current ~= node.parent_key and redis.call('EXISTS', current) == 1 then
+      return OTHER_PARENT
+    end
+    return OK
+  end
+  family.objection = objection
+
+  -- What stands against the nodes of a flow, from one number to another, as results.
+  function family.objections(first, last)
+    local found = {}
+    for i = first, last do
+      local node = nodes[i]
+      local code = objection(node)
+      if code ~= OK then found[#found + 1] = {i, node.id, 0, code} end
+    end
+    return found
+  end
+
+  -- Makes an existing job the child of the node's parent.
+  function family.adopt(queue, node, key)
+    if redis.call('ZSCORE', queue .. ':completed', node.id) then
+      local result = redis.call('HGET', key, 'returnvalue') or 'null'
+      redis.call('HSET', node.parent_key .. ':processed', key, result)
+      redis.call('SREM', node.parent_key .. ':dependencies', key)
+      done_children[#done_children + 1] = {node.parent_key, node.parent}
+    else
+      link_to_parent(node.parent_key, key)
+    end
+    redis.call('HSET', key, 'parentKey', node.parent_key, 'parent', node.parent)
+  end
+
+  -- Whether the node's parent in the flow was left out, in this step or an earlier one.
+  function family.is_below_left_out(node)
+    return node.inner
+      and (left_out[node.parent_key] or (request.flow and not family.exists(node.parent_key)))
+  end
+
+  -- A large flow under way is listed until its last step, with what it has made (`+key`) and the
+  -- parents that it found (`=key`), so that one that is never finished can be taken back.
+  function family.note_flow(flow)
+    local flows = Q .. ':toril:flows'
+    local listed = flows .. ':' .. flow.root
+    if not flow.nodes then
+      redis.call('UNLINK', listed)
+      redis.call('ZREM', flows, flow.root)
+      return
+    end
+    local fields = {'nodes', flow.nodes, 'lease', int(flow.lease)}
+    for i, node in ipairs(nodes) do
+      local made = codes[i] == OK and existed[i] == 0
+      if made or codes[i] == OK and node.is_parent then
+        fields[#fields + 1] = (made and '+' or '=') .. KEYS[node.q] .. ':' .. node.id
+        fields[#fields + 1] = ''
+      end
+    end
+    redis.call('HSET', listed, unpack(fields))
+    redis.call('ZADD', flows, flow.lease, flow.root)
+  end
+
+  -- Whether a large flow is being taken back, or has been, as its last step is too long ago.
+  function family.is_taken_back(flow)
+    local stored = redis.call('HMGET', Q .. ':toril:flows:' .. flow.root, 'nodes', 'back')
+    return stored[2] ~= false or (not flow.first and not stored[1])
+  end
+
+  return family
 end
 
 local function place(queue, node, key)
@@ -109,7 +164,6 @@ local function place(queue, node, key)
   elseif node.is_parent then
     redis.call('ZADD', queue .. ':waiting-children', node.timestamp, node.id)
     emit_capped(queue, 'waiting-children', 'jobId', node.id)
-    living[key] = true
   elseif push_new(queue, node.id, node) then
     delayed[queue] = true
   else
@@ -118,77 +172,41 @@ local function place(queue, node, key)
     if plain then gathered[queue] = {} end
   end
   if node.inner then
-    local keys = children[node.parent_key] or {}
-    children[node.parent_key] = keys
-    keys[#keys + 1] = key
+    local keys_of_children = children[node.parent_key] or {}
+    children[node.parent_key] = keys_of_children
+    keys_of_children[#keys_of_children + 1] = key
   elseif node.parent_key then
     link_to_parent(node.parent_key, key)
   end
   if ids then ids[#ids + 1] = node.id end
 end
-
--- A large flow under way is listed until its last step, with what it has made (`+key`) and the
--- parents that it found (`=key`), so that one that is never finished can be taken back.
-local function note_flow(existed, codes)
-  local flow, flows = request.flow, Q .. ':toril:flows'
-  local listed = flows .. ':' .. flow.root
-  if not flow.nodes then
-    redis.call('UNLINK', listed)
-    redis.call('ZREM', flows, flow.root)
-    return
-  end
-  local fields = {'nodes', flow.nodes, 'lease', int(flow.lease)}
-  for i, node in ipairs(nodes) do
-    local made = codes[i] == OK and existed[i] == 0
-    if made or codes[i] == OK and node.is_parent then
-      fields[#fields + 1] = (made and '+' or '=') .. KEYS[node.q] .. ':' .. node.id
-      fields[#fields + 1] = ''
-    end
-  end
-  redis.call('HSET', listed, unpack(fields))
-  redis.call('ZADD', flows, flow.lease, flow.root)
-end
-
--- Whether a large flow is being taken back, or has been, as its last step is too long ago.
-local function is_taken_back(flow)
-  if not flow then return false end
-  local stored = redis.call('HMGET', Q .. ':toril:flows:' .. flow.root, 'nodes', 'back')
-  return stored[2] ~= false or (not flow.first and not stored[1])
-end
-
-local function next_counter_id(queue)
-  local id
-  repeat
-    id = int(redis.call('INCR', queue .. ':id'))
-  until redis.call('EXISTS', queue .. ':' .. id) == 0
-  return id
-end
-
--- Whether the node's parent in the flow was left out, in this step or an earlier one.
-local function is_below_left_out(node)
-  return node.inner
-    and (left_out[node.parent_key] or (request.flow and not exists(node.parent_key)))
-end
 --- @when adding
 
--- Whether a plugin calls a new job a duplicate. Then nobody waits for it.
-local function is_refused(node, queue, key)
-  if not node.given then return false end
-  local refused = false
-  local ctx = new_ctx(queue)
-  ctx.id, ctx.key, ctx.name, ctx.parent_key = node.id, key, node.name, node.parent_key
-  ctx.duplicate = function() refused = true end
-  run_chunks('adding', queue, ctx)
-  if refused and node.parent_key then
+-- Whether a plugin calls a new job, whose id the caller gave, a duplicate: nobody waits for it.
+local made_refusal
+local function is_refused(queue, node)
+  if not made_refusal then
+--- @local "seam"
+    seam.now = now
+    made_refusal = function(of, job)
+      local refused = false
+      local ctx = new_ctx(of)
+      ctx.id, ctx.key, ctx.name, ctx.parent_key = job.id, job.key, job.name, job.parent_key
+      ctx.duplicate = function() refused = true end
+      run_chunks('adding', of, ctx)
+      return refused
+    end
+  end
+  if not made_refusal(queue, node) then return false end
+  if node.parent_key then
     done_children[#done_children + 1] = {node.parent_key, node.parent}
   end
-  return refused
+  return true
 end
 --- @end
 
 -- The owner of the node's deduplication window, if that keeps the node from being added.
-local function deduplicated_by(node, queue)
-  if not node.window then return nil end
+local function deduplicated_by(queue, node)
 --- @local "open_window"
   want_removed = request.want_removed
 --- @when removing, removed
@@ -197,41 +215,39 @@ local function deduplicated_by(node, queue)
   return rejected_by(queue, node)
 end
 
--- The window of a job that could not be written after all.
-local function give_window_back(queue, node)
-  local key = queue .. ':de:' .. node.window.id
-  if redis.pcall('GET', key) == node.id then redis.call('DEL', key) end
-end
-
 -- Returns whether the job existed, and a code.
 local function add(node)
   local queue = KEYS[node.q]
   if node.counter then
-    node.id = next_counter_id(queue)
-    node.key = queue .. ':' .. node.id
+    repeat
+      node.id = int(redis.call('INCR', queue .. ':id'))
+      node.key = queue .. ':' .. node.id
+    until redis.call('EXISTS', node.key) == 0
   end
   local key = node.key
-  if not request.whole then -- else it has been looked at with its flow
-    local code = objection(node, key)
-    if code ~= OK then return 0, code end
-  end
-  if is_below_left_out(node) then
-    left_out[key] = true
-    return 1, OK
+  if node.parent_key then
+    if not request.whole then -- else it has been looked at with its flow
+      local code = kin().objection(node)
+      if code ~= OK then return 0, code end
+    end
+    if kin().is_below_left_out(node) then
+      left_out[key] = true
+      return 1, OK
+    end
   end
   if is_there(key) then
-    if node.parent_key then adopt(queue, node, key) end
+    if node.parent_key then kin().adopt(queue, node, key) end
     emit_capped(queue, 'duplicated', 'jobId', node.id)
     return 1, OK
   end
 --- @when adding
-  if is_refused(node, queue, key) then
+  if node.given and is_refused(queue, node) then
     left_out[key] = true
     emit_capped(queue, 'duplicated', 'jobId', node.id)
     return 1, OK
   end
 --- @end
-  local owner = deduplicated_by(node, queue)
+  local owner = node.window and deduplicated_by(queue, node)
   if owner then
     node.id = owner
     return 1, OK
@@ -243,29 +259,10 @@ local function add(node)
   return 0, OK
 end
 
--- What stands against the nodes of a flow, from one number to another, as results.
-local function objections(first, last)
-  local found = {}
-  for i = first, last do
-    local node = nodes[i]
-    local code = objection(node, node.key)
-    if code ~= OK then found[#found + 1] = {i, node.id, 0, code} end
-  end
-  return found
-end
-
-local function release_parents()
---- @local "parent"
-  for _, named in ipairs(done_children) do
-    local parent = parent_of(named[1], named[2])
-    if parent then release_if_done(parent, now) end
-  end
-end
-
-if is_taken_back(request.flow) then return TAKEN_BACK end
+if request.flow and kin().is_taken_back(request.flow) then return TAKEN_BACK end
 local against_first -- what stands against the first flow
 if request.whole or request.check then
-  against_first = objections(1, request.check and #nodes or request.whole[1])
+  against_first = kin().objections(1, request.check and #nodes or request.whole[1])
   if request.check or #against_first > 0 then return {0, against_first, effects()} end
 end
 
@@ -275,10 +272,9 @@ local most_events = meta[3] or DEFAULT_MAX_EVENTS
 redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', most_events)
 max_events(Q, most_events)
 
---- @when adding, saved
+--- @when saved
 seam.now = now
 --- @end
-local existed, codes, results = {}, {}, {}
 
 local function note_result(i)
   if existed[i] ~= 0 or codes[i] ~= OK or nodes[i].counter then
@@ -286,30 +282,17 @@ local function note_result(i)
   end
 end
 
-local function add_each()
-  for i, node in ipairs(nodes) do
-    local ok
-    ok, existed[i], codes[i] = pcall(add, node)
-    if not ok then
-      if created then redis.call('DEL', created) end
-      if node.window then give_window_back(KEYS[node.q], node) end
-      existed[i], codes[i], created = 0, CORRUPT, nil
+if request.whole then
+  -- Returns what stands against the flow, if something does.
+  local function add_flow(first, last)
+    local found = first == 1 and against_first or kin().objections(first, last)
+    for i = first, #found == 0 and last or 0 do
+      existed[i], codes[i] = add(nodes[i])
+      note_result(i)
     end
-    note_result(i)
+    return found
   end
-end
 
--- Returns what stands against the flow, if something does.
-local function add_flow(first, last)
-  local found = first == 1 and against_first or objections(first, last)
-  for i = first, #found == 0 and last or 0 do
-    existed[i], codes[i] = add(nodes[i])
-    note_result(i)
-  end
-  return found
-end
-
-local function add_flows()
   local first = 1
   for _, size in ipairs(request.whole) do
     local ok, found = pcall(add_flow, first, first + size - 1)
@@ -323,19 +306,39 @@ local function add_flows()
     if #found > 0 then break end
     first = first + size
   end
+else
+  for i, node in ipairs(nodes) do
+    local ok
+    ok, existed[i], codes[i] = pcall(add, node)
+    if not ok then
+      if created then redis.call('DEL', created) end
+      if node.window then -- it was taken for a job that could not be written
+        local window = KEYS[node.q] .. ':de:' .. node.window.id
+        if redis.pcall('GET', window) == node.id then redis.call('DEL', window) end
+      end
+      existed[i], codes[i], created = 0, CORRUPT, nil
+    end
+    note_result(i)
+  end
 end
-
-if request.whole then add_flows() else add_each() end
 for queue, ids in pairs(gathered) do
   if #ids > 0 then redis.call('LPUSH', queue .. ':wait', unpack(ids)) end
 end
-for parent_key, keys in pairs(children) do
-  redis.call('SADD', parent_key .. ':dependencies', unpack(keys))
+for parent_key, keys_of_children in pairs(children) do
+  redis.call('SADD', parent_key .. ':dependencies', unpack(keys_of_children))
 end
 for _, link in ipairs(request.links or {}) do
-  if exists(link[1]) then redis.call('SADD', link[1] .. ':dependencies', unpack(link[2])) end
+  if kin().exists(link[1]) then
+    redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
+  end
 end
-if #done_children > 0 then release_parents() end
+if #done_children > 0 then
+--- @local "parent"
+  for _, named in ipairs(done_children) do
+    local parent = parent_of(named[1], named[2])
+    if parent then release_if_done(parent, now) end
+  end
+end
 for queue in pairs(delayed) do mark_delayed(queue) end
 for queue in pairs(pushed) do
   local held
@@ -343,7 +346,7 @@ for queue in pairs(pushed) do
   if not held then mark(queue) end
 end
 
-if request.flow then note_flow(existed, codes) end
+if request.flow then kin().note_flow(request.flow) end
 --- @when saved
 
 for i, node in ipairs(nodes) do

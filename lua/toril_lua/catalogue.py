@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,7 @@ POINTS: Final = ("adding", "saved", "finished", "finished_batch", "removing", "r
 _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
 _WHEN = re.compile(r"--- @when ([\w, ]+)")
 _END = "--- @end"
+_BLOCK = re.compile(r"(?:local function (\w+)|function|if|for|while|do)\b")
 _SECTION = re.compile(r"([A-Z][a-z]+):\s+(.*)")
 _FIELD = re.compile(r"[\w.:-]+")
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
@@ -175,7 +177,41 @@ def resolve(text: str, points: Iterable[str] = ()) -> str:
 
 
 def _resolved(name: str, chunks: Sequence[Chunk]) -> str:
-    return resolve(_read(f"{name}.lua"), {chunk.point for chunk in chunks})
+    return without_unused(resolve(_read(f"{name}.lua"), {chunk.point for chunk in chunks}))
+
+
+def without_unused(text: str) -> str:
+    """`text` without the functions that nothing in it names.
+
+    Parts hold what several scripts need; each call of a script makes all its functions anew, so one
+    that is not used costs as much as one that is. Looks at `local function` at the start of a line,
+    whose `end` stands there, too.
+    """
+    lines = text.splitlines()
+    functions = _functions(lines)
+    while True:
+        code = (line for line in lines if not line.lstrip().startswith("--"))
+        named = Counter(re.findall(r"\w+", "\n".join(code)))
+        unused = [each for each in functions if named[each[0]] == 1]
+        if not unused:
+            return "\n".join(lines) + "\n"
+        for name, first, last in unused:
+            lines[first : last + 1] = [""] * (last + 1 - first)
+            functions.remove((name, first, last))
+
+
+def _functions(lines: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The functions at the start of a line: name, first and last line; also one inside another."""
+    found: list[tuple[str, int, int]] = []
+    open_blocks: list[tuple[str, int]] = []
+    for number, line in enumerate(lines):
+        if opens := _BLOCK.match(line):
+            open_blocks.append((opens[1] or "", number))
+        if open_blocks and (line == "end" or (opens and line.endswith(" end"))):
+            name, first = open_blocks.pop()
+            if name:
+                found.append((name, first, number))
+    return found
 
 
 class _Resolver:

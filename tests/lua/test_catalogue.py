@@ -19,6 +19,7 @@ from toril_lua import (
     header,
     names,
 )
+from toril_lua.catalogue import without_unused
 
 SCRIPTS = (*names(), "plugin")
 
@@ -98,6 +99,36 @@ def test_lines_for_chunks_stay_only_with_a_chunk() -> None:
     assert catalogue.resolve(text) == "one\nthree\n"
     assert catalogue.resolve(text, ["saved"]) == "one\nthree\n"
     assert catalogue.resolve(text, ["removed"]) == "one\ntwo\nthree\n"
+
+
+def test_functions_that_nothing_names_are_left_out() -> None:
+    text = """\
+local function of_no_use(id)
+  for _ = 1, 2 do id = id + 1 end
+  return only_there(id)
+end
+local function one_line() return 1 end
+-- of_no_use is named here, which does not count
+local function outer()
+local function inner()
+  return {outer = 1}
+end
+local function needed() return 2 end
+  return needed()
+end
+for _ = 1, 2 do
+  outer()
+end
+"""
+    left = re.findall(r"function (\w+)", without_unused(text))
+    assert left == ["outer", "needed"]
+    assert "only_there" not in without_unused(text)
+    assert without_unused(text).count("end") == 3
+
+
+def test_what_only_an_unused_function_names_goes_with_it() -> None:
+    text = "local function one()\n  return 1\nend\nlocal function two()\n  one()\nend\nreturn 0\n"
+    assert without_unused(text).split() == ["return", "0"]
 
 
 def test_an_unknown_script_is_refused() -> None:

@@ -5,11 +5,6 @@
 -- parent, deid, rjk, toril}; texts where no arithmetic is needed, absent or false if not given.
 -- Whole numbers go to `redis.call` as they are, which keeps all their digits.
 
-local OPTIONAL_FIELDS = {
-  {'parent_key', 'parentKey'}, {'parent', 'parent'}, {'deid', 'deid'}, {'rjk', 'rjk'},
-  {'toril', 'toril'},
-}
-
 local function store_job(Q, id, job)
   local key = Q .. ':' .. id
   if job.parent_key or job.deid or job.rjk or job.toril then
@@ -17,10 +12,14 @@ local function store_job(Q, id, job)
       'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp,
       'delay', job.delay, 'priority', job.priority,
     }
-    for _, field in ipairs(OPTIONAL_FIELDS) do
-      if job[field[1]] then
-        fields[#fields + 1] = field[2]
-        fields[#fields + 1] = job[field[1]]
+    local optional = {
+      'parentKey', job.parent_key or false, 'parent', job.parent or false,
+      'deid', job.deid or false, 'rjk', job.rjk or false, 'toril', job.toril or false,
+    }
+    for i = 1, #optional, 2 do
+      if optional[i + 1] then
+        fields[#fields + 1] = optional[i]
+        fields[#fields + 1] = optional[i + 1]
       end
     end
     redis.call('HSET', key, unpack(fields))
