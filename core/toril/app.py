@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
 from toril.app_options import AppOptions
-from toril.arguments import name_of_queue, whole_number
+from toril.arguments import name_of_queue, several, whole_number
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -239,7 +239,7 @@ class App:
         """
         operations = FlowOperations(self.context)
         one_slot = self.runtime.endpoint.kind == "cluster"
-        given = tuple(flows)
+        given = several(flows, "the flows to add")
         adding = operations.add_many(given, settings, one_slot=one_slot)
         added = await self.perform(adding, *queues_of(*given))
         return [Job(self, root) for root in added]

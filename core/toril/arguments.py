@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from toril.setting import Setting
+
+T = TypeVar("T")
 
 
 def whole_number(value: object, of: str, *, least: int = 0) -> int:
@@ -29,6 +32,13 @@ def text(value: object, of: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{of} is a text, not {value!r}")
     return value
+
+
+def several(values: Iterable[T], of: str) -> tuple[T, ...]:
+    """`values`, all at once. `of` names them. Raises `TypeError` for what is not several things."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{of} are given together, as a list, not as one {type(values).__name__}")
+    return tuple(values)
 
 
 def name_of_queue(queue: object) -> str:

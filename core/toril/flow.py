@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
-from toril.arguments import name_of_queue
+from toril.arguments import name_of_queue, several
 from toril.errors import InvalidJob
 from toril.new_job import (
     CheckedOptions,
@@ -79,12 +79,13 @@ class Flow:
     ) -> None:
         check_options("Flow", options)
         check_policy("on_child_failure", on_child_failure)
+        given = several(children, "the children of a flow")
         fields: dict[str, object] = {
             "queue": name_of_queue(queue),
             "name": name,
             "data": data,
             "settings": settings,
-            "children": tuple(check_flow(child, "a child of a flow") for child in children),
+            "children": tuple(check_flow(child, "a child of a flow") for child in given),
             "on_child_failure": on_child_failure,
             "options": options,
             "defaults": {} if isinstance(queue, str) else queue.defaults,

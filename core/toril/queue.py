@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
+from toril.arguments import several
 from toril.connection.call import Procedure
 from toril.inspection import Inspection, InspectionOperations
 from toril.job import Job
@@ -110,7 +111,7 @@ class Queue(Inspection, Limits):
         not, and one goes out while the one before it is under way: when a call fails those before
         it have been done, and the one behind it may have been.
         """
-        added = await self._perform(self._operations.add(tuple(jobs)))
+        added = await self._perform(self._operations.add(several(jobs, "the jobs to add")))
         return [Job(self._app, job) for job in added]
 
     async def get(self, id: str) -> Job | None:

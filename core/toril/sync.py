@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from toril.arguments import several
 from toril.connection.call import Procedure
 from toril.flow import Flow, FlowTree, queues_of
 from toril.flow_operations import FlowOperations
@@ -112,7 +113,7 @@ class SyncApp:
     def add_flows(self, flows: Iterable[Flow], /, *settings: Setting) -> list[SyncJob]:
         """Add several flows; see `App.add_flows`."""
         one_slot = self.runtime.endpoint.kind == "cluster"
-        given = tuple(flows)
+        given = several(flows, "the flows to add")
         adding = FlowOperations(self.runtime.context).add_many(given, settings, one_slot=one_slot)
         return [SyncJob(self, root) for root in self.perform(adding, *queues_of(*given))]
 
@@ -194,7 +195,7 @@ class SyncQueue(SyncInspection, SyncLimits):
 
     def add_many(self, jobs: Iterable[NewJob]) -> list[SyncJob]:
         """Add many jobs, in calls of at most 200 each."""
-        added = self._perform(self._operations.add(tuple(jobs)))
+        added = self._perform(self._operations.add(several(jobs, "the jobs to add")))
         return [SyncJob(self._app, job) for job in added]
 
     def get(self, id: str) -> SyncJob | None:

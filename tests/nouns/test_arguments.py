@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from toril import App, ConfigurationError, EventValues, Flow
+from toril import App, ConfigurationError, EventValues, Flow, NewJob
 
 Act = Callable[[Any, Any], Awaitable[object]]
 """Done with an App and its queue, both untyped: what is given is wrong on purpose."""
@@ -50,6 +50,16 @@ WRONG: dict[str, tuple[Act, type[Exception], str]] = {
     "get_schedule": (lambda _, q: q.get_schedule(5), TypeError, "the id of a schedule is a text"),
     "pause_schedule": (lambda _, q: q.pause_schedule(None), TypeError, "the id of a schedule is"),
     "flow_tree": (lambda app, _: app.flow_tree("x"), TypeError, "is a Job or a JobRef, not 'x'"),
+    "add_many": (
+        lambda _, q: q.add_many(NewJob("a")),
+        TypeError,
+        "the jobs to add are given together, as a list, not as one NewJob",
+    ),
+    "add_flows": (
+        lambda app, _: app.add_flows(Flow("a", "b")),
+        TypeError,
+        "the flows to add are given together, as a list, not as one Flow",
+    ),
     "audit": (lambda app, _: app.audit("mail", most="9"), TypeError, "most is a whole number"),
 }
 
@@ -87,3 +97,8 @@ async def test_the_synchronous_face_says_the_same(redis_url: str) -> None:
         for act in (lambda: app.flow_tree(wrong), lambda: app.erase(wrong)):
             with pytest.raises(TypeError, match="is a Job or a JobRef, not 'x'"):
                 act()
+
+
+def test_the_children_of_a_flow_are_several() -> None:
+    with pytest.raises(TypeError, match="the children of a flow are given together, as a list"):
+        Flow("a", "b", children=cast(Any, Flow("c", "d")))
