@@ -69,7 +69,7 @@ local function rescue()
   if not hash then return OVER end
   taken = true
   redis.call('LPUSH', Q .. ':active', id)
-  pick_up(Q, id, hash, started, {token = item[2], lock = request.lock}, now)
+  pick_up(Q, id, started, {token = item[2], lock = request.lock}, now)
   finishing.noted_in, finishing.values = {finder}, not meta[2]
   return end_attempts(Q, {item}, now, fetched.dropped)[1] >= 0 and DONE or CORRUPT
 end

@@ -1,16 +1,18 @@
 -- Ends attempts of up to 100 active jobs and picks up as many others, in one step.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {now, record, finishes = {item, ...}, fetch, want_removed, metrics}
+-- Arguments: [1] msgpack {now, record, {item, ...}, fetch, want_removed, minutes}; false: none
 --            item = {id, token, kind, text, head, more}; kind: 'completed', 'failed' (for good),
 --            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
 --            as JSON or the reason, false if none. head: look in active from the head.
 --            more = false or {stack, attempts, delay (ms), lifo, skip (count no attempt), cause,
 --            plans = {plugin = value}, undecided, hold (ms: with 'wait', a rate limit for all)}
---            fetch = nil or {token, lock (ms), limit, name, max, duration (ms)}
---            metrics = nil or of how many minutes the numbers of ended jobs are kept
--- Returns:   {codes, {{id, hash}, ...}, ids dropped, next due (ms, -1: none), rate limited for
---            (ms, 0: not), blocked (paused or maxed), more, effects}; or -20: late.
+--            fetch = {token, lock (ms), limit, name, max, duration (ms)}, by name
+--            minutes = of how many the numbers of ended jobs are kept
+-- Returns:   {codes, next due (ms, -1: none), rate limited for (ms, 0: not), blocked (paused or
+--            maxed), more, ids dropped, effects, {id, hash, id, hash, ...}}; 0 for an empty list;
+--            or -20: late. The hashes are as they were before: without the name of the worker, the
+--            time and one more attempt started, which are written to them.
 --            Codes: 0 done, 1 done but keys of its parent or its deduplication window are garbled,
 --            -1 no such job, -2 no lock,
 --            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
@@ -30,63 +32,66 @@
 --- @end
 
 local Q = KEYS[1]
-local request = cmsgpack.unpack(ARGV[1])
-local now, record, wanted = request.now, request.record, request.fetch
+local now, record, finishes, wanted, wants_removed, minutes = unpack(cmsgpack.unpack(ARGV[1]))
 
 local kept = recorded(Q, record)
 if type(kept) == 'table' then
   -- This very tick has been executed. Its jobs are those that its lock still holds.
   local jobs = {}
-  for _, id in ipairs(kept[2]) do
-    if redis.call('GET', Q .. ':' .. id .. ':lock') == wanted.token then
-      jobs[#jobs + 1] = {id, redis.call('HGETALL', Q .. ':' .. id)}
+  for _, id in ipairs(kept[8]) do
+    local key = Q .. ':' .. id
+    if redis.call('GET', key .. ':lock') == wanted.token then
+      local hash = redis.call('HGETALL', key)
+      hash[#hash + 1] = 'ats' -- as it was before; the later of two entries counts
+      hash[#hash + 1] = int(whole(redis.call('HGET', key, 'ats')) - 1)
+      jobs[#jobs + 1] = id
+      jobs[#jobs + 1] = hash
     end
   end
-  kept[2] = jobs
+  kept[8] = jobs
 end
 if kept then return kept end
 
-local meta = redis.call('HMGET', Q .. ':meta',
-  'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'toril.events.values'
---- @when finished, finished_batch
-  , unpack(CHUNK_META)
---- @end
-)
+-- All of it: that costs less than asking for the fields that a call may need.
+local fields, meta = redis.call('HGETALL', Q .. ':meta'), {}
+for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+
 -- First of all writes, as a full server allows it; that allows the others too.
-local max_len = whole(meta[5])
+local stored_max = meta['opts.maxLenEvents'] or false
+local max_len = whole(stored_max)
 redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', max_len > 0 and max_len or DEFAULT_MAX_EVENTS)
-max_events(Q, meta[5])
-finishing.values = not meta[6]
+max_events(Q, stored_max)
+finishing.values = not meta['toril.events.values']
 
 local codes = {}
-if #request.finishes > 0 then codes = end_attempts(Q, request.finishes, now, fetched.dropped) end
+if #finishes > 0 then codes = end_attempts(Q, finishes, now, fetched.dropped) end
 
 -- Counts the jobs that have ended, for who draws charts of them.
-if request.metrics and finishing.ended > 0 then
+if minutes and finishing.ended > 0 then
 --- @local "minutes"
   local ends = {completed = 0, failed = 0}
-  for i, item in ipairs(request.finishes) do
+  for i, item in ipairs(finishes) do
     if ends[item[3]] and codes[i] >= 0 then ends[item[3]] = ends[item[3]] + 1 end
   end
   for outcome, number in pairs(ends) do
     -- Garbled keys of charts keep no job from ending.
-    if number > 0 then pcall(count_ends, Q, outcome, number, now, request.metrics) end
+    if number > 0 then pcall(count_ends, Q, outcome, number, now, minutes) end
   end
 end
 
 -- Wakes another worker where something is left to take, and says so when nothing is left at all.
 local function conclude()
   local due = -1
-  if wanted and #fetched.jobs < wanted.limit then due = next_due(Q) end
+  if wanted and #fetched.ids < wanted.limit then due = fetched.due or next_due(Q) end
   local waiting = redis.call('LLEN', Q .. ':wait') > 0
     or redis.call('ZCARD', Q .. ':prioritized') > 0
   local overdue = fetched.promoted == MAX_PROMOTED
   if waiting or overdue then
     local ready = fetched.limited == 0 or finishing.pushed or fetched.promoted > 0
-    if ready and not is_blocked(Q, meta) then mark(Q) end
+    if ready and not is_blocked(Q, meta.paused, meta.concurrency) then mark(Q) end
   else
     fetched.more = false
-    if finishing.ended > 0 and #fetched.jobs == 0 and due == -1 and fetched.limited == 0
+    if finishing.ended > 0 and #fetched.ids == 0 and due == -1 and fetched.limited == 0
       and not fetched.blocked and redis.call('LLEN', Q .. ':active') == 0 then
       emit(Q, 'drained')
     end
@@ -104,23 +109,24 @@ elseif wanted then
 end
 local concluded, due = pcall(conclude)
 if not concluded then ok, problem, due = false, due, -1 end
-if not ok and #codes == 0 and #fetched.jobs == 0 then error(problem, 0) end
+if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 if #finished_jobs > 0 then
-  local known = {}
-  for i, field in ipairs(CHUNK_META) do known[field] = meta[6 + i] end
-  seam.meta[Q] = known
-  tell_chunks(Q, now, request.want_removed)
+  seam.meta[Q], seam.whole = meta, Q
+  tell_chunks(Q, now, wants_removed)
 end
 --- @end
 
-local told = effects()
-if record then
-  local ids = {}
-  for i, job in ipairs(fetched.jobs) do ids[i] = job[1] end
-  keep_record(Q, record, {codes, ids, fetched.dropped, due, fetched.limited,
-    fetched.blocked and 1 or 0, fetched.more and 1 or 0, told})
+-- An empty table in a reply costs more than a number.
+local function filled(list)
+  return #list > 0 and list or 0
 end
-return {codes, fetched.jobs, fetched.dropped, due, fetched.limited, fetched.blocked and 1 or 0,
-  fetched.more and 1 or 0, told}
+
+local reply = {
+  filled(codes), due, fetched.limited, fetched.blocked and 1 or 0, fetched.more and 1 or 0,
+  filled(fetched.dropped), effects(), fetched.ids,
+}
+keep_record(Q, record, reply)
+reply[8] = filled(fetched.jobs)
+return reply

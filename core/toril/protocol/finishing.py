@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -10,6 +11,7 @@ import msgspec
 
 from toril.connection.call import Call
 from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent
+from toril.protocol.codec import LARGEST
 from toril.protocol.effects import COMPLETED, FAILED, REMOVED, Effects, Wants, with_effects
 from toril.protocol.keys import queue_name
 from toril.protocol.record import (
@@ -137,34 +139,31 @@ def tick(
     ids = tuple(finish.job.id for finish in finishes)
     if len(set(ids)) < len(ids):
         raise ValueError("a job cannot be finished twice in one call")
-    request: dict[str, Any] = {
-        "now": now,
-        "finishes": [packed(finish) for finish in finishes],
-        "want_removed": REMOVED in wants,
-    }
-    if metrics_minutes is not None:
-        request["metrics"] = metrics_minutes
-    ttl = PRODUCER_TTL_MS
-    if fetch is not None and fetch.limit > 0:
-        request["fetch"] = _fetch(fetch)
-        ttl = max(2 * fetch.lock_ms, 1)
-    if record is not None:
-        request["record"] = pack_record(record, ttl)
+    wanted = fetch if fetch is not None and fetch.limit > 0 else None
+    request = (
+        now,
+        pack_record(record, PRODUCER_TTL_MS if wanted is None else max(2 * wanted.lock_ms, 1))
+        or False,
+        [packed(finish) for finish in finishes],
+        _fetch(wanted) if wanted is not None else False,
+        REMOVED in wants,
+        metrics_minutes or False,
+    )
     name = queue_name(queue)
 
     def parse(reply: Any) -> Effects[TickReply]:
         refuse_late(reply)
-        codes, jobs, dropped, due, limited, blocked, more, told = reply
+        codes, due, limited, blocked, more, dropped, told, jobs = reply
         value = TickReply(
-            tuple(codes),
-            tuple(JobSnapshot(name, text(job), hash_fields(fields)) for job, fields in jobs),
-            tuple(map(text, dropped)),
+            tuple(codes or ()),
+            _picked_up(name, jobs, now, fetch) if jobs and fetch is not None else (),
+            tuple(map(text, dropped or ())),
             due if due >= 0 else None,
             limited if limited > 0 else None,
             bool(blocked),
             bool(more),
         )
-        return with_effects(value, told, events_of(finishes, codes, now, wants), wants)
+        return with_effects(value, told, events_of(finishes, value.codes, now, wants), wants)
 
     return Call(
         "tick",
@@ -174,6 +173,20 @@ def tick(
         resend_for(record),
         ids,
     )
+
+
+def _picked_up(queue: str, reply: Sequence[Any], now: int, fetch: Fetch) -> tuple[JobSnapshot, ...]:
+    """The jobs as they are now: as the reply has them, and with what the pickup wrote to them."""
+    written = {b"processedOn": b"%d" % now}
+    if fetch.worker_name is not None:
+        written[b"pb"] = fetch.worker_name.encode()
+    jobs: list[JobSnapshot] = []
+    for id, found in zip(reply[::2], reply[1::2], strict=True):
+        fields = hash_fields(found)
+        fields.update(written)
+        fields[b"ats"] = b"%d" % (_counted(fields.get(b"ats")) + 1)
+        jobs.append(JobSnapshot(queue, text(id), fields))
+    return tuple(jobs)
 
 
 def packed(finish: Finish) -> tuple[Any, ...]:
@@ -236,7 +249,7 @@ def events_of(
 def finished_job(finish: Finish, now: int) -> FinishedJob:
     """The job as it is once a `completed` or `failed` finish has been carried out at `now`."""
     job = finish.job
-    fields = {**job.fields, b"atm": b"%d" % (_attempts_counted(job) + 1)}
+    fields = {**job.fields, b"atm": b"%d" % (_counted(job.fields.get(b"atm")) + 1)}
     fields[b"finishedOn"] = b"%d" % now
     if finish.stacktrace is not None:
         fields[b"stacktrace"] = finish.stacktrace.encode()
@@ -254,7 +267,7 @@ def _failed(finish: Finish, now: int) -> JobAttemptFailed:
         job: JobSnapshot = finished_job(finish, now)
     else:
         changed = {
-            b"atm": b"%d" % (_attempts_counted(finish.job) + 1),
+            b"atm": b"%d" % (_counted(finish.job.fields.get(b"atm")) + 1),
             b"failedReason": finish.value.encode(),
         }
         if finish.stacktrace is not None:
@@ -264,8 +277,12 @@ def _failed(finish: Finish, now: int) -> JobAttemptFailed:
     return JobAttemptFailed(job, finish.value, final, finish.cause, retry_in)
 
 
-def _attempts_counted(job: JobSnapshot) -> int:
+def _counted(stored: bytes | None) -> int:
+    """How many attempts a field tells; as for scripts, what is garbled counts as 0."""
+    if stored is None:
+        return 0
     try:
-        return int(float(job.fields.get(b"atm", b"0")))
-    except (ValueError, OverflowError):
+        number = float(stored)
+        return math.floor(number) if abs(number) < LARGEST else 0
+    except ValueError:
         return 0

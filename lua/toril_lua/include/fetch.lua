@@ -5,9 +5,13 @@
 
 local MAX_FETCHED_BYTES = 1048576
 
--- What a fetch found: jobs {{id, hash}, ...}, ids dropped, limited: ms until the rate limit ends,
--- more: there was more to take.
-local fetched = {jobs = {}, dropped = {}, limited = 0, blocked = false, more = false, promoted = 0}
+-- What a fetch found: ids; jobs {id, hash, id, hash, ...} as they were before; ids dropped;
+-- limited: ms until the rate limit ends; more: there was more to take; due: when the earliest
+-- delayed job is, if that was seen.
+local fetched = {
+  ids = {}, jobs = {}, dropped = {}, limited = 0, blocked = false, more = false, promoted = 0,
+  due = nil,
+}
 
 -- How many jobs the rate limit lets through now; sets `limited` if none.
 local function rate_limit(Q, max, duration)
@@ -35,15 +39,15 @@ local function count_for_rate_limit(Q, picked, duration)
   end
 end
 
--- Takes up to `count` ids; the prioritised ones once nothing else waits. Scores go to `scores`.
-local function take_ids(Q, count, scores)
-  local ids = redis.call('RPOP', Q .. ':wait', count) or {}
+-- Takes up to `count` ids; the prioritised ones once nothing else waits. Returns also their scores.
+local function take_ids(Q, count)
+  local ids, scores = redis.call('RPOP', Q .. ':wait', count) or {}, {}
   if #ids < count then
     local missing = count - #ids
     local popped = redis.pcall('ZPOPMIN', Q .. ':prioritized', missing)
     if popped.err then
       if #ids == 0 then error(popped.err, 0) end
-      return ids -- those that are out of `wait` must not be lost
+      return ids, scores -- those that are out of `wait` must not be lost
     end
     for i = 1, #popped, 2 do
       ids[#ids + 1] = popped[i]
@@ -51,7 +55,7 @@ local function take_ids(Q, count, scores)
     end
     if #popped < 2 * missing then redis.call('DEL', Q .. ':pc') end
   end
-  return ids
+  return ids, scores
 end
 
 -- Puts ids from number `first` on back to where they were taken.
@@ -87,26 +91,21 @@ local function read_job(key)
   return nil
 end
 
-local function pick_up(Q, id, hash, started, wanted, at)
+-- Whoever gets the job adds what is written here to the fields that were read before.
+local function pick_up(Q, id, started, wanted, now)
   local key = Q .. ':' .. id
   redis.call('SET', key .. ':lock', wanted.token, 'PX', wanted.lock)
   emit(Q, 'active', 'jobId', id, 'prev', 'waiting')
-  local count, end_of_hash = string.format('%d', started + 1), #hash
   if wanted.name then
-    redis.call('HSET', key, 'processedOn', at, 'ats', count, 'pb', wanted.name)
-    hash[end_of_hash + 5], hash[end_of_hash + 6] = 'pb', wanted.name
+    redis.call('HSET', key, 'processedOn', now, 'ats', started + 1, 'pb', wanted.name)
   else
-    redis.call('HSET', key, 'processedOn', at, 'ats', count)
+    redis.call('HSET', key, 'processedOn', now, 'ats', started + 1)
   end
-  -- The later of two entries counts for whoever reads the reply.
-  hash[end_of_hash + 1], hash[end_of_hash + 2] = 'processedOn', at
-  hash[end_of_hash + 3], hash[end_of_hash + 4] = 'ats', count
-  fetched.jobs[#fetched.jobs + 1] = {id, hash}
 end
 
 local function take(Q, count, wanted, now)
-  local scores, accepted, read, size, counting = {}, {}, {}, 0, 0
-  local ids = take_ids(Q, count, scores)
+  local accepted, jobs, starts, size, counting = {}, {}, {}, 0, 0
+  local ids, scores = take_ids(Q, count)
   for i, id in ipairs(ids) do
     if size > MAX_FETCHED_BYTES then
       put_back(Q, ids, i, scores)
@@ -116,8 +115,8 @@ local function take(Q, count, wanted, now)
     local hash, bytes, started, deferred = read_job(Q .. ':' .. id)
     if hash then
       size = size + bytes
-      accepted[#accepted + 1] = id
-      read[#read + 1] = {hash, started}
+      local n = #accepted + 1
+      accepted[n], starts[n], jobs[2 * n - 1], jobs[2 * n] = id, started, id, hash
       if not deferred then counting = counting + 1 end
     else
       fetched.dropped[#fetched.dropped + 1] = id
@@ -130,24 +129,24 @@ local function take(Q, count, wanted, now)
       put_back(Q, accepted, 1, scores)
       error(pushed.err, 0)
     end
-    local at = int(now)
-    for i, id in ipairs(accepted) do pick_up(Q, id, read[i][1], read[i][2], wanted, at) end
+    for i, id in ipairs(accepted) do pick_up(Q, id, starts[i], wanted, now) end
+    fetched.ids, fetched.jobs = accepted, jobs
   end
   if #ids == count then fetched.more = true end
   return counting
 end
 
--- meta = {paused, concurrency, max, duration, ...} of the queue.
+-- meta: the fields of the queue's meta, by their names.
 local function fetch(Q, wanted, meta, now)
-  fetched.promoted = promote_due(Q, now, fetched.dropped)
+  fetched.promoted, fetched.due = promote_due(Q, now, fetched.dropped)
   if fetched.promoted == MAX_PROMOTED then fetched.more = true end
-  local max = meta[3] and whole(meta[3]) or wanted.max
-  local duration = wanted.duration or (meta[4] and whole(meta[4]))
+  local max = meta.max and whole(meta.max) or wanted.max
+  local duration = wanted.duration or (meta.duration and whole(meta.duration))
   local count = math.min(wanted.limit, rate_limit(Q, max, duration))
   if fetched.limited > 0 then return end
-  if meta[1] then count = 0 end
-  if meta[2] then
-    count = math.min(count, whole(meta[2]) - redis.call('LLEN', Q .. ':active'))
+  if meta.paused then count = 0 end
+  if meta.concurrency then
+    count = math.min(count, whole(meta.concurrency) - redis.call('LLEN', Q .. ':active'))
   end
   if count <= 0 then
     fetched.blocked = true
@@ -155,10 +154,4 @@ local function fetch(Q, wanted, meta, now)
   end
   local picked = take(Q, count, wanted, now)
   if max and duration then count_for_rate_limit(Q, picked, duration) end
-end
-
--- When the earliest delayed job is due, in ms; -1 if there is none.
-local function next_due(Q)
-  local first = redis.call('ZRANGE', Q .. ':delayed', 0, 0, 'WITHSCORES')
-  return first[2] and math.floor(tonumber(first[2]) / 4096) or -1
 end

@@ -8,7 +8,8 @@
 local MAX_CHUNK_ERRORS, MAX_REPORTS = 20, 32767
 local NOBODY = {}
 
-local seam = {queue = nil, plugin = '', now = 0, meta = {}, seen = {}}
+-- `whole`: the queue of which `meta` has all fields.
+local seam = {queue = nil, plugin = '', now = 0, meta = {}, whole = nil, seen = {}}
 
 local function own_key(suffix)
   return seam.queue .. ':toril:' .. seam.plugin .. ':' .. suffix
@@ -25,7 +26,9 @@ local function meta_field(field)
       for i, name in ipairs(CHUNK_META) do known[name] = read[i] end
     end
   end
-  if known[field] == nil then known[field] = redis.call('HGET', seam.queue .. ':meta', field) end
+  if known[field] == nil and seam.whole ~= seam.queue then
+    known[field] = redis.call('HGET', seam.queue .. ':meta', field)
+  end
   return known[field] or nil
 end
 
