@@ -46,13 +46,15 @@ class Chunk:
     """A piece of Lua that a plugin runs inside core's scripts.
 
     `source` is the body of `function(ctx)`; `point` one of `POINTS`; `meta` the fields of the
-    queue's meta that it reads.
+    queue's meta that it reads. `only_with`, at the point `finished_batch`: fields of meta without
+    which it has nothing to do but for jobs about which its plugin planned something, or could not.
     """
 
     plugin: str
     point: str
     source: str
     meta: tuple[str, ...] = ()
+    only_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.point not in POINTS:
@@ -61,9 +63,27 @@ class Chunk:
                 f"the points are {', '.join(POINTS)}"
             )
         _check_plugin_name(self.plugin)
-        for field in self.meta:
+        if self.only_with and self.point != "finished_batch":
+            raise ScriptError(
+                f"plugin {self.plugin!r}: only_with is for chunks at 'finished_batch', "
+                f"not at {self.point!r}"
+            )
+        for field in (*self.meta, *self.only_with):
             if not _FIELD.fullmatch(field):
                 raise ScriptError(f"plugin {self.plugin!r}: not a field of meta: {field!r}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All fields of meta that it may read."""
+        return (*self.only_with, *self.meta)
+
+    @property
+    def body(self) -> str:
+        """Its text, which ends at once where it has nothing to do."""
+        if not self.only_with:
+            return self.source
+        fields = "".join(f"\n  or ctx.meta('{field}')" for field in self.only_with)
+        return f"if not (ctx.planned(){fields}) then return end\n{self.source}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,20 +302,28 @@ def _check_plugin_name(plugin: str) -> None:
 
 def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
     """Stands above all else, so that a chunk sees nothing of the script but its arguments."""
-    lines = ["local CHUNKS = {"] if chunks else []
+    lines = ["local function chunks_of_plugins()", "return {"]
     for point in POINTS:
         of_point = [chunk for chunk in chunks if chunk.point == point]
         if of_point:
             bodies = "\n".join(
-                f"{{'{chunk.plugin}', function(ctx)\n{chunk.source}\nend}}," for chunk in of_point
+                f"{{'{chunk.plugin}', function(ctx)\n{chunk.body}\nend}}," for chunk in of_point
             )
             lines.append(f"{point} = {{\n{bodies}\n}},")
-    fields = dict.fromkeys(field for chunk in chunks for field in chunk.meta)
-    quoted = ", ".join(f"'{field}'" for field in fields)
-    lines += ["}"] if chunks else []
+    fields = _quoted(field for chunk in chunks for field in chunk.fields)
+    lines += [f"}}, {fields}", "end"]
+    if at_finish := [chunk for chunk in chunks if chunk.point in ("finished", "finished_batch")]:
+        early = (field for chunk in at_finish for field in chunk.only_with or chunk.meta)
+        may_sleep = str(all(chunk.only_with for chunk in at_finish)).lower()
+        lines += [f"local EARLY_META, MAY_SLEEP = {_quoted(early)}, {may_sleep}"]
     listed = "".join(f"{name}," for name in plugins)
-    lines += [f"local CHUNK_META = {{{quoted}}}", f"local ACTIVE_PLUGINS = ',{listed}'", ""]
+    lines += [f"local ACTIVE_PLUGINS = ',{listed}'", ""]
     return "\n".join(lines)
+
+
+def _quoted(fields: Iterable[str]) -> str:
+    """Fields as a table of Lua, each once."""
+    return "{" + ", ".join(f"'{field}'" for field in dict.fromkeys(fields)) + "}"
 
 
 def _script(name: str, text: str) -> Script:

@@ -20,9 +20,6 @@
 --- @include "finish"
 --- @include "fetch"
 --- @include "effects"
---- @when finished, finished_batch
---- @include "seam-finish"
---- @end
 
 local DONE, OVER, NOT_NOW, CORRUPT = 0, -1, -3, -23
 
@@ -88,6 +85,7 @@ if code == DONE then
     emit(Q, 'drained')
   end
 --- @when finished, finished_batch
+--- @local "seam-finish"
   tell_chunks(Q, now, request.want_removed)
 --- @end
 end

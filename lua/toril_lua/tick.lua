@@ -27,9 +27,8 @@
 --- @include "finish"
 --- @include "fetch"
 --- @include "effects"
---- @when finished, finished_batch
---- @include "seam-finish"
---- @end
+
+local LONG_META = 50 -- fields; each hold for one id is one
 
 local Q = KEYS[1]
 local now, record, finishes, wanted, wants_removed, minutes = unpack(cmsgpack.unpack(ARGV[1]))
@@ -52,9 +51,23 @@ if type(kept) == 'table' then
 end
 if kept then return kept end
 
--- All of it: that costs less than asking for the fields that a call may need.
-local fields, meta = redis.call('HGETALL', Q .. ':meta'), {}
-for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+-- All of it, where it is short: that costs less than asking for the fields that a call may need.
+local meta = {}
+local whole_meta = redis.call('HLEN', Q .. ':meta') <= LONG_META
+if whole_meta then
+  local fields = redis.call('HGETALL', Q .. ':meta')
+  for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+else
+  local fields = {
+    'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'toril.events.values',
+--- @when finished, finished_batch
+    unpack(EARLY_META)
+--- @end
+  }
+  for i, value in ipairs(redis.call('HMGET', Q .. ':meta', unpack(fields))) do
+    meta[fields[i]] = value
+  end
+end
 
 -- First of all writes, as a full server allows it; that allows the others too.
 local stored_max = meta['opts.maxLenEvents'] or false
@@ -112,8 +125,12 @@ if not concluded then ok, problem, due = false, due, -1 end
 if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
-if #finished_jobs > 0 then
-  seam.meta[Q], seam.whole = meta, Q
+-- Where no chunk has anything to do nothing of the seam is even defined.
+local awake = finishing.planned or not MAY_SLEEP
+for _, field in ipairs(EARLY_META) do awake = awake or meta[field] end
+if awake and finishing.ended > 0 then
+--- @local "seam-finish"
+  seam.meta[Q], seam.whole = meta, whole_meta and Q
   tell_chunks(Q, now, wants_removed)
 end
 --- @end

@@ -141,6 +141,11 @@ def test_an_unknown_point_is_refused() -> None:
         Chunk("p", "somewhere", "return")
 
 
+def test_what_only_a_batch_can_say_is_refused_elsewhere() -> None:
+    with pytest.raises(ScriptError, match="only_with is for chunks at 'finished_batch'"):
+        Chunk("p", "finished", "return", only_with=("toril.x",))
+
+
 @pytest.mark.parametrize("plugin", ["", "a'b", "a b", "a:b"])
 def test_a_plugin_name_that_cannot_stand_in_a_key_is_refused(plugin: str) -> None:
     with pytest.raises(ScriptError):
@@ -156,8 +161,8 @@ def test_a_script_that_calls_no_chunk_is_the_same_with_and_without(name: str) ->
         else (compose_plugin_script("", (), "p"), compose_plugin_script("", chunks, "p"))
     )
     assert (plain == own) == (not header(name).seam)
-    assert ("CHUNKS = {" in own.text) == bool(header(name).seam)
-    assert "CHUNKS = {" not in plain.text
+    assert ("function(ctx)\n" in own.text) == bool(header(name).seam)
+    assert "function(ctx)\n" not in plain.text
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

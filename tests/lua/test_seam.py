@@ -127,6 +127,38 @@ class TestFinished:
         )
         assert plugins.reported == [["of p", "none", True], ["of q", "none", True]]
 
+    def test_a_batch_is_counted_without_a_list(self, raw: redis.Redis) -> None:
+        source = "ctx.report({ctx.ended, ctx.planned(), #ctx.jobs, ctx.jobs == ctx.jobs})"
+        plugins = Plugins(raw, *(chunk(source, "finished_batch", plugin) for plugin in ("p", "q")))
+        end(plugins.run, finish("a", plans={"p": 1}), finish("b", kind="failed", value="x"))
+        of_p, of_q = plugins.reported
+        assert of_p == [{"completed": 1, "failed": 1}, True, 2, True]
+        assert of_q == [{"completed": 1, "failed": 1}, False, 2, True]
+        end(plugins.run, finish("c", undecided=True))
+        assert plugins.reported[2:] == 2 * [[{"completed": 1, "failed": 0}, True, 1, True]]
+
+    def test_a_chunk_that_has_nothing_to_do_without_fields(self, raw: redis.Redis) -> None:
+        told = "ctx.report({ctx.meta('toril.y') or 'none', ctx.meta('toril.z') or 'none'})"
+        more: dict[str, Any] = {"meta": ("toril.z",), "only_with": ("toril.x", "toril.y")}
+        plugins = Plugins(raw, chunk(told, "finished_batch", **more))
+        raw.hset(f"{Q}:meta", "toril.z", "3")
+        end(plugins.run, finish("a"))
+        assert plugins.reported == []
+        end(plugins.run, finish("b", plans={"p": False}))
+        assert plugins.reported == [["none", "3"]]
+        raw.hset(f"{Q}:meta", "toril.y", "2")
+        end(plugins.run, finish("c", plans={"q": 1}))
+        assert plugins.reported == [["none", "3"], ["2", "3"]]
+
+    def test_it_is_asleep_where_another_is_awake(self, raw: redis.Redis) -> None:
+        plugins = Plugins(
+            raw,
+            chunk("ctx.report(1)", "finished_batch", only_with=("toril.x",)),
+            chunk("ctx.report(2)", "finished_batch", "q", meta=("toril.y",)),
+        )
+        end(plugins.run, finish("a"))
+        assert plugins.reported == [2]
+
     def test_an_error_is_told_and_stops_nobody(self, raw: redis.Redis) -> None:
         plugins = Plugins(
             raw,

@@ -95,7 +95,9 @@ class Registry:
         """
         self.specifications.append(module)
 
-    def lua(self, point: str, source: str, meta: Sequence[str] = ()) -> None:
+    def lua(
+        self, point: str, source: str, meta: Sequence[str] = (), only_with: Sequence[str] = ()
+    ) -> None:
         """Add a chunk of Lua to core's scripts: the body of `function(ctx)`.
 
         Args:
@@ -105,11 +107,14 @@ class Registry:
                 (per job that a plugin puts back).
             source: its text.
             meta: fields of the queue's `meta` that it reads with `ctx.meta(field)`.
+            only_with: fields of `meta` for a chunk at `finished_batch` that has nothing to do in
+                queues that have none of them. There it is called only if `toril_plan_finish` of its
+                plugin planned something for a job of the call, or raised.
         """
         if point not in POINTS:
             raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")
         _check_text(f"the chunk at {point!r}", source)
-        self.chunks.append(Chunk(self.plugin, point, source, tuple(meta)))
+        self.chunks.append(Chunk(self.plugin, point, source, tuple(meta), tuple(only_with)))
 
     def reports(self, take: Callable[[Any], object]) -> None:
         """Take what the plugin's Lua hands back with `ctx.report(value)`.

@@ -14,14 +14,18 @@ local NOTHING = {}
 -- of active where the oldest are, as far as it has not left. `cut`: so many have left there, and
 -- are still to be cut off. `entered`: outcome -> {time, id, ...}, to be added to its set.
 -- `unlocked`: the ids whose locks are to go. `ended`: how many jobs completed or failed.
+-- `failed`: how many of them failed. `planned`: a plugin planned something for one, or could not.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 -- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
 -- whether the events tell results and reasons. `held`: a job asked for a rate limit.
 local finishing = {
   now = 0, open = true, long = false, tail = NOTHING, cut = 0, entered = {}, unlocked = {},
-  ended = 0, pushed = false, left = nil, noted_in = {}, values = true, held = false,
+  ended = 0, failed = 0, planned = false, pushed = false, left = nil, noted_in = {}, values = true,
+  held = false,
 }
 --- @when finished, finished_batch
+-- id, outcome, stored fields, `more` and whether it keeps its parent waiting, of each job that
+-- ended. Flat: a table for each would cost every call; who asks for it gets it (`seam-finish`).
 local finished_jobs = {}
 --- @end
 
@@ -91,16 +95,15 @@ local function settle(Q, id, key, kind, text, stored, more)
     if made >= (more.attempts or 0) then
       emit(Q, 'retries-exhausted', 'jobId', id, 'attemptsMade', made)
     end
+    finishing.failed = finishing.failed + 1
   end
-  finishing.ended = finishing.ended + 1
 --- @when finished, finished_batch
-  finished_jobs[#finished_jobs + 1] = {
-    id = id, key = key, outcome = kind, cause = more.cause or 'processor', final = true,
-    finished_on = now, previous = tonumber(stored[6]), parent_key = stored[3] or nil,
-    blocks_parent = blocks, name = stored[1] or '', undecided = more.undecided or false,
-    plans = more.plans,
-  }
+  local last = 5 * finishing.ended
+  finished_jobs[last + 1], finished_jobs[last + 2], finished_jobs[last + 3] = id, kind, stored
+  finished_jobs[last + 4], finished_jobs[last + 5] = more, blocks
+  if more.plans or more.undecided then finishing.planned = true end
 --- @end
+  finishing.ended = finishing.ended + 1
   if entries then
     entries[#entries + 1] = now
     entries[#entries + 1] = id

@@ -1,10 +1,12 @@
 --- @include "effects"
 --- @include "events"
--- Calling the chunks of plugins. CHUNKS[point] = {{plugin, function(ctx)}, ...}, CHUNK_META (the
--- fields of `meta` that they read) and ACTIVE_PLUGINS (the names of the plugins that the process
--- runs) stand above this text, made by the catalogue.
--- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`.
+-- Calling the chunks of plugins. ACTIVE_PLUGINS (the names of the plugins that the process runs)
+-- and `chunks_of_plugins` stand above this text, made by the catalogue. CHUNKS[point] = {{plugin,
+-- function(ctx)}, ...}; CHUNK_META: the fields of `meta` that they read.
+-- `seam` is the state of the call; a chunk never sees it, only the functions in `ctx`. `jobs`: what
+-- lists the jobs of a batch.
 
+local CHUNKS, CHUNK_META = chunks_of_plugins()
 local MAX_CHUNK_ERRORS, MAX_REPORTS = 20, 32767
 local NOBODY = {}
 
@@ -15,19 +17,17 @@ local function own_key(suffix)
   return seam.queue .. ':toril:' .. seam.plugin .. ':' .. suffix
 end
 
--- A field of the queue's meta. The declared fields are read together, once per call and queue.
+-- A field of the queue's meta. Read together with all declared fields that have not been read.
 local function meta_field(field)
-  local known = seam.meta[seam.queue]
-  if not known then
-    known = {}
-    seam.meta[seam.queue] = known
-    if #CHUNK_META > 0 then
-      local read = redis.call('HMGET', seam.queue .. ':meta', unpack(CHUNK_META))
-      for i, name in ipairs(CHUNK_META) do known[name] = read[i] end
-    end
-  end
+  local known = seam.meta[seam.queue] or {}
+  seam.meta[seam.queue] = known
   if known[field] == nil and seam.whole ~= seam.queue then
-    known[field] = redis.call('HGET', seam.queue .. ':meta', field)
+    local fields = {field}
+    for _, name in ipairs(CHUNK_META) do
+      if known[name] == nil and name ~= field then fields[#fields + 1] = name end
+    end
+    local read = redis.call('HMGET', seam.queue .. ':meta', unpack(fields))
+    for i, name in ipairs(fields) do known[name] = read[i] end
   end
   return known[field] or nil
 end
@@ -64,14 +64,22 @@ local function add_writing(ctx)
   end
 end
 
+local function with_plans_of(plugin, jobs)
+  for _, job in ipairs(jobs) do job.plan = job.plans and job.plans[plugin] end
+  return jobs
+end
+
 -- What few chunks call is made when one asks for it first; each definition costs every call.
 -- `add_removals` is there where plugins may remove jobs, see `seam-remove`.
 local ON_DEMAND = {__index = function(ctx, name)
   if name == 'emit' or name == 'report' or name == 'set_meta' then
     add_writing(ctx)
-  elseif seam.add_removals and rawget(ctx, 'announce') ~= nil and (name == 'remove_all'
-    or name == 'refused' or name == 'remove' or name == 'strip') then
-    seam.add_removals(ctx)
+  elseif seam.add_removals and rawget(ctx, 'announce') ~= nil then
+    if name == 'remove_all' or name == 'refused' or name == 'remove' or name == 'strip' then
+      seam.add_removals(ctx)
+    elseif name == 'jobs' and seam.jobs then
+      ctx.jobs = with_plans_of(seam.plugin, seam.jobs())
+    end
   end
   return rawget(ctx, name)
 end}
@@ -102,7 +110,7 @@ local function run_chunks(point, Q, ctx, plans, except)
       seam.seen[plugin] = seam.seen[plugin] or {}
       ctx.seen = seam.seen[plugin]
       ctx.plan = plans and plans[plugin]
-      for _, job in ipairs(ctx.jobs or NOBODY) do job.plan = job.plans and job.plans[plugin] end
+      with_plans_of(plugin, rawget(ctx, 'jobs') or NOBODY)
       local ok, message = pcall(chunk[2], ctx)
       if not ok then
         note_chunk_error(plugin, point, message)

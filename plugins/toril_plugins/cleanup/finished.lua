@@ -7,7 +7,6 @@
 -- reviews or copies, so nothing goes here.
 
 local MARGIN = 20 -- jobs with a decision of their own that are passed over
-local AT_ONCE = 50 -- jobs that are too much, of which the newest may go first
 local NONE = {}
 
 -- What the live count does not keep: how many, at most; {id, score, ...}; of each, whether it has a
@@ -19,7 +18,8 @@ local function beyond_live_count(outcome, last)
     others = redis.call('ZCARD', own)
   end
   if others == 0 then
-    local newest_first = redis.call('ZREVRANGE', finished, last, last + AT_ONCE, 'WITHSCORES')
+    local newest_first = beyond[outcome] or redis.call(
+      'ZREVRANGE', finished, last, last + AT_ONCE, 'WITHSCORES')
     local count = #newest_first / 2
     if count <= AT_ONCE then return count, newest_first, NONE end
   end
@@ -102,7 +102,7 @@ end
 local ended = {completed = {}, failed = {}}
 local rules, left, settled = {}, {}, true -- left: what a call with plain jobs could not let go
 for _, job in ipairs(ctx.jobs) do
-  if job.final then table.insert(ended[job.outcome], job) end
+  table.insert(ended[job.outcome], job)
 end
 for _, outcome in ipairs(OUTCOMES) do
   local jobs = ended[outcome]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from toril import PluginError, hookimpl
 from toril.plugins import (
@@ -56,11 +56,17 @@ def _text(name: str) -> str:
     return files("toril_plugins.cleanup").joinpath(f"{name}.lua").read_text("utf-8")
 
 
-def _meta() -> tuple[str, ...]:
-    """The fields of `meta` that the chunks read."""
-    fields = ("retention", "ceiling", "cleanup.own", "cleanup.seq", "cleanup.floor")
-    of_outcomes = [f"toril.{field}.{outcome}" for field in fields for outcome in OUTCOMES]
-    return (*of_outcomes, "toril.holds.list", "toril.requires.plugins", "toril.idwindow.ms")
+def _fields(*names: str) -> tuple[str, ...]:
+    return tuple(f"toril.{name}.{outcome}" for name in names for outcome in OUTCOMES)
+
+
+SAID: Final = (
+    *_fields("retention", "ceiling", "cleanup.own"),
+    *("toril.holds.list", "toril.requires.plugins", "toril.idwindow.ms"),
+)
+"""Fields of `meta`: where none is, finished jobs about which nothing was decided simply stay."""
+STATE: Final = _fields("cleanup.seq", "cleanup.floor")
+"""Fields of `meta` that are there only beside `cleanup.own`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +115,12 @@ class Cleanup(Recalling):
         registry.setting(Foreign)
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
-        meta = _meta()
         finished = ("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
-        registry.lua("finished_batch", _text("idle") + "\n" + _lua(*finished), meta=meta)
+        at_finish = _text("at_rest") + "\n" + _lua(*finished)
+        registry.lua("finished_batch", at_finish, meta=STATE, only_with=SAID)
         removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
-        registry.lua("removed", removed, meta=meta)
-        registry.lua("restored", _lua("restored"), meta=meta)
+        registry.lua("removed", removed, meta=(*SAID, *STATE))
+        registry.lua("restored", _lua("restored"), meta=(*SAID, *STATE))
         guards = ("toril.holds.list", "toril.requires.plugins")
         registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
         for script in ("hold", "release"):

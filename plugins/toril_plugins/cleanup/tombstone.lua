@@ -1,8 +1,8 @@
 -- What is left of a job that a rule removes: a tombstone, and its id stays taken.
 
 -- Notes who said what for the job itself about this end of it, by level: {s = source, t = when in
--- ms, v = what, unless the rule says so}. It is stored with the job; of a schedule's run it is among
--- the options. Short texts, or the tombstone takes three times as much.
+-- ms, v = what, unless the rule says so}. It is stored with the job; of a schedule's run it is
+-- among the options. Short texts, or the tombstone takes three times as much.
 local function note_said(note, stored, opts)
   local among_opts = not stored and opts and string.find(opts, '"toril"', 1, true)
   local ok, own = pcall(cjson.decode, among_opts and opts or stored or 'null')
