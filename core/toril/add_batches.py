@@ -101,6 +101,9 @@ class AddBatches:
 
     def _batch(self) -> Sequence[_Waiting]:
         """What the next call adds: nothing if a call that is under way is to end before it."""
+        if len(self._waiting) == 1 and not self._under_way and not self._waiting[0][1].done():
+            lone, self._waiting = self._waiting, []
+            return lone
         # Who was cancelled before the job was sent does not want it any more.
         self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
         if self._under_way and len(wanted) < WORTH_A_CALL:
@@ -117,7 +120,9 @@ class AddBatches:
         nodes = [node for node, _ in batch]
         untold: list[JobEvent] = []
         try:
-            saved = await self._runtime.drive(self._operations.save(nodes), untold, self._line)
+            saved = await self._runtime.drive(
+                self._operations.save_in_one(nodes), untold, self._line
+            )
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             saved = [of_one(error, node) for node in nodes]
         if not untold:

@@ -100,11 +100,12 @@ class QueueOperations:
         """Write jobs, in calls of at most 200 and 1 MiB; for each the job, or why it is none."""
         parts = list(_parts(nodes))
         if len(parts) == 1:
-            return (yield from self._save(nodes))
-        saved: list[list[JobSnapshot | JobError]] = yield Series(map(self._save, parts))
+            return (yield from self.save_in_one(nodes))
+        saved: list[list[JobSnapshot | JobError]] = yield Series(map(self.save_in_one, parts))
         return [one for part in saved for one in part]
 
-    def _save(self, nodes: Sequence[NewNode]) -> Procedure[list[JobSnapshot | JobError]]:
+    def save_in_one(self, nodes: Sequence[NewNode]) -> Procedure[list[JobSnapshot | JobError]]:
+        """`save` for jobs that one call can take, see `in_one_call`."""
         saved: list[JobSnapshot | JobError] = []
         with self._context.lanes.call() as record:
             added: tuple[Added, ...] = yield adding.add_jobs(

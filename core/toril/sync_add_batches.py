@@ -79,7 +79,7 @@ class SyncAddBatches:
         untold: list[JobEvent] = []
         try:
             try:
-                saved = self._runtime.drive_sync(self._operations.save(nodes), untold)
+                saved = self._runtime.drive_sync(self._operations.save_in_one(nodes), untold)
             except Exception as error:  # noqa: BLE001 - handed to those who wait
                 saved = [of_one(error, node) for node in nodes]
             # A plugin may add to this very queue meanwhile, so the next call waits for no plugin.

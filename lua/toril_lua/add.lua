@@ -6,7 +6,8 @@
 --            node = {id, name, data, timestamp, toril, terms = number of its terms}
 --            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
 --            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
---            reschedule}}: what nodes may have in common; it reads as if it were theirs.
+--            reschedule}}: what nodes may have in common; it reads as if it were theirs. A lone
+--            node says it itself.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
 --            whole = {size, ...}: the nodes are those of so many flows, one after another, each
@@ -36,8 +37,10 @@ local OK, NO_PARENT, OTHER_PARENT, CORRUPT, TAKEN_BACK = 0, -5, -7, -23, -26
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local now, record, nodes = request.now, request.record, request.nodes
-for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
-for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
+if request.terms then
+  for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
+  for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
+end
 
 local again = recorded(Q, record)
 if again then return again end

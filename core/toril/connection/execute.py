@@ -149,9 +149,10 @@ class Executor:
             case Exchange(server, _):
                 if not step.asked:
                     place = None
-                connection = await place.turn(server) if place is not None else None
-                if connection is not None:
-                    return await self._exchange(connection, step, sending, place)
+                if place is not None and place.before is not None:
+                    connection = await place.turn(server)
+                    if connection is not None:
+                        return await self._exchange(connection, step, sending, place)
                 async with self._turn():
                     connection = await self._connected(server)
                     return await self._exchange(connection, step, sending, place)

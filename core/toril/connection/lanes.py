@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toril.errors import IndeterminateError
@@ -48,21 +46,12 @@ class LanePool:
         """The name under which this process makes its calls."""
         return self._who
 
-    @contextmanager
-    def call(self) -> Generator[CallRecord, None, None]:
+    def call(self) -> LaneOfCall:
         """The record of one call, which is made and answered within the `with` block."""
-        record = self._take()
-        try:
-            yield record
-        except (IndeterminateError, GeneratorExit):
-            raise
-        except Exception:
-            self._give_back(record)
-            raise
-        else:
-            self._give_back(record)
+        return LaneOfCall(self)
 
-    def _take(self) -> CallRecord:
+    def take(self) -> CallRecord:
+        """A record on a lane that nobody uses."""
         if os.getpid() != self._pid:
             # The parent's numbers go on there; and its lock may be held for ever here.
             self._lock = threading.Lock()
@@ -75,7 +64,28 @@ class LanePool:
                 self._lanes += 1
             return CallRecord(self._who, lane, n + 1)
 
-    def _give_back(self, record: CallRecord) -> None:
+    def give_back(self, record: CallRecord) -> None:
+        """The lane can be used again."""
         with self._lock:
             if record.who == self._who:
                 self._free.append((record.lane, record.n))
+
+
+class LaneOfCall:
+    """A lane of a pool while a call is made on it."""
+
+    __slots__ = ("_pool", "_record")
+
+    def __init__(self, pool: LanePool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> CallRecord:
+        self._record = self._pool.take()
+        return self._record
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Not when it is not known whether the call was made, nor when it was given up.
+        if kind is None or (
+            issubclass(kind, Exception) and not issubclass(kind, IndeterminateError)
+        ):
+            self._pool.give_back(self._record)

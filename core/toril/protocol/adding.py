@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
@@ -100,7 +101,7 @@ class NewNode:
         """
         opts = self.opts
         terms: dict[str, Any] = {
-            "opts": encode_opts(opts),
+            "opts": _stored_opts(opts),
             "delay": opts.get("delay") or 0,
             "priority": opts.get("priority") or 0,
         }
@@ -152,6 +153,22 @@ class WrittenFields(Mapping[bytes, bytes]):
 
     def __len__(self) -> int:
         return len(self._made())
+
+
+_shared_opts: dict[int, tuple[Mapping[str, Json], str]] = {}
+_MOST_SHARED: Final = 256
+
+
+def _stored_opts(opts: Mapping[str, Json]) -> str:
+    """The options as they are stored; of those that cannot change the text is remembered."""
+    if not isinstance(opts, MappingProxyType):
+        return encode_opts(opts)
+    known = _shared_opts.get(id(opts))
+    if known is None:
+        if len(_shared_opts) >= _MOST_SHARED:
+            _shared_opts.clear()
+        known = _shared_opts[id(opts)] = opts, encode_opts(opts)  # while it is here its id is its
+    return known[1]
 
 
 def _window(node: NewNode) -> dict[str, Any] | None:
@@ -283,11 +300,14 @@ def _request(
             "name": node.name,
             "data": node.data,
             "timestamp": node.timestamp,
-            "terms": number,
         }
         if node.own is not None:
             one["toril"] = _own_json(node.own)
+        if len(nodes) > 1:
+            one["terms"] = number
         packed.append(one)
+    if len(nodes) == 1:
+        return tuple(numbers), {"now": now, "nodes": [packed[0] | terms[0]]}
     return tuple(numbers), {"now": now, "nodes": packed, "terms": terms}
 
 
