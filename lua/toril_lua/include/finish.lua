@@ -66,18 +66,29 @@ end
 -- Tells the parent; one whose keys are garbled does not keep its child from ending either.
 -- Returns the code, and whether the child still keeps the parent waiting.
 local function tell_parent(key, kind, text, parent_key)
+  if not finishing.tell then -- all that is made with it is made once in a call
 --- @local "parent"
-  local parent = parent_of(parent_key, redis.call('HGET', key, 'parent'))
-  if not parent then return 0, false end
-  local tell = kind == 'completed' and child_completed or child_failed
-  local ok, blocks = pcall(tell, parent, key, text, finishing.now, finishing.noted_in)
-  if not ok then return 1, false end
-  return 0, blocks or false
+    local parents = {} -- by how a child names it: mostly several children of one end together
+    finishing.tell = function(child, outcome, value, named_key, named)
+      local parent = named and parents[named]
+      if not parent or parent.key ~= named_key then
+        parent = parent_of(named_key, named)
+        if not parent then return 0, false end
+        if named then parents[named] = parent end
+      end
+      local tell = outcome == 'completed' and child_completed or child_failed
+      local ok, blocks = pcall(tell, parent, child, value, finishing.now, finishing.noted_in)
+      if not ok then return 1, false end
+      return 0, blocks or false
+    end
+  end
+  return finishing.tell(key, kind, text, parent_key, redis.call('HGET', key, 'parent'))
 end
 
 local function settle(Q, id, key, kind, text, stored, more)
   local now, window, told, blocks = finishing.now, 0, 0, false
-  if stored[3] or stored[4] then catch_up(Q) end -- what follows looks at the state of other jobs
+  -- What follows looks at the state of other jobs of this queue.
+  if stored[4] or stored[3] and string.find(stored[3], Q .. ':', 1, true) == 1 then catch_up(Q) end
   if stored[4] then window = end_window(Q, stored[4], id) end
   if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3]) end
   local made, entries = whole(stored[2]) + 1, finishing.entered[kind]
