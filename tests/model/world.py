@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
+import msgspec
 import redis
 from tests.model.places import Told
 
@@ -121,7 +121,9 @@ class World:
         for finish in finishes:
             if finish.kind in ("completed", "failed"):
                 plan = dispatcher.plan_finish(finished_job(finish, now))
-                planned.append(replace(finish, plans=plan.plans, undecided=plan.undecided))
+                planned.append(
+                    msgspec.structs.replace(finish, plans=plan.plans, undecided=plan.undecided)
+                )
             else:
                 planned.append(finish)
         call = tick(

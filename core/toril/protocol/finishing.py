@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -48,8 +47,8 @@ GARBLED: Final = -23
 """Its keys, or its queue's, are garbled. The job is still active and locked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+# Structs of msgspec here: one is made for each job, in a tenth of the time of a dataclass.
+class Finish(msgspec.Struct, frozen=True):
     """The end of one attempt of a running job.
 
     `value` is the result as JSON text (`completed`) or the reason as plain text (else; '' with
@@ -78,8 +77,7 @@ class Finish:
     """A plugin broke while it planned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """A wish for jobs. All of them get `token` as their lock; it is new with every call."""
 
     token: str
@@ -91,8 +89,7 @@ class Fetch:
     rate_duration_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TickReply:
+class TickReply(msgspec.Struct, frozen=True):
     """What a tick did. `codes` stand for the finishes, in their order."""
 
     codes: tuple[int, ...]

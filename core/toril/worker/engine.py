@@ -13,8 +13,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from toril.clock import Clock
 from toril.protocol.finishing import (
@@ -36,16 +37,14 @@ _TWO_LANES: Final = 8
 process works on what the other brought."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """What one call shall do: end these attempts, and pick up so many jobs (0: none)."""
 
     ended: Sequence[tuple[ActiveJob, Finish]]
     fetch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What came of a batch: the token of the jobs that were picked up, and the reply."""
 
     token: str
@@ -333,9 +332,8 @@ class Engine:
         self._hungry, self._limited_until = True, time.monotonic() + seconds
 
     async def _work(self, job: ActiveJob) -> None:
-        job.task = (
-            asyncio.current_task()
-        )  # whoever began it may still be waiting for its first step
+        if job.task is None:  # it began at once, before whoever began it could say so
+            job.task = asyncio.current_task()
         finish: Finish | None = None
         try:
             finish = await self._runner.run(job)

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from toril.arguments import whole_number
 from toril.duration import duration_text, milliseconds
@@ -189,7 +190,7 @@ class Runner:
         try:
             delay = milliseconds(signal.delay)
             if isinstance(signal, RateLimited):
-                return replace(
+                return msgspec.structs.replace(
                     give_back(job), hold_ms=whole_number(delay, "RateLimited: ms", least=1)
                 )
         except (TypeError, ValueError) as error:

@@ -16,6 +16,8 @@ def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     Python before 3.12, and a loop with a task factory of its own, begin it in the loop's next turn.
     """
     loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+    if loop.get_task_factory() is not None:
+        return loop.create_task(work)
+    if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
+    return asyncio.Task(work, loop=loop)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from toril.clock import Clock
 from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
@@ -174,9 +176,8 @@ class Turns:
                 if found is not None and found.finished == now:
                     codes[position] = DONE
                     events += final_event(finish, now, self._dispatcher.wants)
-        return replace(
-            effects, value=replace(effects.value, codes=tuple(codes)), events=tuple(events)
-        )
+        value = msgspec.structs.replace(effects.value, codes=tuple(codes))
+        return replace(effects, value=value, events=tuple(events))
 
     def _fetch(self, token: str, limit: int) -> Fetch:
         terms = self._terms
@@ -203,7 +204,7 @@ def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:
     plan = dispatcher.plan_finish(finished_job(finish, now))
     if not plan.plans and not plan.undecided:
         return finish
-    return replace(finish, plans=plan.plans, undecided=plan.undecided)
+    return msgspec.structs.replace(finish, plans=plan.plans, undecided=plan.undecided)
 
 
 def final_event(finish: Finish, now: int, wants: Wants) -> list[JobEvent]:
