@@ -181,7 +181,8 @@ def _picked_up(queue: str, reply: Sequence[Any], now: int, fetch: Fetch) -> tupl
     for id, found in zip(reply[::2], reply[1::2], strict=True):
         fields = hash_fields(found)
         fields.update(written)
-        fields[b"ats"] = b"%d" % (_counted(fields.get(b"ats")) + 1)
+        started = fields.get(b"ats")
+        fields[b"ats"] = b"1" if started is None else b"%d" % (_counted(started) + 1)
         jobs.append(JobSnapshot(queue, text(id), fields))
     return tuple(jobs)
 
