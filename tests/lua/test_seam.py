@@ -315,6 +315,32 @@ class TestRemove:
         for command in ("zrem", "unlink", "zmscore"):
             assert stats[f"cmdstat_{command}"]["calls"] == 1
 
+    def test_known_ones_go_all_or_none(self, raw: redis.Redis, seed: Seed) -> None:
+        for n in range(103):
+            seed.job(f"j{n}", "failed", score=NOW)
+        raw.set(f"{Q}:j1:lock", "somebody")
+        source = "return {ctx.remove_known('failed', args, 'r'), ctx.budget}"
+        assert own(raw, source, ["j0", "j1"]).value == [False, 100]
+        ids = [f"j{n}" for n in range(2, 103)]
+        assert own(raw, source, ids).value == [False, 100]
+        heard = chunk("ctx.report(ctx.id)", "removed", "q")
+        assert own(raw, source, ["j0"], heard).value == [False, 100]
+        assert own(raw, source, ["j0"], wants=WANTS).value == [False, 100]
+        assert raw.zcard(f"{Q}:failed") == 103
+        silent = chunk("ctx.report(ctx.id)", "removed")
+        effects = own(raw, f"ctx.announce = true {source}", ["j0", *ids[:98]], silent)
+        assert effects.value == [True, 1]
+        assert effects.reports == ()
+        assert raw.zcard(f"{Q}:failed") == 4
+        assert not raw.exists(f"{Q}:j0")
+        assert contents(raw)[f"{Q}:events"][0] == {
+            "event": "removed",
+            "jobId": "j0",
+            "prev": "failed",
+            "rule": "r",
+        }
+        assert own(raw, source, []).value == [True, 100]
+
     def test_what_may_not_go_is_told_without_touching_it(
         self, raw: redis.Redis, seed: Seed
     ) -> None:

@@ -95,6 +95,25 @@ local function check_finished(Q, outcome, jobs)
   return going, staying
 end
 
+-- Takes finished jobs out of their set, with all their keys.
+local function drop_finished(Q, outcome, ids)
+  redis.call('ZREM', Q .. ':' .. outcome, unpack(ids))
+  unlink_jobs(Q, ids)
+end
+
+-- Removes jobs, as above, by their ids: all fresh, `known` and no children. Returns true; or false,
+-- and nothing has happened, where one is locked or somebody wants to hear of them one by one.
+local function remove_known(Q, outcome, ids, plugin, rule, announce)
+  local locks = {}
+  for n = 1, #ids do locks[n] = Q .. ':' .. ids[n] .. ':lock' end
+  if not nobody_listens(plugin) or redis.call('EXISTS', unpack(locks)) > 0 then return false end
+  drop_finished(Q, outcome, ids)
+  for n = 1, announce and #ids or 0 do
+    emit(Q, 'removed', 'jobId', ids[n], 'prev', outcome, 'rule', rule)
+  end
+  return true
+end
+
 -- Removes those of the jobs, as above with `rule` and `known` (the plugin needs not be told of it),
 -- that may go. Returns how many have gone, and the others.
 local function remove_finished(Q, outcome, jobs, plugin, announce)
@@ -113,8 +132,7 @@ local function remove_finished(Q, outcome, jobs, plugin, announce)
     end
   end
   if #ids == 0 then return 0, staying end
-  redis.call('ZREM', Q .. ':' .. outcome, unpack(ids))
-  unlink_jobs(Q, ids)
+  drop_finished(Q, outcome, ids)
   if announce then
     for n, id in ipairs(ids) do
       -- The call has trimmed the stream already.

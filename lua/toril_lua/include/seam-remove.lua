@@ -65,6 +65,18 @@ local function add_removals(ctx)
     return staying
   end
 
+  -- Removes finished jobs by their ids, all or none: jobs that are known to be where they were
+  -- found in this call, to be no children, and of which this plugin's own chunk `removed` need not
+  -- be told. Returns whether they have gone; if not, the caller looks at each.
+  function ctx.remove_known(outcome, ids, rule)
+    check_outcome(outcome)
+    if #ids > ctx.budget then return false end
+    local gone = #ids == 0
+      or remove_known(Q, outcome, ids, seam.plugin, rule, ctx.announce)
+    if gone then ctx.budget = ctx.budget - #ids end
+    return gone
+  end
+
   -- Removes one. Returns true, or false and why not.
   function ctx.remove(id, outcome, rule, finished_on)
     local stays = ctx.remove_all(outcome, {{id = id, finished_on = finished_on, rule = rule}})[1]

@@ -75,7 +75,8 @@ local ON_DEMAND = {__index = function(ctx, name)
   if name == 'emit' or name == 'report' or name == 'set_meta' then
     add_writing(ctx)
   elseif seam.add_removals and rawget(ctx, 'announce') ~= nil then
-    if name == 'remove_all' or name == 'refused' or name == 'remove' or name == 'strip' then
+    if name == 'remove_all' or name == 'remove_known' or name == 'refused' or name == 'remove'
+      or name == 'strip' then
       seam.add_removals(ctx)
     elseif name == 'jobs' and seam.jobs then
       ctx.jobs = with_plans_of(seam.plugin, seam.jobs())

@@ -2,7 +2,7 @@
 -- nothing else is even defined.
 local AT_ONCE = 50 -- jobs that are too much, of which the newest may go first
 local at_rest = not (ctx.planned() or ctx.meta('toril.holds.list'))
-local beyond = {} -- outcome -> {id, score, ...} of what the live count does not keep, newest first
+local beyond = {} -- outcome -> ids that the live count does not keep, newest first, where it is all
 for outcome, count in pairs(ctx.ended) do
   if at_rest and count > 0 then
     local rule = ctx.meta('toril.retention.' .. outcome)
@@ -13,8 +13,7 @@ for outcome, count in pairs(ctx.ended) do
       or ctx.meta('toril.cleanup.own.' .. outcome) then
       at_rest = false
     elseif rule and last > 0 then
-      beyond[outcome] = redis.call(
-        'ZREVRANGE', ctx.q .. ':' .. outcome, last, last + AT_ONCE, 'WITHSCORES')
+      beyond[outcome] = redis.call('ZREVRANGE', ctx.q .. ':' .. outcome, last, last + AT_ONCE)
       at_rest = #beyond[outcome] == 0
     end
   end

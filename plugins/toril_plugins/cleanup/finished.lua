@@ -9,8 +9,16 @@
 local MARGIN = 20 -- jobs with a decision of their own that are passed over
 local NONE = {}
 
--- What the live count does not keep: how many, at most; {id, score, ...}; of each, whether it has a
--- decision of its own. One command if nobody has one and not many more are too much.
+local function jobs_of(outcome)
+  local jobs = {}
+  for _, job in ipairs(ctx.jobs) do
+    if job.outcome == outcome then jobs[#jobs + 1] = job end
+  end
+  return jobs
+end
+
+-- The ids of jobs that the live count does not keep. One command if nobody has a decision of their
+-- own and not many more are too much.
 local function beyond_live_count(outcome, last)
   local finished, own, others = finished_key(outcome), nil, 0
   if state('own', outcome) then
@@ -18,50 +26,47 @@ local function beyond_live_count(outcome, last)
     others = redis.call('ZCARD', own)
   end
   if others == 0 then
-    local newest_first = beyond[outcome] or redis.call(
-      'ZREVRANGE', finished, last, last + AT_ONCE, 'WITHSCORES')
-    local count = #newest_first / 2
-    if count <= AT_ONCE then return count, newest_first, NONE end
+    local newest_first = beyond[outcome]
+      or redis.call('ZREVRANGE', finished, last, last + AT_ONCE)
+    if #newest_first <= AT_ONCE then return newest_first end
   end
   local excess = math.min(redis.call('ZCARD', finished) - others - last, ctx.budget)
-  if excess <= 0 then return 0 end
+  if excess <= 0 then return NONE end
   local floor = others > 0 and state('floor', outcome) or '-inf'
   local window = others > 0 and 2 * excess + MARGIN or excess
-  local oldest = redis.call(
-    'ZRANGEBYSCORE', finished, floor, '+inf', 'WITHSCORES', 'LIMIT', 0, window)
-  if others == 0 or #oldest == 0 then return excess, oldest, NONE end
-  local ids, head = {}, 0 -- head: so many have a decision
-  for i = 1, #oldest, 2 do ids[#ids + 1] = oldest[i] end
-  local known = redis.call('ZMSCORE', own, unpack(ids))
-  while known[head + 1] do head = head + 1 end
-  if head > MARGIN / 2 then set_state('floor', outcome, tonumber(oldest[2 * head])) end
-  return excess, oldest, known
+  local oldest = redis.call('ZRANGEBYSCORE', finished, floor, '+inf', 'LIMIT', 0, window)
+  if others == 0 or #oldest == 0 then return oldest end
+  local known, ids, head = redis.call('ZMSCORE', own, unpack(oldest)), {}, 0
+  while known[head + 1] do head = head + 1 end -- so many have a decision
+  if head > MARGIN / 2 then set_state('floor', outcome, tonumber(known[head])) end
+  for n, id in ipairs(oldest) do
+    if not known[n] and #ids < excess then ids[#ids + 1] = id end
+  end
+  return ids
 end
 
 -- Evict by the live count. What lies behind more than a few jobs with a decision of their own is
 -- left to the sweeper. Returns the jobs that have not gone, each with `why`; 'said': somebody else
 -- may have finished it, and something be said for it.
 local function evict(outcome, rule)
-  local excess, oldest, known = beyond_live_count(outcome, rule.last)
-  if excess == 0 then return NONE end
+  local ids, stored, plain = beyond_live_count(outcome, rule.last), {}, true
   local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
+  local function is_said(read)
+    return read[1] or read[2] and string.find(read[2], option, 1, true)
+  end
+  for n = 1, #ids do
+    local read = redis.pcall('HMGET', ctx.q .. ':' .. ids[n], 'toril', 'opts', 'parentKey')
+    stored[n], plain = read, plain and not (read[3] or is_said(read))
+  end
+  if #ids == 0 or plain and let_go_plain(outcome, ids, rule) then return NONE end
   local jobs, said = {}, {}
-  for i = 1, #oldest, 2 do
-    if #jobs + #said == excess then break end
-    if not known[(i + 1) / 2] then
-      local id = oldest[i]
-      local read = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts', 'parentKey')
-      local job = {
-        id = id, finished_on = tonumber(oldest[i + 1]), rule = rule.rule, decision = rule,
-        parent_key = read[3] or false, fresh = true,
-      }
-      if read[1] or read[2] and string.find(read[2], option, 1, true) then
-        job.why = 'said'
-        said[#said + 1] = job
-      else
-        jobs[#jobs + 1] = job
-      end
-    end
+  local scores = redis.call('ZMSCORE', finished_key(outcome), unpack(ids))
+  for n, id in ipairs(ids) do
+    local job = {
+      id = id, finished_on = tonumber(scores[n]), rule = rule.rule, decision = rule,
+      parent_key = stored[n][3] or false, fresh = true, why = is_said(stored[n]) and 'said' or nil,
+    }
+    table.insert(job.why and said or jobs, job)
   end
   local staying = let_go(outcome, jobs)
   for _, job in ipairs(said) do staying[#staying + 1] = job end
@@ -70,7 +75,9 @@ end
 
 -- Lets go of jobs of which nothing is to be kept. Returns those that have not gone.
 local function let_go_at_once(jobs, outcome, rule)
-  local all = {}
+  local ids, all, plain = {}, {}, true
+  for n, job in ipairs(jobs) do ids[n], plain = job.id, plain and not job.parent_key end
+  if plain and let_go_plain(outcome, ids, rule) then return NONE end
   for n, job in ipairs(jobs) do
     all[n] = {
       id = job.id, finished_on = job.finished_on, rule = rule.rule, decision = rule,
@@ -80,43 +87,36 @@ local function let_go_at_once(jobs, outcome, rule)
   return let_go(outcome, all)
 end
 
--- Whether these jobs follow the live rule, it is a mere count or none, and nothing is written down
--- about them.
-local function are_plain(jobs, outcome, rule)
-  if rule and (rule.key or rule.first) then return false end
+-- Whether the jobs that ended so follow the live rule, it is a mere count or none, and nothing is
+-- written down about them.
+local function are_plain(outcome, rule)
+  if beyond[outcome] then return true end
+  if rule and (rule.key or rule.first) or ctx.planned() then return false end
   if ctx.meta('toril.ceiling.' .. outcome) or ctx.meta('toril.holds.list') then return false end
-  for _, job in ipairs(jobs) do
-    if job.undecided or job.plan then return false end
-  end
   if not state('own', outcome) then return true end
   if state('seq', outcome) then return false end
   local floor, ids = state('floor', outcome), {}
   if floor and floor > ctx.now then return false end
-  for n, job in ipairs(jobs) do ids[n] = job.id end
+  for n, job in ipairs(jobs_of(outcome)) do ids[n] = job.id end
   for _, known in ipairs(redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))) do
     if known then return false end
   end
   return true
 end
 
-local ended = {completed = {}, failed = {}}
 local rules, left, settled = {}, {}, true -- left: what a call with plain jobs could not let go
-for _, job in ipairs(ctx.jobs) do
-  table.insert(ended[job.outcome], job)
-end
 for _, outcome in ipairs(OUTCOMES) do
-  local jobs = ended[outcome]
-  if #jobs > 0 then
+  if ctx.ended[outcome] > 0 then
     local rule = live_rule(outcome)
     rules[outcome] = rule
-    if not are_plain(jobs, outcome, rule) then
+    if not are_plain(outcome, rule) then
       settled = false
     elseif rule and rule.last then
-      left[outcome] = rule.last == 0 and let_go_at_once(jobs, outcome, rule)
+      left[outcome] = rule.last == 0 and let_go_at_once(jobs_of(outcome), outcome, rule)
         or evict(outcome, rule)
       settled = settled and #left[outcome] == 0
     else
-      left[outcome] = {}
+      left[outcome] = NONE
     end
   end
 end

@@ -99,7 +99,7 @@ local function store(jobs, outcome)
 end
 
 for _, outcome in ipairs(OUTCOMES) do
-  local jobs, rule = ended[outcome], rules[outcome]
+  local jobs, rule = jobs_of(outcome), rules[outcome]
   if left[outcome] then
     settle(left[outcome], outcome)
   elseif #jobs > 0 then

@@ -24,14 +24,18 @@ local function announce(outcome, count)
 end
 
 -- Tells this plugin's Python, for its counters, how many jobs have gone, by whose word.
+local function report_gone(outcome, rule, count)
+  local colon = string.find(rule, ':', 1, true)
+  local by = colon and string.sub(rule, 1, colon - 1) or rule
+  ctx.report({ctx.q, 'removed', outcome, by, count})
+end
+
 local function tell_gone(outcome, jobs)
   local rule, count = nil, 0
   for n = 1, #jobs + 1 do
     local job = jobs[n]
     if count > 0 and (not job or job.rule ~= rule) then
-      local colon = string.find(rule, ':', 1, true)
-      local by = colon and string.sub(rule, 1, colon - 1) or rule
-      ctx.report({ctx.q, 'removed', outcome, by, count})
+      report_gone(outcome, rule, count)
       count = 0
     end
     if job and not job.why then rule, count = job.rule, count + 1 end
@@ -71,4 +75,22 @@ local function let_go(outcome, jobs)
   end
   for _, job in ipairs(refused) do staying[#staying + 1] = job end
   return staying
+end
+
+-- Lets go of jobs by the live rule, by their ids, at a finish: those of which nothing is written
+-- down, which nobody holds, and which are no children. Returns whether they have gone, all or none;
+-- if not, the caller asks for each.
+local function let_go_plain(outcome, ids, rule)
+  if rule.tombstone or ctx.meta('toril.idwindow.ms') or ctx.meta('toril.requires.plugins') then
+    return false
+  end
+  local each, count = ctx.announce, #ids
+  ctx.announce = each and count == 1
+  local gone = ctx.remove_known(outcome, ids, rule.rule)
+  ctx.announce = each
+  if gone and count > 0 then
+    if count > 1 then announce(outcome, count) end
+    report_gone(outcome, rule.rule, count)
+  end
+  return gone
 end
