@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from toril.clock import Clock
 from toril.connection.call import Procedure
@@ -116,7 +118,7 @@ def _asked(functions: Sequence[HookFunction], one: Drafted, live: LiveAtSave) ->
     plan = plan_save(functions, draft)
     if plan.own is None and plan.draft is draft:
         return node
-    return replace(node, opts=plan.draft.opts, own=plan.own)
+    return msgspec.structs.replace(node, opts=plan.draft.opts, own=plan.own)
 
 
 def existing_job(node: NewNode, added: Added) -> Procedure[JobSnapshot]:

@@ -24,9 +24,8 @@ class _Ids:
 
     def reseed(self) -> None:
         self._last_ms = 0
-        self._low = 0
-        self._high = -1
-        self._front: str = ""
+        self._high = self._place = 0
+        self._front = ""
 
     def new(self) -> str:
         with self._lock:
@@ -34,14 +33,16 @@ class _Ids:
             if ms > self._last_ms:
                 self._last_ms = ms
                 # Half of the range, so that counting up does not leave it.
-                self._low = secrets.randbits(_RANDOM_BITS - 1)
+                low = secrets.randbits(_RANDOM_BITS - 1)
+                number = _FIRST_LETTER + (ms << _RANDOM_BITS) + low
+                self._high, self._place = divmod(number, len(_PAIRS))
+                self._front = _front(self._high)
+            elif self._place < len(_PAIRS) - 1:
+                self._place += 1  # ids that follow one another differ in their last digits only
             else:
-                self._low += 1
-            number: int = _FIRST_LETTER + (self._last_ms << _RANDOM_BITS) + self._low
-            high, last = divmod(number, len(_PAIRS))
-            if high != self._high:  # ids that follow one another differ in their last digits only
-                self._high, self._front = high, _front(high)
-            return self._front + _PAIRS[last]
+                self._high, self._place = self._high + 1, 0
+                self._front = _front(self._high)
+            return self._front + _PAIRS[self._place]
 
 
 def _front(number: int) -> str:

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypedDict, Unpack, cast
 
+import msgspec
+
 from toril.backoff import Backoff
 from toril.deduplication import Deduplication
 from toril.duration import milliseconds
@@ -96,13 +98,10 @@ class NewJob:
         **options: Unpack[JobOptions],
     ) -> None:
         check_options("NewJob", options)
-        for field, value in (
-            ("name", name),
-            ("data", data),
-            ("settings", settings),
-            ("options", options),
-        ):
-            object.__setattr__(self, field, value)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "options", options)
 
 
 def check_options(where: str, options: Mapping[str, Any]) -> None:
@@ -142,8 +141,7 @@ def job_id(given: str) -> str:
     return given
 
 
-@dataclass(frozen=True, slots=True)
-class Drafted:
+class Drafted(msgspec.Struct, frozen=True, gc=False):
     """A job to be added, checked, before the plugins are asked.
 
     `queue` is the plain name of its queue, `data` the payload as the caller gave it, `said` what

@@ -43,9 +43,8 @@ _POLICY_FLAGS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NewNode:
-    """A job to be written.
+class NewNode(msgspec.Struct, frozen=True, gc=False):
+    """A job to be written. A struct, as that is made in a third of a dataclass's time.
 
     `queue` is the key of its queue, `data` its payload as JSON text, `opts` its options under
     BullMQ's long names (among them delay, priority, lifo, and what its parent does if it fails),
