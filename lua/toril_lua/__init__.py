@@ -1,6 +1,7 @@
 """The server-side scripts of Toril and the catalogue that composes them."""
 
 from toril_lua.catalogue import (
+    ALWAYS,
     POINTS,
     Chunk,
     Header,
@@ -13,6 +14,7 @@ from toril_lua.catalogue import (
 )
 
 __all__ = [
+    "ALWAYS",
     "POINTS",
     "Chunk",
     "Header",

@@ -27,6 +27,8 @@ from typing import Final
 
 POINTS: Final = ("adding", "saved", "finished", "finished_batch", "removing", "removed", "restored")
 """Where chunks can be called."""
+ALWAYS: Final = "return true"
+"""The look of a chunk that has always something to do where a field of its `only_with` is set."""
 
 _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
 _WHEN = re.compile(r"--- @when ([\w, ]+)")
@@ -48,6 +50,8 @@ class Chunk:
     `source` is the body of `function(ctx)`; `point` one of `POINTS`; `meta` the fields of the
     queue's meta that it reads. `only_with`, at the point `finished_batch`: fields of meta without
     which it has nothing to do but for jobs about which its plugin planned something, or could not.
+    `look`, beside it: the body of `function(q, meta, ended, seen)` that says whether there may be
+    something to do where one of the fields is set.
     """
 
     plugin: str
@@ -55,6 +59,7 @@ class Chunk:
     source: str
     meta: tuple[str, ...] = ()
     only_with: tuple[str, ...] = ()
+    look: str = ALWAYS
 
     def __post_init__(self) -> None:
         if self.point not in POINTS:
@@ -68,6 +73,8 @@ class Chunk:
                 f"plugin {self.plugin!r}: only_with is for chunks at 'finished_batch', "
                 f"not at {self.point!r}"
             )
+        if self.look != ALWAYS and not self.only_with:
+            raise ScriptError(f"plugin {self.plugin!r}: a look is taken where only_with is set")
         for field in (*self.meta, *self.only_with):
             if not _FIELD.fullmatch(field):
                 raise ScriptError(f"plugin {self.plugin!r}: not a field of meta: {field!r}")
@@ -316,6 +323,12 @@ def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
         early = (field for chunk in at_finish for field in chunk.only_with or chunk.meta)
         may_sleep = str(all(chunk.only_with for chunk in at_finish)).lower()
         lines += [f"local EARLY_META, MAY_SLEEP = {_quoted(early)}, {may_sleep}"]
+        lines += ["local function looks_of_plugins()", "return {"]
+        lines += [
+            f"{{'{chunk.plugin}', function(q, meta, ended, seen)\n{chunk.look}\nend}},"
+            for chunk in at_finish
+        ]
+        lines += ["}", "end"]
     listed = "".join(f"{name}," for name in plugins)
     lines += [f"local ACTIVE_PLUGINS = ',{listed}'", ""]
     return "\n".join(lines)

@@ -126,11 +126,21 @@ if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 -- Where no chunk has anything to do nothing of the seam is even defined.
-local awake = finishing.planned or not MAY_SLEEP
-for _, field in ipairs(EARLY_META) do awake = awake or meta[field] end
+local awake, may_wake, seen = finishing.planned or not MAY_SLEEP, false, nil
+for _, field in ipairs(EARLY_META) do may_wake = may_wake or meta[field] end
+if may_wake and not awake and finishing.ended > 0 then
+  local ended = {completed = finishing.ended - finishing.failed, failed = finishing.failed}
+  seen = {}
+  for _, look in ipairs(looks_of_plugins()) do
+    local plugin = look[1]
+    seen[plugin] = seen[plugin] or {}
+    local looked, found = pcall(look[2], Q, meta, ended, seen[plugin])
+    awake = awake or found or not looked
+  end
+end
 if awake and finishing.ended > 0 then
 --- @local "seam-finish"
-  seam.meta[Q], seam.whole = meta, whole_meta and Q
+  seam.meta[Q], seam.whole, seam.seen = meta, whole_meta and Q, seen or {}
   tell_chunks(Q, now, wants_removed)
 end
 --- @end

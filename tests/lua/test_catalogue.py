@@ -144,6 +144,8 @@ def test_an_unknown_point_is_refused() -> None:
 def test_what_only_a_batch_can_say_is_refused_elsewhere() -> None:
     with pytest.raises(ScriptError, match="only_with is for chunks at 'finished_batch'"):
         Chunk("p", "finished", "return", only_with=("toril.x",))
+    with pytest.raises(ScriptError, match="a look is taken where only_with is set"):
+        Chunk("p", "finished_batch", "return", look="return false")
 
 
 @pytest.mark.parametrize("plugin", ["", "a'b", "a b", "a:b"])

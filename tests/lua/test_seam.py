@@ -150,6 +150,27 @@ class TestFinished:
         end(plugins.run, finish("c", plans={"q": 1}))
         assert plugins.reported == [["none", "3"], ["2", "3"]]
 
+    def test_a_look_says_whether_there_is_something_to_do(self, raw: redis.Redis) -> None:
+        look = """if ended.completed > 1 then error('broken') end
+            seen.found = {q, meta['toril.x'], ended}
+            return ended.failed > 0"""
+        source = "ctx.report(ctx.seen.found or 'nothing')"
+        more: dict[str, Any] = {"only_with": ("toril.x",), "look": look}
+        plugins = Plugins(raw, chunk(source, "finished_batch", **more))
+        end(plugins.run, finish("a", kind="failed", value="x"))
+        assert plugins.reported == []
+        raw.hset(f"{Q}:meta", "toril.x", "1")
+        plugins.run(add_jobs([node(name) for name in ("d", "e", "f", "g")], now=NOW))
+        take(plugins.run, 4, "t:2")
+        end(plugins.run, finish("d", "t:2"))
+        assert plugins.reported == []
+        end(plugins.run, finish("e", "t:2", kind="failed", value="x"))
+        assert plugins.reported == [[Q, "1", {"completed": 0, "failed": 1}]]
+        # One that breaks keeps no chunk from its work; nor is one taken where something is planned.
+        end(plugins.run, finish("f", "t:2"), finish("g", "t:2"))
+        end(plugins.run, finish("b", plans={"p": 1}))
+        assert plugins.reported[1:] == ["nothing", "nothing"]
+
     def test_it_is_asleep_where_another_is_awake(self, raw: redis.Redis) -> None:
         plugins = Plugins(
             raw,

@@ -194,6 +194,11 @@ class PluginSet:
     def foreign_lua(self) -> tuple[tuple[str, str, str], ...]:
         """The Lua of plugins in use that are not Toril's own: plugin, what it is, its text."""
         found = [(each.plugin, f"chunk '{each.point}'", each.source) for each in self.chunks]
+        found += [
+            (each.plugin, f"look of the chunk '{each.point}'", each.look)
+            for each in self.chunks
+            if each.only_with
+        ]
         found += [(plugin, f"script '{name}'", it) for (plugin, name), it in self.scripts.items()]
         active = [info for info in self._infos if info.status == "active"]
         own = {info.name for info in active if info.distribution == OWN_DISTRIBUTION}

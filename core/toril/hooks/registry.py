@@ -12,7 +12,7 @@ from toril.errors import ConfigurationError
 from toril.hooks.configuration import did_you_mean
 from toril.hooks.context import Service
 from toril.setting import Setting
-from toril_lua import POINTS, Chunk
+from toril_lua import ALWAYS, POINTS, Chunk
 
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """Names of plugins, settings, scripts and services: they become part of Redis keys and fields."""
@@ -96,7 +96,12 @@ class Registry:
         self.specifications.append(module)
 
     def lua(
-        self, point: str, source: str, meta: Sequence[str] = (), only_with: Sequence[str] = ()
+        self,
+        point: str,
+        source: str,
+        meta: Sequence[str] = (),
+        only_with: Sequence[str] = (),
+        look: str = ALWAYS,
     ) -> None:
         """Add a chunk of Lua to core's scripts: the body of `function(ctx)`.
 
@@ -110,11 +115,15 @@ class Registry:
             only_with: fields of `meta` for a chunk at `finished_batch` that has nothing to do in
                 queues that have none of them. There it is called only if `toril_plan_finish` of its
                 plugin planned something for a job of the call, or raised.
+            look: beside `only_with`, the body of `function(q, meta, ended, seen)`, Lua that is run
+                before anything is made for chunks, and returns whether there may be something to
+                do: `meta` has the fields of `only_with`, `ended` is `ctx.ended`, `seen` `ctx.seen`.
         """
         if point not in POINTS:
             raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")
         _check_text(f"the chunk at {point!r}", source)
-        self.chunks.append(Chunk(self.plugin, point, source, tuple(meta), tuple(only_with)))
+        _check_text(f"the look of the chunk at {point!r}", look)
+        self.chunks.append(Chunk(self.plugin, point, source, tuple(meta), tuple(only_with), look))
 
     def reports(self, take: Callable[[Any], object]) -> None:
         """Take what the plugin's Lua hands back with `ctx.report(value)`.

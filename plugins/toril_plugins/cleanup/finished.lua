@@ -7,7 +7,11 @@
 -- reviews or copies, so nothing goes here.
 
 local MARGIN = 20 -- jobs with a decision of their own that are passed over
+local AT_ONCE = 50 -- jobs that are too much, of which the newest may go first
 local NONE = {}
+-- Outcome -> ids that the live count does not keep, newest first, where there is nothing else to
+-- see to; see look.lua.
+local beyond = ctx.seen.beyond or NONE
 
 local function jobs_of(outcome)
   local jobs = {}

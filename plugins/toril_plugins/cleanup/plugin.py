@@ -116,8 +116,9 @@ class Cleanup(Recalling):
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
         finished = ("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
-        at_finish = _text("at_rest") + "\n" + _lua(*finished)
-        registry.lua("finished_batch", at_finish, meta=STATE, only_with=SAID)
+        registry.lua(
+            "finished_batch", _lua(*finished), meta=STATE, only_with=SAID, look=_text("look")
+        )
         removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
         registry.lua("removed", removed, meta=(*SAID, *STATE))
         registry.lua("restored", _lua("restored"), meta=(*SAID, *STATE))
