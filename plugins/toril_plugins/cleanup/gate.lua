@@ -78,10 +78,11 @@ local function let_go(outcome, jobs)
 end
 
 -- Lets go of jobs by the live rule, by their ids, at a finish: those of which nothing is written
--- down, which nobody holds, and which are no children. Returns whether they have gone, all or none;
--- if not, the caller asks for each.
+-- down, and which are no children. Returns whether they have gone, all or none; if not, as where
+-- any of what `let_go` sees to is to be seen to, the caller asks for each.
 local function let_go_plain(outcome, ids, rule)
-  if rule.tombstone or ctx.meta('toril.idwindow.ms') or ctx.meta('toril.requires.plugins') then
+  if gate.later or gate.hand_over or rule.tombstone or ctx.meta('toril.holds.list')
+    or ctx.meta('toril.idwindow.ms') or ctx.meta('toril.requires.plugins') then
     return false
   end
   local each, count = ctx.announce, #ids
