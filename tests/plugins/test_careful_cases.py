@@ -18,7 +18,7 @@ from tests.plugins.cases.no_fridays import NoFridays
 from toril import ActiveJob, Flow, Reject, Unrecoverable
 from toril.plugins import GiveWay, Json
 from toril.testing import AppOptions, DrivenApp, LeakCheck, Removed, ServerClock
-from toril_plugins import Keep, Requires, Retention
+from toril_plugins import Requires, Retention
 from toril_plugins.testing import ArchiveContract, Copy, ReviewContract
 
 A_DAY = Retention(completed="1d", failed="1d")
@@ -55,20 +55,6 @@ class TestCopies(ArchiveContract):
             db.execute("alter table elsewhere rename to job")
         db.close()
         db.close()
-
-    @pytest.mark.parametrize("keep", [Keep.nothing(), 1])
-    async def test_nothing_goes_uncopied_when_it_finishes(
-        self, toril_app: DrivenApp, keep: Keep | int
-    ) -> None:
-        """Also where nobody else wants to hear of removals, so that nothing keeps them slow."""
-        queue = toril_app.queue("jobs", Retention(completed=keep))
-        toril_app.worker("jobs", echo)
-        jobs = [await queue.add("job", {"n": n}) for n in range(3)]
-        await toril_app.drain()
-        await toril_app.sweep()
-        gone = [job.id for job in jobs if await job.state() == "unknown"]
-        assert len(gone) == (2 if keep == 1 else 3)
-        assert sorted(copy.id for copy in self.copies()) == sorted(gone)
 
     async def test_who_has_no_copies_removes_nothing(
         self, toril_app: DrivenApp, clock: ServerClock, removed: Removed

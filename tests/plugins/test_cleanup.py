@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from tests.support.place import Place, foreign_finish, keys_of, place, work
 
 from toril import App, ConfigurationError, hookimpl
 from toril.plugins import FinishedJob, ManualClock
-from toril_plugins import Keep, Retention
+from toril_plugins import Due, Keep, Retention
 
 
 @pytest.fixture
@@ -245,6 +245,25 @@ async def test_without_cleanup_finished_jobs_stay(redis_url: str) -> None:
         await queue.add("do", None, Retention(completed=Keep.nothing()), id="a")
         await app.worker("q", work).run(burst=True)
         assert await queue.state("a") == "completed"
+
+
+@pytest.mark.parametrize("keep", [Keep.nothing(), 1])
+async def test_where_jobs_are_copied_none_goes_before(redis_url: str, keep: Keep | int) -> None:
+    """Also where nobody wants to hear of removals, so that a finish may take the short way."""
+    copied: set[str] = set()
+
+    class Copying:
+        toril_name = "copying"
+
+        @hookimpl
+        def toril_before_removal(self, jobs: Sequence[Due]) -> None:
+            copied.update(each.job.id for each in jobs)
+
+    async with App(redis_url, Retention(completed=keep), plugins=[Copying(), "*"]) as app:
+        queue = app.queue("q")
+        jobs = [await queue.add("do") for _ in range(3)]
+        await app.worker("q", work).run(burst=True)
+        assert {job.id for job in jobs if await job.state() == "unknown"} <= copied
 
 
 async def test_without_persistence_a_jobs_own_setting_is_refused_and_a_live_one_holds(
