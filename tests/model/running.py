@@ -175,5 +175,6 @@ def _record(call: Call[Any]) -> tuple[tuple[str, str, str], int]:
     """Where the record of a call is kept (queue, who, lane), and its number."""
     packed = call.args[0]
     assert isinstance(packed, bytes)
-    who, lane, n, _ = msgspec.msgpack.decode(packed)["record"]
+    request = msgspec.msgpack.decode(packed)
+    who, lane, n, _ = request[1] if call.script == "tick" else request["record"]
     return (call.keys[0], who, lane), n
