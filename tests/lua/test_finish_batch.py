@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import cast
 
 import pytest
 import redis
@@ -24,7 +25,7 @@ def test_any_of_the_active_ones_in_any_order(
     names = [f"j{n}" for n in range(12)]
     for name in names:
         active(raw, seed, name)
-    before = raw.lrange(f"{Q}:active", 0, -1)
+    before = cast("list[str]", raw.lrange(f"{Q}:active", 0, -1))
     # Above all the oldest, as they stand at the tail.
     ended = list(reversed(before))[: chance.randint(2, 11)]
     if example % 2:

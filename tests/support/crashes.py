@@ -139,12 +139,14 @@ class _Crash:
         exchange = Executor._exchange
         crash = self
 
-        async def disturbed(self: Executor, connection: Any, step: Any, *more: Any) -> list[Any]:
+        async def disturbed(
+            self: Executor, connection: Any, step: Any, sending: Any, place: Any
+        ) -> list[Any]:
             crash._left -= 1
             mine = crash._left == 0  # others may be under way at the same time
             if mine and crash._how == "killed before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            replies = await exchange(self, connection, step, *more)
+            replies = await exchange(self, connection, step, sending, place)
             if mine:
                 if crash._how == "killed after":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -152,7 +154,7 @@ class _Crash:
                 raise ReplyLost("lost by the test", step.server)
             return replies
 
-        Executor._exchange = disturbed  # type: ignore[assignment, method-assign]
+        Executor._exchange = disturbed  # type: ignore[method-assign]
 
 
 class _FileCrash(_Crash):
