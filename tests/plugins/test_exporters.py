@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -13,9 +14,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.place import finish_jobs
 
-from toril import App, hookimpl
-from toril.plugins import JobSaved, PluginContext
+from toril import App, NewJob, hookimpl
+from toril.plugins import JobSaved, ManualClock, PluginContext
+from toril_plugins import Due, Flows, Hold, Holds, Retention
 from toril_plugins.otel_metrics import OtelMetrics
 from toril_plugins.prometheus import Collector, Prometheus
 
@@ -150,6 +153,64 @@ class Collected:
         points: Sequence[Any] = self.metrics[name].data.data_points
         found = [float(p.value) for p in points if dict(p.attributes) == attributes]
         return found[0] if found else None
+
+
+class Refusing:
+    """Cannot review a job called `bad`."""
+
+    toril_name = "refusing"
+
+    @hookimpl
+    def toril_review_removal(self, due: Sequence[Due], flows: Flows) -> None:
+        if any(each.job.name == "bad" for each in due):
+            raise ValueError("cannot")
+
+
+async def test_every_counter_of_retention_is_exported(redis_url: str, tmp_path: Path) -> None:
+    """Kept, removed by rule, archived, parked, sweep lag, longest script and errors."""
+    exporter, reader, clock = Prometheus(), InMemoryMetricReader(), ManualClock()
+    provider = MeterProvider([reader])
+    config = {
+        "prometheus": {"port": 0},
+        "otel_metrics": {"period": "10ms"},
+        "archive": {"sqlite": str(tmp_path / "done.db")},
+    }
+    plugins = [Refusing(), exporter, OtelMetrics(provider), "*"]
+    async with App(redis_url, plugins=plugins, config=config, clock=clock) as app:
+        queue = await finish_jobs(app, *[NewJob(name) for name in ("go", "go", "held")])
+        await queue.set(Holds(Hold(name="held")))
+        await queue.set(Retention(completed="1h"))
+        clock.advance("1h 1s")
+        await app.run_services("mail")
+        await finish_jobs(app, NewJob("stay"), NewJob("bad", {}, Retention(failed="1s")))
+        clock.advance("1s")
+        await app.run_services("mail")
+        at = {"queue": "mail"}
+        completed, failed = {**at, "outcome": "completed"}, {**at, "outcome": "failed"}
+        errors = "toril_retention_errors_total"
+        of_errors = {**at, "plugin": "refusing", "hook": "toril_review_removal"}
+        expected: list[tuple[str, dict[str, str], float | None]] = [
+            ("toril_kept", completed, 2),
+            ("toril_kept", failed, 1),
+            ("toril_held", completed, 1),
+            ("toril_removed_total", {**completed, "by": "queue"}, 2),
+            ("toril_archived_total", {"store": "sqlite"}, 2),
+            ("toril_parked_total", {**completed, "why": "held"}, 1),
+            (errors, of_errors, 1),
+            ("toril_sweep_lag_seconds", at, 0),
+            ("toril_longest_script_ms", at, None),
+        ]
+        async with asyncio.timeout(5):  # until an instrument is made for the last of them
+            while Collected(reader).value(errors, **of_errors) is None:
+                await asyncio.sleep(0.01)
+        url = f"http://127.0.0.1:{exporter.port}/metrics"
+        found = scraped(await asyncio.to_thread(scrape, url))
+        collected = Collected(reader)
+        for name, labels, value in expected:
+            shown = found[name, tuple(sorted(labels.items()))]
+            assert (name, shown) == (name, collected.value(name, **labels))
+            assert shown == value or (value is None and shown > 0), name
+    provider.shutdown()
 
 
 class TestOpenTelemetry:
