@@ -1,14 +1,19 @@
-"""Which finished jobs of a queue are left after a sweep, by what was said: pure Python, no server.
+"""Which finished jobs of a queue are left, and what of them, by what was said: pure Python.
 
-It knows the levels, ages, counts, keys, ceilings, holds and required plugins; it knows nothing of
-indexes, scripts or slices.
+It knows the levels, ages, counts, keys, tiers, tombstones, ceilings, holds, required plugins, and
+in which order a sweep does its work; it knows nothing of indexes, scripts or slices.
+
+What a finish or a sweep cannot know is part of what is said, and so of the model: a job that a
+foreigner has ended counts among those of the live rule until a sweep has seen it (`known`); an own
+count is reached by the ends that Toril has recorded, and, when a sweeper begins, by the jobs that
+are there.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from toril.plugins import Outcome
@@ -16,15 +21,21 @@ from toril_plugins import Ceiling, Keep, Retention
 
 OwnLevel = Literal["job", "flow", "template"]
 LiveLevel = Literal["queue", "worker", "application"]
+Tier = Literal["logs", "data"]
 OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow", "template")
 LIVE_LEVELS: Final[tuple[LiveLevel, ...]] = ("queue", "worker", "application")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("completed", "failed")
+TIERS: Final[tuple[Tier, ...]] = ("logs", "data")
 
 
 @dataclass(slots=True)
 class Ended:
-    """A job that has ended. `number`: how many of its outcome had ended by Toril when this end was
-    recorded; None: a foreigner ended it, and no sweep has recorded it yet."""
+    """A job that has ended.
+
+    `lost`: tiers that are gone. `known`: Toril ended it, or a sweep has seen it; `number`: how many
+    of its outcome had ended by Toril then. `parked`: the next sweep is going to ask about it.
+    `away`: it is held, and out of everybody's reach. `over`: it goes as soon as anything may go.
+    """
 
     id: str
     outcome: Outcome
@@ -32,28 +43,58 @@ class Ended:
     customer: str
     finished_on: int
     own: dict[OwnLevel, Retention] = field(default_factory=dict[OwnLevel, Retention])
-    number: int | None = None
+    lost: frozenset[Tier] = frozenset()
+    known: bool = False
+    number: int = 0
+    parked: bool = False
+    away: bool = False
+    over: bool = False
 
-    def said(self) -> tuple[str, Keep] | None:
-        """Who said what for this job itself, and the value; None: nobody."""
+    @property
+    def said(self) -> Keep | None:
+        """What was said for this job itself."""
         for level in OWN_LEVELS:
             value = self.own.get(level)
             keep = None if value is None else value.of(self.outcome)
             if keep is not None:
-                return level, keep
+                return keep
         return None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is known not to follow the live rule."""
+        return self.known and self.said is not None and not self.parked and not self.away
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it counts among those of the live rule."""
+        return not (self.is_own or self.parked or self.away)
+
+    def is_aged(self, keep: Keep, now: int) -> bool:
+        """Whether its age has come."""
+        return keep.age_ms is not None and now - self.finished_on >= keep.age_ms
 
     def bucket(self, keep: Keep) -> Hashable:
         """With whom it is counted together."""
-        return {"name": self.name, "data.customer": self.customer}.get(keep.key or "")
+        customer = None if "data" in self.lost else self.customer
+        return {"name": self.name, "data.customer": customer}.get(keep.key or "")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The ids that must be gone after a sweep, and those that may be: these among them."""
+class Tomb:
+    """What is left of a job that went at `since`, until `until` (ms)."""
 
-    must: set[str]
-    may: set[str]
+    since: int
+    until: int
+
+
+@dataclass(slots=True)
+class Sweeper:
+    """What a sweeper remembers; a new one remembers nothing, and looks at everything."""
+
+    begun: bool = False
+    rules: tuple[object, ...] | None = None
+    held: frozenset[str] | None = None
 
 
 class Kept:
@@ -64,143 +105,248 @@ class Kept:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Ended] = {}
+        self.tombs: dict[str, Tomb] = {}
         self.live: dict[LiveLevel, Retention] = {}
         self.ceiling: Ceiling | None = None
         self.held: frozenset[str] = frozenset()
         self.required = False
         self._ends: Counter[Outcome] = Counter()
+        self._sought: frozenset[str] = frozenset()
+        self._sweeper = Sweeper()
 
-    def hold(self, names: frozenset[str]) -> None:
-        """Hold the jobs of these names. What is released is recorded anew."""
-        for job in self.jobs.values():
-            if job.name in self.held - names:
-                job.number = None
-        self.held = names
+    def fork(self) -> Kept:
+        """Another one in the same state."""
+        other = Kept()
+        other.__dict__.update(self.__dict__)
+        other.jobs = {job.id: replace(job) for job in self.jobs.values()}
+        other.tombs, other.live = dict(self.tombs), dict(self.live)
+        other._ends, other._sweeper = Counter(self._ends), replace(self._sweeper)
+        return other
 
-    def ended(self, job: Ended, *, by_toril: bool) -> None:
-        """The job has ended just now. One that is held counts for nobody."""
-        if by_toril and job.name not in self.held:
-            self._ends[job.outcome] += 1
-            job.number = self._ends[job.outcome]
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kept) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # What happens --------------------------------------------------------------------------------
+
+    def ended_elsewhere(self, job: Ended) -> None:
+        """A foreigner has ended the job, and removed nothing."""
         self.jobs[job.id] = job
 
-    def sweep(self, now: int, *, thorough: bool) -> Verdict:
-        """What a sweep at `now` does. `thorough`: it also looks at what was recorded long ago."""
-        if self.required:
-            return Verdict(set(), set())
-        must: set[str] = set()
-        may: set[str] = set()
-        for outcome in OUTCOMES:
-            every = [job for job in self.jobs.values() if job.outcome == outcome]
-            jobs = [job for job in every if job.name not in self.held]
-            due = self._due(outcome, jobs, now)
-            must |= {job.id for job in due if not self._may_move_up(job)}
-            may |= {job.id for job in due} | self._crowded_out(outcome, every)
-            may |= {job.id for job in jobs if self._may_move_up(job)}
-            # By the numbers nobody knows of foreign ends: a thorough sweep counts what is there.
-            for job in jobs:
-                last = self._own_count(job)
-                if last is None or not thorough:
-                    continue
-                newer = [other for other in every if other.finished_on > job.finished_on]
-                if len(newer) >= last:
-                    may.add(job.id)
-                sure = [other for other in newer if other in jobs and other.id not in may]
-                if len(sure) >= last and job.number is not None:
-                    must.add(job.id)
-            may |= must
-            unseen = [job for job in every if job.name in self.held and job.number is None]
-            self._apply_ceiling(outcome, jobs, unseen, now, must, may)
-        for job in self.jobs.values():
-            if job.number is None:
-                job.number = self._ends[job.outcome]
-        return Verdict(must, may | must)
+    def ended(self, job: Ended, now: int) -> None:
+        """Toril has ended the job just now, and does at once what can be done then."""
+        self.jobs[job.id] = job
+        outcome, rule = job.outcome, self._rule(job.outcome)
+        if job.name in self.held:
+            job.away = True
+        else:
+            self._ends[outcome] += 1
+            self._decide(job, now)
+            self._let_go(self._counted_out(outcome), now)
+        self._apply_ceiling(outcome, now)
+        if rule is None or job.away or job.said is not None:
+            return
+        if is_bucketed(rule):
+            self._let_go(_too_many(self._live_buckets(outcome, rule, job), rule), now)
+        elif rule.last is not None:
+            crowded = [job] if rule.last == 0 else self._crowded(outcome, rule)
+            for each in crowded:
+                if each.said is not None:
+                    each.parked = True  # somebody else ended it: it is asked about first
+            self._let_go([each for each in crowded if not each.parked], now)
 
-    def _apply_ceiling(
-        self,
-        outcome: Outcome,
-        jobs: list[Ended],
-        unseen: list[Ended],
-        now: int,
-        must: set[str],
-        may: set[str],
-    ) -> None:
-        """`unseen`: jobs that are held, which nobody knows before a sweep has seen them."""
-        ceiling = self._ceiling(outcome)
+    def sweep(self, now: int, *, fresh: bool) -> Iterator[None]:
+        """Sweep, step by step; at each a sweep may be cut off. `fresh`: by a new sweeper."""
+        if fresh:
+            self._sweeper = Sweeper()
+        again = True
+        while again:
+            for outcome in OUTCOMES:
+                if not self._sweeper.begun:
+                    self._let_go(self._outnumbered(outcome), now)
+                    yield
+                yield from self._adopt(outcome, now)
+            asked = [job for job in self.jobs.values() if job.parked]
+            for outcome in OUTCOMES if not self.required else ():
+                self._remove_due(outcome, now)
+            yield
+            for job in asked:
+                self._decide(job, now)
+            yield
+            rules = tuple(self._rule_and_level(outcome) for outcome in OUTCOMES)
+            before, self._sweeper.rules = self._sweeper.rules, rules
+            again = self._follow_holds() or before not in (None, rules)
+            self._sweeper.begun = True
+            yield
+            again = again and not self.required
+
+    # The steps of a sweep ------------------------------------------------------------------------
+
+    def _outnumbered(self, outcome: Outcome) -> list[Ended]:
+        """Those with an own count of which so many newer jobs are there."""
+        there = [job for job in self._of(outcome) if not job.away]
+        return [
+            job
+            for job in there
+            if job.is_own
+            and (count := own_count(job)) is not None
+            and sum(other.finished_on > job.finished_on for other in there) >= count
+        ]
+
+    def _adopt(self, outcome: Outcome, now: int) -> Iterator[None]:
+        """Get to know what others have ended."""
+        strange = [job for job in self._of(outcome) if not (job.known or job.parked or job.away)]
+        for job in strange:
+            job.away = job.name in self.held
+            job.known = not job.away and job.said is None
+        yield
+        for job in strange:
+            if not (job.away or job.known):
+                self._decide(job, now)
+        yield
+
+    def _remove_due(self, outcome: Outcome, now: int) -> None:
+        own = [(job, job.said) for job in self._of(outcome) if job.is_own]
+        due = [job for job, keep in own if keep and (job.over or job.is_aged(keep, now))]
+        self._strip([(job, keep) for job, keep in own if keep and job not in due], now)
+        self._let_go(due, now)
+        self._let_go(self._counted_out(outcome), now)
+        self._apply_ceiling(outcome, now)
+        rule = self._rule(outcome)
+        if rule is not None:
+            aged = [job for job in self._of(outcome) if job.is_live and job.is_aged(rule, now)]
+            crowded = [] if is_bucketed(rule) else self._crowded(outcome, rule)
+            self._let_go({job.id: job for job in (*aged, *crowded)}.values(), now)
+            self._strip([(job, rule) for job in self._of(outcome) if job.is_live], now)
+            if is_bucketed(rule):
+                self._let_go(_too_many(self._live_buckets(outcome, rule), rule), now)
+
+    def _follow_holds(self) -> bool:
+        """Hold and release. Returns whether there was anything to do."""
+        if self._sweeper.held == self.held:
+            return False
+        released = [job for job in self.jobs.values() if job.away and job.name not in self.held]
+        for job in released:
+            job.away, job.known, job.parked = False, False, True
+        found: list[Ended] = []
+        if self._sought != self.held:
+            found = [job for job in self.jobs.values() if job.name in self.held and not job.away]
+            _take_away(found)
+        self._sweeper.held = self._sought = self.held
+        return bool(released or found)
+
+    # What is said --------------------------------------------------------------------------------
+
+    def _decide(self, job: Ended, now: int) -> None:
+        """Get to know the job, and what was said for it."""
+        job.known, job.parked, job.number = True, False, self._ends[job.outcome]
+        keep = job.said
+        if keep is not None and keep.is_nothing:
+            self._let_go([job], now)
+        elif keep is not None and is_bucketed(keep):
+            together = [
+                other
+                for other in self._of(job.outcome)
+                if other.is_own
+                and not other.over
+                and other.said == keep
+                and other.bucket(keep) == job.bucket(keep)
+            ]
+            self._let_go(_too_many([together], keep), now)
+
+    def _counted_out(self, outcome: Outcome) -> list[Ended]:
+        """Those with an own count after which so many have ended by Toril."""
+        ends = self._ends[outcome]
+        return [
+            job
+            for job in self._of(outcome)
+            if job.is_own and (count := own_count(job)) is not None and ends - job.number >= count
+        ]
+
+    def _crowded(self, outcome: Outcome, rule: Keep) -> list[Ended]:
+        """What the live count does not keep."""
+        if rule.last is None:
+            return []
+        live = [job for job in self._of(outcome) if job.is_live]
+        return live[: max(0, len(live) - rule.last)]
+
+    def _apply_ceiling(self, outcome: Outcome, now: int) -> None:
+        ceiling = None if self.ceiling is None else self.ceiling.of(outcome)
         if ceiling is None:
             return
-        if ceiling.age_ms is not None:
-            must |= {job.id for job in jobs if now - job.finished_on >= ceiling.age_ms}
-            may |= must
-        if ceiling.last is None:
-            return
-        jobs.sort(key=lambda job: job.finished_on, reverse=True)
-        sure = [job for job in jobs if job.id not in may]
-        must |= {job.id for job in sure[ceiling.last :]}
-        # A finish counts also those that go by other rules before long, and those unseen.
-        counted = sorted([*jobs, *unseen], key=lambda job: job.finished_on, reverse=True)
-        may |= {job.id for job in counted[ceiling.last :] if job in jobs} | must
+        jobs = [job for job in self._of(outcome) if not (job.parked or job.away)]
+        excess = 0 if ceiling.last is None else len(jobs) - ceiling.last
+        beyond = [job for n, job in enumerate(jobs) if n < excess or job.is_aged(ceiling, now)]
+        self._let_go(beyond, now, by_ceiling=True)
 
-    def _may_move_up(self, job: Ended) -> bool:
-        """Whether its place is not sure: a ceiling takes the first of a bucket, and others become
-        the first, at once or by and by."""
-        said = job.said()
-        keep = self._rule(job.outcome) if said is None else said[1]
-        return self._ceiling(job.outcome) is not None and keep is not None and bool(keep.first)
+    def _live_buckets(
+        self, outcome: Outcome, rule: Keep, of: Ended | None = None
+    ) -> Iterable[list[Ended]]:
+        """Jobs that are counted together; `of`: only those together with this one."""
+        found: defaultdict[Hashable, list[Ended]] = defaultdict(list)
+        for job in self._of(outcome):
+            if job.known and job.is_live and (of is None or job.bucket(rule) == of.bucket(rule)):
+                found[job.bucket(rule)].append(job)
+        return list(found.values())
 
-    def _ceiling(self, outcome: Outcome) -> Keep | None:
-        return None if self.ceiling is None else self.ceiling.of(outcome)
-
-    def _crowded_out(self, outcome: Outcome, jobs: list[Ended]) -> set[str]:
-        """Jobs that a finish by Toril may have taken for too many: until a sweep records it, a
-        foreigner's job that has a rule of its own, or is held, counts among those of the live
-        rule."""
-        rule = self._rule(outcome)
-        if rule is None or rule.last is None or is_bucketed(rule):
-            return set()
-        counted = [
-            job
-            for job in jobs
-            if job.number is None or (job.said() is None and job.name not in self.held)
-        ]
-        counted.sort(key=lambda job: job.finished_on)
-        crowded = counted[: max(0, len(counted) - rule.last)]
-        return {job.id for job in crowded if not job.said() and job.name not in self.held}
-
-    def _own_count(self, job: Ended) -> int | None:
-        """The number of newer jobs after which it goes, if that was said for the job itself."""
-        said = job.said()
-        return None if said is None or is_bucketed(said[1]) else said[1].last
-
-    def _due(self, outcome: Outcome, jobs: list[Ended], now: int) -> list[Ended]:
-        due: list[Ended] = []
-        together: defaultdict[Hashable, list[tuple[Ended, Keep]]] = defaultdict(list)
-        for job in jobs:
-            said = job.said()
-            keep = self._rule(outcome) if said is None else said[1]
-            if keep is None or keep.is_forever:
-                continue
-            if keep.is_nothing or (
-                keep.age_ms is not None and now - job.finished_on >= keep.age_ms
-            ):
-                due.append(job)
-            elif keep.last is None and keep.first is None:
-                continue
-            elif said is not None and not is_bucketed(keep):
-                assert keep.last is not None
-                if job.number is not None and self._ends[outcome] - job.number >= keep.last:
-                    due.append(job)
-            else:
-                together[said is None or keep, job.bucket(keep)].append((job, keep))
-        return [*due, *_too_many(together.values())]
+    def _of(self, outcome: Outcome) -> list[Ended]:
+        """The jobs that are there, oldest first."""
+        jobs = [job for job in self.jobs.values() if job.outcome == outcome]
+        return sorted(jobs, key=lambda job: job.finished_on)
 
     def _rule(self, outcome: Outcome) -> Keep | None:
+        found = self._rule_and_level(outcome)
+        return None if found is None else found[1]
+
+    def _rule_and_level(self, outcome: Outcome) -> tuple[LiveLevel, Keep] | None:
         for level in LIVE_LEVELS:
             value = self.live.get(level)
             keep = None if value is None else value.of(outcome)
             if keep is not None:
-                return keep
+                return level, keep
         return None
+
+    # The gate ------------------------------------------------------------------------------------
+
+    def _let_go(self, jobs: Iterable[Ended], now: int, *, by_ceiling: bool = False) -> None:
+        """Remove the jobs, unless somebody holds them, or nothing may go."""
+        for job in list(jobs):
+            if job.name in self.held:
+                _take_away([job])
+            elif self.required:
+                job.over = job.over or (job.is_own and not by_ceiling)
+            else:
+                keep = job.said if job.is_own else self._rule(job.outcome)
+                until = job.finished_on + ((keep and keep.ms("tombstone")) or 0)
+                if until > now:
+                    self.tombs[job.id] = Tomb(now, until)
+                del self.jobs[job.id]
+
+    def _strip(self, jobs: Iterable[tuple[Ended, Keep]], now: int) -> None:
+        """Take away the tiers that are due."""
+        for job, keep in jobs:
+            due = {
+                tier
+                for tier in TIERS
+                if (age := keep.ms(tier)) is not None and now - job.finished_on >= age
+            }
+            if due - job.lost and job.name in self.held:
+                _take_away([job])
+            elif due:
+                job.lost |= due
+
+
+def _take_away(jobs: Iterable[Ended]) -> None:
+    """The jobs are held from now on."""
+    for job in jobs:
+        job.away, job.parked, job.over = True, False, False
+
+
+def own_count(job: Ended) -> int | None:
+    """The number of newer jobs after which it goes, if that was said for the job itself."""
+    keep = job.said
+    return None if keep is None or is_bucketed(keep) else keep.last
 
 
 def is_bucketed(keep: Keep) -> bool:
@@ -208,11 +354,8 @@ def is_bucketed(keep: Keep) -> bool:
     return keep.key is not None or keep.first is not None
 
 
-def _too_many(buckets: Iterable[list[tuple[Ended, Keep]]]) -> Iterator[Ended]:
+def _too_many(buckets: Iterable[list[Ended]], keep: Keep) -> Iterator[Ended]:
     """All but the oldest and the newest of each bucket."""
+    first, last = keep.first or 0, keep.last or 0
     for bucket in buckets:
-        bucket.sort(key=lambda each: (each[0].finished_on, each[0].id))
-        keep = bucket[0][1]
-        first, last = keep.first or 0, keep.last or 0
-        for job, _ in bucket[first : max(first, len(bucket) - last)]:
-            yield job
+        yield from bucket[first : max(first, len(bucket) - last)]

@@ -1,8 +1,8 @@
 """Cleaning decides nothing about flows.
 
-Random trees are run twice in the same order, once with nothing removed, once with rules, sweeps,
-cleans, ceilings and holds in between; each job ends in the same way, and each parent finds the same
-of its children.
+Random trees are run twice, jobs being taken and ending in the same random order, once with nothing
+removed, once with rules, sweeps, cleans, ceilings and holds in between; each job ends in the same
+way, and each parent finds the same of its children.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.model.world import World, world
 from tests.support.invariants import check
 
 from toril import Flow
-from toril.plugins import Outcome
+from toril.plugins import JobSnapshot, Outcome
 from toril.protocol.finishing import Finish
 from toril.types import ChildFailurePolicy
 from toril_plugins import Ceiling, Hold, Holds, Keep, Retention
@@ -120,7 +120,7 @@ cleanings: st.SearchStrategy[Cleaning] = st.one_of(
     st.builds(Say, queues, said),
 )
 steps = st.lists(
-    st.tuples(st.integers(0, 20), st.lists(cleanings, max_size=3)), min_size=3, max_size=12
+    st.tuples(st.integers(0, 20), st.lists(cleanings, max_size=2)), min_size=5, max_size=20
 )
 
 Trace: TypeAlias = list[tuple[Any, ...]]
@@ -135,6 +135,7 @@ class Run:
         self.cleaning = cleaning
         self.trace: Trace = []
         self._nodes: dict[str, Node] = {}
+        self._taken: list[tuple[str, str, JobSnapshot]] = []  # queue, token, job
 
     def add(self, root: Node, says: Retention | None) -> None:
         said = (says,) if says is not None and self.cleaning else ()
@@ -149,27 +150,32 @@ class Run:
         return Flow(node.queue, node.name, None, *said, children=children, id=job_id, **options)
 
     def step(self, choice: int) -> bool:
-        """A worker of one of the queues with waiting jobs takes the next one, and ends it."""
-        raw = self.place.client
-        ready = [queue for queue in QUEUES if raw.llen(f"bull:{queue}:wait")]
-        if not ready:
+        """A worker takes the next job of one of the queues, or ends one of those it has taken."""
+        ready = [queue for queue in QUEUES if self.place.client.llen(f"bull:{queue}:wait")]
+        if not ready and not self._taken:
             return False
-        queue = ready[choice % len(ready)]
-        token, taken = self.place.run(self.place.tick(f"bull:{queue}", "w", [], 1))
-        for job in taken.jobs:
-            key = f"bull:{queue}:{job.id}"
-            found = [raw.hgetall(f"{key}:{part}") for part in ("processed", "failed")]
-            decided = job.deferred_failure
-            outcome = "failed" if decided is not None else self._nodes[job.id].outcome
-            text = {"completed": json.dumps(job.id), "failed": decided or "as asked"}[outcome]
-            self.trace.append((job.id, outcome, text, found, raw.scard(f"{key}:dependencies")))
-            finish = Finish(job, token, outcome, text)
-            _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
-            if reply.codes[0] == OPEN:  # as the worker does then
-                finish = Finish(job, token, "failed", "has open children")
-                _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
-            assert list(reply.codes) == [0]
+        choice %= len(ready) + len(self._taken)
+        if choice < len(ready):
+            queue = ready[choice]
+            token, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [], 1))
+            self._taken += [(queue, token, job) for job in reply.jobs]
+        else:
+            self._end(*self._taken.pop(choice - len(ready)))
         return True
+
+    def _end(self, queue: str, token: str, job: JobSnapshot) -> None:
+        raw, key = self.place.client, f"bull:{queue}:{job.id}"
+        found = [raw.hgetall(f"{key}:{part}") for part in ("processed", "failed")]
+        decided = job.deferred_failure
+        outcome = "failed" if decided is not None else self._nodes[job.id].outcome
+        text = {"completed": json.dumps(job.id), "failed": decided or "as asked"}[outcome]
+        self.trace.append((job.id, outcome, text, found, raw.scard(f"{key}:dependencies")))
+        finish = Finish(job, token, outcome, text)
+        _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
+        if reply.codes[0] == OPEN:  # as the worker does then
+            finish = Finish(job, token, "failed", "has open children")
+            _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
+        assert list(reply.codes) == [0]
 
     def clean(self, cleanings: Sequence[Cleaning]) -> None:
         app = self.place.app

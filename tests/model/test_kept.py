@@ -1,5 +1,10 @@
-"""What is kept is what the model says, after every sweep: whoever said what at which level, whoever
-finished the jobs, whatever was retried or removed in between, and wherever a sweep was cut off.
+"""What is kept is what the model says, after every end and every sweep: which jobs, which parts of
+them, and which tombstones, for how long; whoever said what at which level, whoever finished the
+jobs, whatever was retried or removed in between.
+
+Where a sweep was cut off, what is left after the next one is what the model says for a cut after
+one of its steps: nobody can say after which. Tombstones end by the server's clock, which no test
+moves: their lives are checked to within the time that the test itself took.
 
 `TORIL_MODEL=long pytest tests/model` tries more.
 """
@@ -7,8 +12,9 @@ finished the jobs, whatever was retried or removed in between, and wherever a sw
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
@@ -16,7 +22,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.model.kept import LIVE_LEVELS, Ended, Kept, LiveLevel, OwnLevel
+from tests.model.kept import LIVE_LEVELS, OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier
 from tests.model.world import World, world
 from tests.support.invariants import check
 
@@ -52,6 +58,9 @@ KEEPS: Final = (
     Keep(first=1, last=1),
     Keep(first=2, key="name"),
     Keep(age="1m", data="5s", tombstone="1h"),
+    Keep(age="1m", logs="9s", data="50s"),
+    Keep(last=3, logs="1s", tombstone="1h"),
+    Keep(age="10s", tombstone="1m"),
 )
 
 CEILINGS: Final = (
@@ -194,11 +203,10 @@ class Trial:
     def __init__(self, place: World) -> None:
         place.begin()
         self.place = place
-        self.model = Kept()
+        self.models = [Kept()]  # what may be the case; more than one after a sweep was cut off
         self.queue = place.app.queue("q")
         self._serial = 0
-        self._thorough = True
-        self._gave_way = False
+        self._began = time.monotonic()
 
     @property
     def now(self) -> int:
@@ -206,6 +214,11 @@ class Trial:
 
     def advance(self, seconds: float) -> None:
         self.place.clock.advance(timedelta(seconds=seconds))
+
+    @property
+    def model(self) -> Kept:
+        """For what all of them agree about."""
+        return self.models[0]
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -217,23 +230,24 @@ class Trial:
                 self.advance(seconds)
             case Limit(value):
                 self.set_or_unset(Ceiling, value)
-                self.model.ceiling = value
+                for model in self.models:
+                    model.ceiling = value
             case HoldNames(names):
                 holds = [Hold(name=name) for name in sorted(names)]
                 self.set_or_unset(Holds, Holds(*holds) if holds else None)
-                self.model.hold(names)
+                for model in self.models:
+                    model.held = names
             case Require(required):
                 self.set_or_unset(Requires, Requires("ghost") if required else None)
-                self.model.required = required
+                for model in self.models:
+                    model.required = required
             case Retry(number, outcome) if (job := self.pick(number)) is not None:
                 found: Any = self.place.run(self.queue.get(job.id))
                 self.place.run(found.retry())
-                del self.model.jobs[job.id]
+                for model in self.models:
+                    del model.jobs[job.id]
                 self.run_one(outcome)
-                self.model.ended(
-                    Ended(job.id, outcome, job.name, job.customer, self.now, job.own),
-                    by_toril=True,
-                )
+                self.ended(replace(anew(job), outcome=outcome), by_toril=True)
             case Remove(number) if (job := self.pick(number)) is not None:
                 self.remove(job)
             case _:
@@ -248,7 +262,8 @@ class Trial:
         else:
             assert not self.model.required
             assert job.name not in self.model.held
-            del self.model.jobs[job.id]
+            for model in self.models:
+                del model.jobs[job.id]
 
     def pick(self, number: int) -> Ended | None:
         jobs = [self.model.jobs[key] for key in sorted(self.model.jobs)]
@@ -259,9 +274,10 @@ class Trial:
             "bull:q", Retention, level, value, how="set", source="the test", now=self.now
         )
         self.place.run(self.place.app.perform(saying))
-        self.model.live.pop(level, None)
-        if value is not None:
-            self.model.live[level] = value
+        for model in self.models:
+            model.live.pop(level, None)
+            if value is not None:
+                model.live[level] = value
 
     def set_or_unset(self, kind: type[Setting], value: Setting | None) -> None:
         doing = self.queue.unset(kind) if value is None else self.queue.set(value)
@@ -278,12 +294,21 @@ class Trial:
             job.id = self.add_run(job)
         elif ending.by_toril or ending.own:
             self.add(job)
+        self.place.client.rpush(f"bull:q:{job.id}:logs", "a line")
         if ending.by_toril:
             self.run_one(ending.outcome)
         else:
             self.foreign_end(job)
-        job.finished_on = self.now
-        self.model.ended(job, by_toril=ending.by_toril)
+        self.ended(job, by_toril=ending.by_toril)
+
+    def ended(self, job: Ended, *, by_toril: bool) -> None:
+        for model in self.models:
+            one = replace(job, finished_on=self.now)
+            if by_toril:
+                model.ended(one, self.now)
+            else:
+                model.ended_elsewhere(one)
+        self.look()
 
     def add(self, job: Ended) -> None:
         flow = Flow("q", job.name, {"customer": job.customer}, *self._own(job, "job"), id=job.id)
@@ -331,31 +356,72 @@ class Trial:
 
     # -- the sweep ---------------------------------------------------------------------------------
 
-    def sweep(self, *, fresh: bool, times: int = 1) -> None:
+    def sweep(self, *, fresh: bool) -> None:
         if fresh:
             self.place.app.runtime.services.clear()
-        for _ in range(times):
-            try:
-                assert self.place.run(self.place.app.run_services("q"))
-            except GiveWay:
-                assert self.model.required
-        # A sweeper that gave way has not begun.
-        self._thorough = fresh or (self._thorough and self._gave_way)
-        self._gave_way = self.model.required
-        verdict = self.model.sweep(self.now, thorough=self._thorough)
-        raw = self.place.client
-        left = {
-            state: set(raw.zrange(f"bull:q:{state}", 0, -1)) for state in ("completed", "failed")
-        }
-        assert left["completed"] | left["failed"] <= self.model.jobs.keys()
-        gone = {job.id for job in self.model.jobs.values() if job.id not in left[job.outcome]}
-        assert verdict.must <= gone, f"kept: {verdict.must - gone}"
-        assert gone <= verdict.may, f"gone: {gone - verdict.may}"
-        for job_id in gone:
-            del self.model.jobs[job_id]
+        try:
+            assert self.place.run(self.place.app.run_services("q"))
+        except GiveWay:
+            assert self.model.required
+        for model in self.models:
+            for _ in model.sweep(self.now, fresh=fresh):
+                pass
+        self.look()
+
+    def look(self) -> None:
+        """What is there is what one of the models says; from now on only those count that do."""
+        left = self.left()
+        agreeing: list[Kept] = []
+        for model in self.models:
+            if {job.id: (job.outcome, job.lost) for job in model.jobs.values()} == left:
+                agreeing += [] if model in agreeing else [model]
+        assert agreeing, self.told(left)
+        self.models = agreeing
+        self.look_at_tombs()
+
+    def left(self) -> dict[str, tuple[Outcome, frozenset[Tier]]]:
+        """The jobs that are there, and what is gone of them."""
+        raw: Any = self.place.client
+        ids = [
+            (job_id, state) for state in OUTCOMES for job_id in raw.zrange(f"bull:q:{state}", 0, -1)
+        ]
+        pipe = raw.pipeline(transaction=False)
+        for job_id, _ in ids:
+            pipe.hget(f"bull:q:{job_id}", "data")
+            pipe.exists(f"bull:q:{job_id}:logs")
+        answers = pipe.execute()
+        found: dict[str, tuple[Outcome, frozenset[Tier]]] = {}
+        for (job_id, state), data, logs in zip(ids, answers[::2], answers[1::2], strict=True):
+            lost: set[Tier] = {"data"} if data == "{}" else set()
+            found[job_id] = (state, frozenset(lost if logs else {*lost, "logs"}))
+        return found
+
+    def look_at_tombs(self) -> None:
+        raw: Any = self.place.client
+        begin = "bull:q:toril:cleanup:tomb:@"
+        found = {key.removeprefix(begin): raw.pttl(key) for key in raw.scan_iter(f"{begin}*")}
+        self.models = [model for model in self.models if model.tombs.keys() == found.keys()]
+        assert self.models, f"tombstones: {sorted(found)}"
+        took = 1000 * (time.monotonic() - self._began)
+        for job_id, tomb in self.model.tombs.items():
+            life = tomb.until - tomb.since
+            assert life - took - 50 <= found[job_id] <= life, (job_id, tomb, found[job_id])
+
+    def told(self, left: Mapping[str, tuple[Outcome, frozenset[Tier]]]) -> str:
+        """How what is there differs from what the models say."""
+        lines: list[str] = []
+        for model in self.models:
+            said = {job.id: (job.outcome, job.lost) for job in model.jobs.values()}
+            lines += [
+                f"kept: {sorted(left.items() - said.items())}",
+                f"gone: {sorted(map(str, said.items() - left.items()))}",
+                f"of: {[model.jobs[job_id] for job_id in said]}",
+            ]
+        return "\n".join(lines)
 
     def cut_sweep(self, cut: int, *, lost: bool) -> None:
         """A sweeper dies before, or just after, its `cut`-th exchange; its lease runs out."""
+        self.models = [each for model in self.models for each in self.cut_off(model)]
         executor = self.place.app.runtime.executor
         run, left = executor.run, cut
 
@@ -380,6 +446,19 @@ class Trial:
         for key in self.place.client.scan_iter("bull:q:toril:lease:*"):
             self.place.client.delete(key)
 
+    def cut_off(self, model: Kept) -> Iterator[Kept]:
+        """How a sweep may leave things that is cut off after some step."""
+        found = [model.fork()]
+        for _ in model.sweep(self.now, fresh=False):
+            if model not in found:
+                found.append(model.fork())
+        return iter(found)
+
+
+def anew(job: Ended) -> Ended:
+    """The job as it is when it is run again."""
+    return Ended(job.id, job.outcome, job.name, job.customer, 0, job.own, job.lost)
+
 
 @pytest.mark.timeout(6 * 3600)
 def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -> None:
@@ -392,9 +471,7 @@ def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -
             trial = Trial(place)
             for each in program:
                 trial.change(each.change)
-                # What was held is asked about by one sweep, and counts for the next.
-                times = 2 if isinstance(each.change, HoldNames) else 1
-                trial.sweep(fresh=each.fresh or isinstance(each.change, Retry), times=times)
+                trial.sweep(fresh=each.fresh or isinstance(each.change, Retry))
                 for ending in each.endings:
                     trial.end(ending)
                 if each.cut is not None:

@@ -14,7 +14,7 @@ from tests.support.place import Place, entries, place, work
 from toril import Flow, hookimpl
 from toril.plugins import FinishedJob, JobRemoved
 from toril.types import ChildFailurePolicy
-from toril_plugins import Due, Hold, Holds, Keep, Postpone, Retention, Verdicts
+from toril_plugins import Due, Flows, Hold, Holds, Keep, Postpone, Retention, Rewrite, Verdicts
 from toril_plugins.cleanup import trees
 
 QUEUES = ("p", "q", "r")
@@ -314,6 +314,39 @@ async def test_each_is_reviewed_and_copied_and_one_that_stays_keeps_the_rest(
         await sweep(here, "1h")
         assert jobs(raw) == set()
         assert set(says.copied) == ALL
+
+
+class Rewrites:
+    """Keeps one job of each flow for longer, without its data."""
+
+    toril_name = "rewrites"
+
+    @hookimpl
+    def toril_review_removal(self, due: Sequence[Due], flows: Flows) -> Verdicts:
+        return {
+            each.job.id: Rewrite(keep=Keep("5d"), data=None, note="seen")
+            for each in due
+            if each.job.id in ("b1", "c0") and each.note is None
+        }
+
+
+async def test_one_that_is_rewritten_leaves_its_flow(redis_url: str, raw: redis.Redis) -> None:
+    async with place(redis_url, plugins=[Rewrites()]) as here:
+        await finished_family(here)
+        for later in ("1d", "1h", "1h", "1h"):
+            await sweep(here, later)
+        assert jobs(raw) == {"b1", "c0"}
+        queue_of = {"b1": "q", "c0": "r"}
+        for job_id, queue in queue_of.items():
+            job = await here.app.queue(queue).get(job_id)
+            assert job is not None
+            assert job.data is None
+            told = {fact.subject: fact for fact in await job.explain()}
+            assert (told["rule"].level, told["rule"].text) == ("plugin rewrites", "5d")
+        await sweep(here, "4d")
+        await sweep(here, "1h")
+        assert jobs(raw) == set()
+        assert entries(raw) == {}
 
 
 async def test_not_while_one_of_it_is_held(here: Place, raw: redis.Redis) -> None:

@@ -2,8 +2,8 @@
 -- outcome, finished_on, rule, own, verdict}…}}. verdict = {go = true}; {until_ms, why}: it stays
 -- until then; {decision, data = JSON text or nil}: it is decided about anew, with other data. A job
 -- that was retried, removed, finished or decided about again in between is left alone. Returns
--- {gone = ids}.
-if not ctx.lease_held(args.service, args.token) then return {lost = true} end
+-- {gone = ids}. No service and token: jobs of a flow whose top is in another queue.
+if args.token and not ctx.lease_held(args.service, args.token) then return {lost = true} end
 
 -- What is put off comes again after a while, whatever its rule says.
 local PAUSE = MINUTE

@@ -207,18 +207,22 @@ class Trees:
         careful = bool(self._careful)
         reply = await self._run(context, queue, "tree_remove", {"jobs": jobs, "careful": careful})
         if reply["due"]:
-            await self._ask(replace(context, queue=queue), reply["due"])
+            await self._ask(context, queue, reply["due"])
             reply = await self._run(context, queue, "tree_remove", {"jobs": jobs, "careful": False})
         return cast("Sequence[tuple[str, str]]", reply["staying"])
 
-    async def _ask(self, context: ServiceContext, handed: Sequence[Handed]) -> None:
-        """Let the plugins review and copy jobs. Raises `Waits`."""
+    async def _ask(self, context: ServiceContext, queue: str, handed: Sequence[Handed]) -> None:
+        """Let the plugins review and copy jobs; rewrite those that are to be. Raises `Waits`."""
         try:
-            verdicts = await self._careful.settle(context, handed)
+            verdicts = await self._careful.settle(replace(context, queue=queue), handed)
         except PluginError as error:
             context.count("toril_retention_errors_total", plugin=error.plugin, hook=error.hook)
             raise Waits(str(error)) from error
-        for job_id, *_, verdict in cast("list[list[Any]]", verdicts):
+        told = cast("list[list[Any]]", verdicts)
+        rewritten: list[Json] = [each for each in told if "decision" in each[-1]]
+        if rewritten:
+            await self._run(context, queue, "settle", {"jobs": rewritten})
+        for job_id, *_, verdict in told:
             if verdict != {"go": True}:
-                why = verdict.get("why", "a plugin wants to change it")
-                raise Waits(f"job {job_id} of queue {context.queue}: {why}")
+                why = verdict.get("why", "a plugin has rewritten it")
+                raise Waits(f"job {job_id} of queue {queue}: {why}")
