@@ -26,6 +26,8 @@ OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow", "template")
 LIVE_LEVELS: Final[tuple[LiveLevel, ...]] = ("queue", "worker", "application")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("completed", "failed")
 TIERS: Final[tuple[Tier, ...]] = ("logs", "data")
+ASKED_AGAIN: Final = 60_000
+"""Milliseconds after which a job is asked about again whose sweep was cut off."""
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Ended:
     """A job that has ended.
 
     `lost`: tiers that are gone. `known`: Toril ended it, or a sweep has seen it; `number`: how many
-    of its outcome had ended by Toril then. `parked`: the next sweep is going to ask about it.
+    of its outcome had ended by Toril then. `parked`: a sweep asks about it, from then on (ms).
     `away`: it is held, and out of everybody's reach. `over`: it goes as soon as anything may go.
     """
 
@@ -46,7 +48,7 @@ class Ended:
     lost: frozenset[Tier] = frozenset()
     known: bool = False
     number: int = 0
-    parked: bool = False
+    parked: int | None = None
     away: bool = False
     over: bool = False
 
@@ -63,12 +65,12 @@ class Ended:
     @property
     def is_own(self) -> bool:
         """Whether it is known not to follow the live rule."""
-        return self.known and self.said is not None and not self.parked and not self.away
+        return self.known and self.said is not None and self.parked is None and not self.away
 
     @property
     def is_live(self) -> bool:
         """Whether it counts among those of the live rule."""
-        return not (self.is_own or self.parked or self.away)
+        return not (self.is_own or self.parked is not None or self.away)
 
     def is_aged(self, keep: Keep, now: int) -> bool:
         """Whether its age has come."""
@@ -86,6 +88,10 @@ class Tomb:
 
     since: int
     until: int
+
+    @property
+    def life(self) -> int:
+        return self.until - self.since
 
 
 @dataclass(slots=True)
@@ -153,8 +159,8 @@ class Kept:
             crowded = [job] if rule.last == 0 else self._crowded(outcome, rule)
             for each in crowded:
                 if each.said is not None:
-                    each.parked = True  # somebody else ended it: it is asked about first
-            self._let_go([each for each in crowded if not each.parked], now)
+                    each.parked = now  # somebody else ended it: it is asked about first
+            self._let_go([each for each in crowded if each.parked is None], now)
 
     def sweep(self, now: int, *, fresh: bool) -> Iterator[None]:
         """Sweep, step by step; at each a sweep may be cut off. `fresh`: by a new sweeper."""
@@ -167,7 +173,11 @@ class Kept:
                     self._let_go(self._outnumbered(outcome), now)
                     yield
                 yield from self._adopt(outcome, now)
-            asked = [job for job in self.jobs.values() if job.parked]
+            asked = [
+                job for job in self.jobs.values() if job.parked is not None and job.parked <= now
+            ]
+            for job in asked:
+                job.parked = now + ASKED_AGAIN  # if this sweep does not come to its end
             for outcome in OUTCOMES if not self.required else ():
                 self._remove_due(outcome, now)
             yield
@@ -176,10 +186,20 @@ class Kept:
             yield
             rules = tuple(self._rule_and_level(outcome) for outcome in OUTCOMES)
             before, self._sweeper.rules = self._sweeper.rules, rules
-            again = self._follow_holds() or before not in (None, rules)
+            again = self._follow_holds(now) or before not in (None, rules)
             self._sweeper.begun = True
             yield
             again = again and not self.required
+
+    def due_at(self, now: int) -> list[int]:
+        """When ages and tiers of the jobs that are there are due, later than now (ms)."""
+        found: set[int] = set()
+        for job in self.jobs.values():
+            keep = job.said or self._rule(job.outcome)
+            for age in (keep.age_ms, *map(keep.ms, TIERS)) if keep else ():
+                if age is not None and job.finished_on + age > now:
+                    found.add(job.finished_on + age)
+        return sorted(found)
 
     # The steps of a sweep ------------------------------------------------------------------------
 
@@ -196,7 +216,11 @@ class Kept:
 
     def _adopt(self, outcome: Outcome, now: int) -> Iterator[None]:
         """Get to know what others have ended."""
-        strange = [job for job in self._of(outcome) if not (job.known or job.parked or job.away)]
+        strange = [
+            job
+            for job in self._of(outcome)
+            if not (job.known or job.parked is not None or job.away)
+        ]
         for job in strange:
             job.away = job.name in self.held
             job.known = not job.away and job.said is None
@@ -222,13 +246,13 @@ class Kept:
             if is_bucketed(rule):
                 self._let_go(_too_many(self._live_buckets(outcome, rule), rule), now)
 
-    def _follow_holds(self) -> bool:
+    def _follow_holds(self, now: int) -> bool:
         """Hold and release. Returns whether there was anything to do."""
         if self._sweeper.held == self.held:
             return False
         released = [job for job in self.jobs.values() if job.away and job.name not in self.held]
         for job in released:
-            job.away, job.known, job.parked = False, False, True
+            job.away, job.known, job.parked = False, False, now
         found: list[Ended] = []
         if self._sought != self.held:
             found = [job for job in self.jobs.values() if job.name in self.held and not job.away]
@@ -240,7 +264,7 @@ class Kept:
 
     def _decide(self, job: Ended, now: int) -> None:
         """Get to know the job, and what was said for it."""
-        job.known, job.parked, job.number = True, False, self._ends[job.outcome]
+        job.known, job.parked, job.number = True, None, self._ends[job.outcome]
         keep = job.said
         if keep is not None and keep.is_nothing:
             self._let_go([job], now)
@@ -275,7 +299,7 @@ class Kept:
         ceiling = None if self.ceiling is None else self.ceiling.of(outcome)
         if ceiling is None:
             return
-        jobs = [job for job in self._of(outcome) if not (job.parked or job.away)]
+        jobs = [job for job in self._of(outcome) if job.parked is None and not job.away]
         excess = 0 if ceiling.last is None else len(jobs) - ceiling.last
         beyond = [job for n, job in enumerate(jobs) if n < excess or job.is_aged(ceiling, now)]
         self._let_go(beyond, now, by_ceiling=True)
@@ -340,7 +364,7 @@ class Kept:
 def _take_away(jobs: Iterable[Ended]) -> None:
     """The jobs are held from now on."""
     for job in jobs:
-        job.away, job.parked, job.over = True, False, False
+        job.away, job.parked, job.over = True, None, False
 
 
 def own_count(job: Ended) -> int | None:

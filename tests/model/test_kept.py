@@ -103,7 +103,7 @@ endings = st.builds(
     st.sampled_from("ab"),
     st.booleans(),
     st.one_of(
-        said_for_it(),
+        *[said_for_it()] * 4,  # most jobs have nothing of their own
         said_for_it("job"),
         said_for_it("flow"),
         said_for_it("job", "flow"),
@@ -157,7 +157,15 @@ class Wait:
     seconds: int
 
 
-Change: TypeAlias = Say | Limit | HoldNames | Require | Retry | Remove | Wait
+@dataclass(frozen=True)
+class WaitForOne:
+    """Until something is due of some job: then, and a millisecond before."""
+
+    number: int
+    early: bool
+
+
+Change: TypeAlias = Say | Limit | HoldNames | Require | Retry | Remove | Wait | WaitForOne
 
 
 @dataclass(frozen=True)
@@ -179,20 +187,22 @@ changes = st.one_of(
     st.builds(Retry, st.integers(0, 50), st.sampled_from(("completed", "failed"))),
     st.builds(Remove, st.integers(0, 50)),
     st.builds(Wait, st.sampled_from((1, 9, 10, 50, 60))),
+    st.builds(WaitForOne, st.integers(0, 50), st.booleans()),
     st.builds(Limit, st.sampled_from((None, *CEILINGS))),
     st.builds(HoldNames, st.sampled_from((frozenset(), frozenset("x"), frozenset("xy")))),
-    st.builds(Require, st.booleans()),
+    st.builds(Require, st.sampled_from((True, False, False))),
 )
+begins = st.builds(Say, st.sampled_from(LIVE_LEVELS), retentions())
 rounds = st.lists(
     st.builds(
         Round,
         changes,
-        st.lists(endings, max_size=5),
+        st.lists(endings, min_size=1, max_size=5),
         st.one_of(st.none(), st.integers(1, 12)),
         st.booleans(),
         st.booleans(),
     ),
-    min_size=1,
+    min_size=3,
     max_size=8,
 )
 
@@ -228,6 +238,27 @@ class Trial:
                 self.say(level, value)
             case Wait(seconds):
                 self.advance(seconds)
+            case WaitForOne(number, early):
+                ahead = self.model.due_at(self.now)
+                if ahead:
+                    self.advance((ahead[number % len(ahead)] - self.now - early) / 1000)
+            case Limit() | HoldNames() | Require():
+                self.guard(change)
+            case Retry(number, outcome) if (job := self.pick(number)) is not None:
+                found: Any = self.place.run(self.queue.get(job.id))
+                self.place.run(found.retry())
+                for model in self.models:
+                    del model.jobs[job.id]
+                self.run_one(outcome)
+                self.ended(replace(anew(job), outcome=outcome), by_toril=True)
+            case Remove(number) if (job := self.pick(number)) is not None:
+                self.remove(job)
+            case _:
+                pass
+
+    def guard(self, change: Limit | HoldNames | Require) -> None:
+        """Say what stands above the rules."""
+        match change:
             case Limit(value):
                 self.set_or_unset(Ceiling, value)
                 for model in self.models:
@@ -241,17 +272,6 @@ class Trial:
                 self.set_or_unset(Requires, Requires("ghost") if required else None)
                 for model in self.models:
                     model.required = required
-            case Retry(number, outcome) if (job := self.pick(number)) is not None:
-                found: Any = self.place.run(self.queue.get(job.id))
-                self.place.run(found.retry())
-                for model in self.models:
-                    del model.jobs[job.id]
-                self.run_one(outcome)
-                self.ended(replace(anew(job), outcome=outcome), by_toril=True)
-            case Remove(number) if (job := self.pick(number)) is not None:
-                self.remove(job)
-            case _:
-                pass
 
     def remove(self, job: Ended) -> None:
         """By hand; what is held is refused, and all is where a required plugin is missing."""
@@ -400,12 +420,18 @@ class Trial:
         raw: Any = self.place.client
         begin = "bull:q:toril:cleanup:tomb:@"
         found = {key.removeprefix(begin): raw.pttl(key) for key in raw.scan_iter(f"{begin}*")}
-        self.models = [model for model in self.models if model.tombs.keys() == found.keys()]
-        assert self.models, f"tombstones: {sorted(found)}"
-        took = 1000 * (time.monotonic() - self._began)
-        for job_id, tomb in self.model.tombs.items():
-            life = tomb.until - tomb.since
-            assert life - took - 50 <= found[job_id] <= life, (job_id, tomb, found[job_id])
+        took = 1000 * (time.monotonic() - self._began) + 50  # and what is rounded
+        told = f"tombstones: {found}, not {self.model.tombs}"
+        self.models = [
+            model
+            for model in self.models
+            if found.keys() <= model.tombs.keys()
+            and all(
+                tomb.life - took <= found.get(job_id, 0) <= tomb.life
+                for job_id, tomb in model.tombs.items()
+            )
+        ]
+        assert self.models, told
 
     def told(self, left: Mapping[str, tuple[Outcome, frozenset[Tier]]]) -> str:
         """How what is there differs from what the models say."""
@@ -463,12 +489,14 @@ def anew(job: Ended) -> Ended:
 @pytest.mark.timeout(6 * 3600)
 def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -> None:
     profile = PROFILES[os.environ.get("TORIL_MODEL", "quick")]
-    with world(redis_url, raw) as place:
+    # The model does not know where a slice ends: one does it all.
+    with world(redis_url, raw, {"cleanup": {"slice": 100}}) as place:
 
         @profile
-        @given(rounds)
-        def holds(program: list[Round]) -> None:
+        @given(begins, rounds)
+        def holds(beginning: Say, program: list[Round]) -> None:
             trial = Trial(place)
+            trial.change(beginning)
             for each in program:
                 trial.change(each.change)
                 trial.sweep(fresh=each.fresh or isinstance(each.change, Retry))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -69,14 +70,15 @@ class World:
     `sent` are the calls that may be sent again, with their results, since the last `begin`.
     """
 
-    def __init__(self, url: str, client: redis.Redis) -> None:
+    def __init__(self, url: str, client: redis.Redis, config: Mapping[str, Any]) -> None:
         self._loop = asyncio.new_event_loop()
         self._url = url
         self.client = client
         self.clock = ManualClock(START)
         self.listener = Listener()
         # Nobody is rescued: whom a worker takes, and when, is for the test to say.
-        self.app = App(url, plugins=[self.listener, "*"], clock=self.clock, rescue_after="36500d")
+        plugins = [self.listener, "*"]
+        self.app = App(url, plugins=plugins, config=config, clock=self.clock, rescue_after="36500d")
         self.sent: list[tuple[Call[Any], Any]] = []
         self._numbers: dict[str, int] = {}
 
@@ -143,8 +145,10 @@ class World:
 
 
 @contextmanager
-def world(url: str, client: redis.Redis) -> Generator[World]:
-    made = World(url, client)
+def world(
+    url: str, client: redis.Redis, config: Mapping[str, Any] = MappingProxyType({})
+) -> Generator[World]:
+    made = World(url, client, config)
     try:
         made.run(made.start())
         yield made
