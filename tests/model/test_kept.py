@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
@@ -96,19 +96,21 @@ def said_for_it(*levels: OwnLevel) -> st.SearchStrategy[dict[OwnLevel, Retention
     return st.fixed_dictionaries({level: retentions() for level in levels})
 
 
+SAYING: Final[Sequence[Sequence[OwnLevel]]] = (
+    *[()] * 5,
+    ("job",),
+    ("flow",),
+    ("job", "flow"),
+    ("template",),
+)
+"""Most jobs have nothing of their own."""
 endings = st.builds(
     Ending,
     st.sampled_from(("completed", "completed", "failed")),
     st.sampled_from("xy"),
     st.sampled_from("ab"),
     st.booleans(),
-    st.one_of(
-        *[said_for_it()] * 4,  # most jobs have nothing of their own
-        said_for_it("job"),
-        said_for_it("flow"),
-        said_for_it("job", "flow"),
-        said_for_it("template"),
-    ),
+    st.sampled_from(SAYING).flatmap(lambda levels: said_for_it(*levels)),
 )
 
 
@@ -180,19 +182,24 @@ class Round:
     fresh: bool
 
 
-changes = st.one_of(
-    st.none(),
-    st.builds(Say, st.sampled_from(LIVE_LEVELS), st.one_of(st.none(), retentions())),
-    st.builds(Say, st.sampled_from(LIVE_LEVELS), retentions()),
-    st.builds(Retry, st.integers(0, 50), st.sampled_from(("completed", "failed"))),
-    st.builds(Remove, st.integers(0, 50)),
-    st.builds(Wait, st.sampled_from((1, 9, 10, 50, 60))),
-    st.builds(WaitForOne, st.integers(0, 50), st.booleans()),
-    st.builds(Limit, st.sampled_from((None, *CEILINGS))),
-    st.builds(HoldNames, st.sampled_from((frozenset(), frozenset("x"), frozenset("xy")))),
-    st.builds(Require, st.sampled_from((True, False, False))),
-)
-begins = st.builds(Say, st.sampled_from(LIVE_LEVELS), retentions())
+numbers = st.integers(0, 50)
+levels = st.sampled_from(LIVE_LEVELS)
+changes = st.sampled_from(
+    (
+        st.none(),
+        st.builds(Say, levels, st.one_of(st.none(), retentions())),
+        st.builds(Say, levels, retentions()),
+        st.builds(Retry, numbers, st.sampled_from(OUTCOMES)),
+        st.builds(Remove, numbers),
+        st.builds(Wait, st.sampled_from((1, 9, 10, 50, 60))),
+        st.builds(WaitForOne, numbers, st.booleans()),
+        st.builds(WaitForOne, numbers, st.booleans()),
+        st.builds(Limit, st.sampled_from((None, *CEILINGS))),
+        st.builds(HoldNames, st.sampled_from((frozenset(), frozenset("x"), frozenset("xy")))),
+        st.builds(Require, st.sampled_from((True, False, False))),
+    )
+).flatmap(lambda change: change)
+begins = st.builds(Say, levels, retentions())
 rounds = st.lists(
     st.builds(
         Round,
