@@ -163,6 +163,7 @@ def _change(rng: Random) -> Change | None:
         WaitForOne(number, early=True),
         Limit(rng.choice((None, *CEILINGS))),
         HoldNames(rng.choice(NAMES)),
+        HoldNames(rng.choice(NAMES)),
         Require(rng.random() < 0.3),
     )
     return rng.choice(changes)
