@@ -24,7 +24,7 @@ from tests.support.invariants import check
 
 from toril import Flow
 from toril.plugins import JobSnapshot, Outcome
-from toril.protocol.finishing import Finish
+from toril.protocol.finishing import FAILED_CHILDREN, OPEN_CHILDREN, Finish
 from toril.types import ChildFailurePolicy
 from toril_plugins import Ceiling, Hold, Holds, Keep, Retention
 
@@ -36,7 +36,7 @@ PROFILE = settings(
     phases=(Phase.generate, Phase.shrink) if LONG else (Phase.generate,),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-OPEN: Final = -4
+NOT_YET: Final = (OPEN_CHILDREN, FAILED_CHILDREN)
 """The code of a job that cannot be completed, as it has open children."""
 QUEUES: Final = ("a", "b", "c")
 KEEPS: Final = (
@@ -172,8 +172,8 @@ class Run:
         self.trace.append((job.id, outcome, text, found, raw.scard(f"{key}:dependencies")))
         finish = Finish(job, token, outcome, text)
         _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
-        if reply.codes[0] == OPEN:  # as the worker does then
-            finish = Finish(job, token, "failed", "has open children")
+        if reply.codes[0] in NOT_YET:  # as the worker does then
+            finish = Finish(job, token, "failed", "has open or failed children")
             _, reply = self.place.run(self.place.tick(f"bull:{queue}", "w", [finish], 0))
         assert list(reply.codes) == [0]
 
