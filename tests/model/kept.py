@@ -132,7 +132,7 @@ class Kept:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Kept) and self.__dict__ == other.__dict__
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
     # What happens --------------------------------------------------------------------------------
 
@@ -350,7 +350,7 @@ class Kept:
     def _strip(self, jobs: Iterable[tuple[Ended, Keep]], now: int) -> None:
         """Take away the tiers that are due."""
         for job, keep in jobs:
-            due = {
+            due: set[Tier] = {
                 tier
                 for tier in TIERS
                 if (age := keep.ms(tier)) is not None and now - job.finished_on >= age

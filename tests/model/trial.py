@@ -239,7 +239,7 @@ class Trial:
     def left(self) -> dict[str, tuple[Outcome, frozenset[Tier]]]:
         """The jobs that are there, and what is gone of them."""
         raw: Any = self.place.client
-        ids = [
+        ids: list[tuple[str, Outcome]] = [
             (job_id, state) for state in OUTCOMES for job_id in raw.zrange(f"bull:q:{state}", 0, -1)
         ]
         pipe = raw.pipeline(transaction=False)
