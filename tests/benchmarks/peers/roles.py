@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 PAYLOAD: Final = {"to": "ada@example.org", "text": "x" * 64}
 """What each job brings: about 100 bytes."""
@@ -324,6 +324,7 @@ async def _play(peer: AsyncPeer, role: Role) -> None:
     result = await role(peer)
     await peer.close()
     say(**result)
+    _leave()  # from within: some tasks do not end when the loop cancels them
 
 
 def main(
@@ -339,8 +340,13 @@ def main(
         result = {**SYNC_ROLES, **(own or {})}[order.role](peer)
         peer.close()
         say(**result)
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End, whatever threads and tasks a library has left."""
     sys.stdout.flush()
-    os._exit(0)  # whatever threads a library has left
+    os._exit(0)
 
 
 def _run(main: Coroutine[Any, Any, None], *, uvloop: bool) -> None:
