@@ -19,12 +19,15 @@ from typing import Final
 
 import pytest
 import redis
+from tests.model.corners import CORNERS
 from tests.model.programs import Program, random_program
 from tests.model.trial import Trial
 from tests.model.world import World, world
 from tests.support.invariants import check
 
 PROGRAMS: Final = {"quick": 60, "long": 5000}
+SLICES: Final = {"cleanup": {"slice": 100}}
+"""The model does not know where a slice ends: one does it all."""
 
 
 def failure(place: World, program: Program) -> AssertionError | None:
@@ -63,10 +66,15 @@ def smallest(program: Program, fails: Callable[[Program], object]) -> Program:
 
 @pytest.mark.timeout(6 * 3600)
 def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -> None:
-    # The model does not know where a slice ends: one does it all.
-    with world(redis_url, raw, {"cleanup": {"slice": 100}}) as place:
+    with world(redis_url, raw, SLICES) as place:
         for _ in range(PROGRAMS[os.environ.get("TORIL_MODEL", "quick")]):
             program = random_program(random.Random(random.getrandbits(64)))
             if failure(place, program):
                 found = smallest(program, lambda other: failure(place, other))
                 pytest.fail(f"{found}\n{failure(place, found)}")
+
+
+def test_what_is_kept_is_what_the_model_says_in_corners(redis_url: str, raw: redis.Redis) -> None:
+    with world(redis_url, raw, SLICES) as place:
+        found = {name: failure(place, program) for name, program in CORNERS.items()}
+    assert not any(found.values()), found

@@ -1,0 +1,60 @@
+"""Programs that go where drawn ones seldom come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from tests.model.kept import OwnLevel
+from tests.model.programs import Change, Ending, HoldNames, Limit, Program, Round, Say, Wait
+
+from toril_plugins import Ceiling, Keep, Retention
+
+FOREVER: Final = Say("queue", Retention(completed=Keep.forever()))
+
+
+def program(beginning: Say, *rounds: tuple[Change | None, str]) -> Program:
+    """Rounds, none of them by a new sweeper: what changes, and the endings of jobs `x` and `y` by
+    Toril; `X` is ended by a foreigner, `!` says for the job before it that nothing is kept."""
+    return Program(
+        beginning,
+        [Round(change, _endings(text), None, lost=False, fresh=False) for change, text in rounds],
+    )
+
+
+def _endings(text: str) -> list[Ending]:
+    nothing: Mapping[OwnLevel, Retention] = {"job": Retention(completed=Keep.nothing())}
+    return [
+        Ending("completed", name.lower(), "a", by_toril=name.islower(), own=nothing if own else {})
+        for name, own in re.findall("([a-zA-Z])(!?)", text)
+    ]
+
+
+HOLD, RELEASE = HoldNames(frozenset("x")), HoldNames(frozenset())
+
+CORNERS: Final[Mapping[str, Program]] = {
+    "a held job that nobody has seen yet is too many": program(
+        Say("queue", Retention(completed=1)),
+        (HOLD, "Xy"),
+    ),
+    "a released job does not count under a ceiling before it is asked about": program(
+        FOREVER,
+        (Limit(Ceiling(completed=2)), ""),
+        (HOLD, "x"),
+        (None, "yy"),
+        (RELEASE, ""),
+    ),
+    "what was said for a job holds when it is released": program(
+        FOREVER,
+        (HOLD, "x!y"),
+        (RELEASE, ""),
+    ),
+    "a released job loses what others have lost while it was held": program(
+        Say("queue", Retention(completed=Keep(age="1m", data="5s"))),
+        (HOLD, "xy"),
+        (Wait(9), ""),
+        (RELEASE, ""),
+    ),
+}
+"""What is to be seen there -> the program."""
