@@ -56,5 +56,9 @@ CORNERS: Final[Mapping[str, Program]] = {
         (Wait(9), ""),
         (RELEASE, ""),
     ),
+    "a job that goes by a ceiling leaves the tombstone of its rule": program(
+        Say("queue", Retention(completed=Keep(age="1m", tombstone="1h"))),
+        (Limit(Ceiling(completed=1)), "xy"),
+    ),
 }
 """What is to be seen there -> the program."""
