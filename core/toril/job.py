@@ -158,7 +158,8 @@ class Job(StoredJob, Generic[R]):
 
         Raises:
             JobNotFound: It is gone.
-            JobStateError: It has not finished.
+            JobStateError: It has not finished; or a rule has taken its data, and it would run
+                without: give it data with `update` first.
         """
         await self._perform(
             self._operations.retry(reset_attempts=reset_attempts, reset_started=reset_started)

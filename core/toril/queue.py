@@ -276,6 +276,8 @@ class Queue(Inspection, Limits):
     ) -> int:
         """Let finished jobs of one outcome run again, oldest first. Returns how many.
 
+        Those of which a rule has taken the data stay as they are.
+
         Args:
             state: How they ended.
             limit: At most so many.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -21,6 +21,9 @@ from toril.types import FinishCause, Json, JsonObject, Outcome, RemovalCause, St
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Setting)
+
+_NO_DATA: Final = b"{ }"
+"""As the script part `no-data` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,11 @@ class JobSnapshot:
     def data(self) -> Json:
         """The payload."""
         return self._json(b"data")
+
+    @property
+    def is_data_taken(self) -> bool:
+        """Whether a rule has taken its data, which reads as `{}` since."""
+        return self.fields.get(b"data") == _NO_DATA
 
     @cached_property
     def opts(self) -> JsonObject:

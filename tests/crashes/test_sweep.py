@@ -82,7 +82,7 @@ def test_a_sweep_that_is_cut_off(redis_url: str, raw: redis.Redis, how: How) -> 
     expected, left = kept(raw), noted(raw)
     assert len(expected["bull:q"]["completed"]) == 7 + 3  # two of a name of their own, `stripped`
     stripped = raw.hgetall("bull:q:stripped")
-    assert stripped["data"] == "{}"
+    assert stripped["data"] == "{ }"
     assert "tomb:@entombed" in left
     assert expected["bull:q"]["failed"] == ["awaited"]
     told = evicted(raw)

@@ -139,6 +139,20 @@ class TestRetry:
             run(retry_job(Q, "ghost", "failed"))
         assert contents(raw).keys() == {f"{Q}:waits", f"{Q}:wait"}
 
+    def test_data_that_a_rule_has_taken(self, run: Runner, seed: Seed, raw: redis.Redis) -> None:
+        for n in range(250):
+            seed.job(f"{n:03}", "failed", score=NOW + n, data="{ }")
+        for data in ("{}", "[1]", "null"):
+            seed.job(data, "failed", score=NOW + 300, data=data)
+        before = contents(raw)
+        with pytest.raises(JobStateError, match="'007' of queue 'mail' cannot run again: a rule"):
+            run(retry_job(Q, "007", "failed"))
+        assert changes(before, contents(raw)) == {}
+        assert run(retry_all(Q, "failed", before=NOW + 999, limit=2)) == 2
+        assert run(retry_all(Q, "failed", before=NOW + 999)) == 1
+        assert raw.zcard(f"{Q}:failed") == 250
+        assert run(retry_all(Q, "failed", before=NOW + 999)) == 0
+
     def test_all_in_slices(self, run: Runner, seed: Seed, raw: redis.Redis) -> None:
         for n in range(250):
             seed.job(f"{n:03}", "failed", score=NOW + n, priority=n % 2)

@@ -533,7 +533,7 @@ class TestOwnScript:
 
 class TestStrip:
     SOURCE = """return {ctx.strip('completed', 'a', args, {
-          data = '{}', returnvalue = false, stacktrace = false}, {'logs', 'processed'})}"""
+          data = false, returnvalue = false, stacktrace = false}, {'logs', 'processed'})}"""
 
     def test_parts_are_emptied(self, raw: redis.Redis, seed: Seed) -> None:
         seed.job("a", "completed", score=NOW, data="[1]", returnvalue="2", stacktrace="[]")
@@ -543,10 +543,18 @@ class TestStrip:
         before = raw.hgetall(f"{Q}:a")
         assert own(raw, self.SOURCE, NOW).value == [True]
         after = raw.hgetall(f"{Q}:a")
-        assert after["data"] == "{}"
+        assert after["data"] == "{ }"
         assert before.keys() - after.keys() == {"returnvalue", "stacktrace"}
         assert raw.exists(f"{Q}:a:logs", f"{Q}:a:processed", f"{Q}:a:failed") == 1
         assert raw.zscore(f"{Q}:completed", "a") == NOW
+
+    @pytest.mark.parametrize("data", ["{}", "null"])
+    def test_data_that_was_always_empty_is_not_taken(
+        self, raw: redis.Redis, seed: Seed, data: str
+    ) -> None:
+        seed.job("a", "completed", score=NOW, data=data)
+        assert own(raw, self.SOURCE, NOW).value == [True]
+        assert raw.hget(f"{Q}:a", "data") == data
 
     @pytest.mark.parametrize("harm", ["changed", "gone", "locked"])
     def test_conditions(self, raw: redis.Redis, seed: Seed, harm: str) -> None:

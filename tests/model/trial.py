@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from tests.model.kept import OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier
 from tests.model.programs import (
     Change,
@@ -25,7 +26,7 @@ from tests.model.programs import (
 from tests.model.world import World
 
 from toril import Every, Flow, Setting
-from toril.errors import GiveWay, IndeterminateError, Reject
+from toril.errors import GiveWay, IndeterminateError, JobStateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
@@ -83,6 +84,10 @@ class Trial:
                 self.guard(change)
             case Retry(number, outcome) if (job := self.pick(number)) is not None:
                 found: Any = self.place.run(self.queue.get(job.id))
+                if "data" in job.lost:
+                    with pytest.raises(JobStateError, match="taken its data"):
+                        self.place.run(found.retry())
+                    return
                 self.place.run(found.retry())
                 for model in self.models:
                     del model.jobs[job.id]
@@ -249,7 +254,7 @@ class Trial:
         answers = pipe.execute()
         found: dict[str, tuple[Outcome, frozenset[Tier]]] = {}
         for (job_id, state), data, logs in zip(ids, answers[::2], answers[1::2], strict=True):
-            lost: set[Tier] = {"data"} if data == "{}" else set()
+            lost: set[Tier] = {"data"} if data == "{ }" else set()
             found[job_id] = (state, frozenset(lost if logs else {*lost, "logs"}))
         return found
 

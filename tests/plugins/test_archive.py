@@ -340,10 +340,16 @@ class TestRequeue:
         archive = Archive.of(here.app)
         for copy in copies.values():
             assert copy.job.data == {}
-            if own or copy.outcome == "completed":
-                with pytest.raises(JobStateError, match="had gone when it was archived"):
-                    await archive.requeue(here.app, copy)
+            with pytest.raises(JobStateError, match="had gone when it was archived"):
+                await archive.requeue(here.app, copy)
         await archive.restore(copies["do 1"])
+        job = await here.queue.get("do 1")
+        assert job is not None
+        with pytest.raises(JobStateError, match="a rule has taken its data"):
+            await job.retry()
+        await job.update({"n": 1})
+        await job.retry()
+        assert await job.state() == "waiting"
 
     async def test_data_that_was_always_empty_is_not(self, here: Place) -> None:
         await here.queue.set(Retention(completed=Keep("2d", last=1, data="1d")))

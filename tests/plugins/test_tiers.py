@@ -44,7 +44,7 @@ def parts(raw: redis.Redis, id: str) -> set[str]:
     fields: Any = raw.hgetall(f"bull:q:{id}")
     found = {name for name in ("returnvalue", "progress", "stacktrace") if name in fields}
     found |= {name for name in ("logs", "processed", "failed") if raw.exists(f"bull:q:{id}:{name}")}
-    return found | ({"data"} if fields.get("data", "{}") != "{}" else set())
+    return found | ({"data"} if fields.get("data", "{ }") != "{ }" else set())
 
 
 WHOLE = {"data", "returnvalue", "progress", "logs"}

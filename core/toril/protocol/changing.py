@@ -44,7 +44,8 @@ def retry_job(
         reset_started: Count how often it was picked up from 0 again.
         wants: The event hooks that somebody implements.
 
-    The result raises `JobNotFound`, and `JobStateError` if it did not end so.
+    The result raises `JobNotFound`, and `JobStateError` if it did not end so, or a rule has taken
+    its data.
     """
     request = {
         "state": state,
@@ -54,7 +55,7 @@ def retry_job(
     }
 
     def parse(reply: Any) -> Effects[None]:
-        code, retried, _, told = reply
+        code, retried, _, told, _ = reply
         if code < 0:
             raise refusal(code, queue, id, f"is not {state}")
         return with_effects(None, told, _retried(queue, state, retried, wants))
@@ -76,7 +77,7 @@ def retry_all(
 
     `before` (milliseconds since the epoch) keeps jobs that fail again meanwhile from being put
     back for ever. `limit`: at most so many. The other arguments are those of `retry_job`. Returns
-    how many there were.
+    how many there were. Jobs of which a rule has taken the data stay.
     """
     request = {
         "state": state,
@@ -85,17 +86,17 @@ def retry_all(
         "reset_started": reset_started,
     }
 
-    def parse(reply: Any) -> Effects[tuple[int, bool]]:
-        _, retried, more, told = reply
+    def parse(reply: Any) -> Effects[tuple[int, bool, int]]:
+        _, retried, more, told, staying = reply
         events = _retried(queue, state, retried, wants)
-        return with_effects((len(retried), bool(more)), told, events)
+        return with_effects((len(retried), bool(more), staying), told, events)
 
-    total, more = 0, True
+    total, skip, more = 0, 0, True
     while more and total != limit:
         most = RETRIED_PER_CALL if limit is None else min(limit - total, RETRIED_PER_CALL)
-        arguments = (_pack({**request, "limit": most}),)
-        count, more = yield Call("retry", (queue,), arguments, parse)
-        total += count
+        arguments = (_pack({**request, "limit": most, "skip": skip}),)
+        count, more, staying = yield Call("retry", (queue,), arguments, parse)
+        total, skip = total + count, skip + staying
     return total
 
 

@@ -190,7 +190,7 @@ def _times(job: StoredJob) -> Iterator[Wrong]:
     if state in ("completed", "failed"):
         result = "returnvalue" if state == "completed" else "failedReason"
         # What a rule has emptied (`ctx.strip`) has neither data nor result any more.
-        if result not in fields and fields.get("data") != "{}":
+        if result not in fields and fields.get("data") not in ("{ }", "{}", "null"):
             yield Wrong("garbled", job.key, f"is {state} without {result}")
         if score is not None and score <= LAST_DATE and _number(finished) != score:
             yield Wrong("score", job.key, f"finished on {finished}, but its score is {score:.0f}")

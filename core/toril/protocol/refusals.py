@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from toril.errors import JobError, JobLocked, JobNotFound, JobStateError, LockLost, ParentError
 from toril.protocol.keys import queue_name
+
+_NO_DATA: Final = "cannot run again: a rule has taken its data; `update` it, or add a new job"
 
 
 def refusal(code: int, queue: str, id: str, wrong_state: str = "is in another state") -> JobError:
@@ -21,6 +25,7 @@ def refusal(code: int, queue: str, id: str, wrong_state: str = "is in another st
         -7: (ParentError, "has another living parent"),
         -8: (JobStateError, "is the pending iteration of a schedule; remove the schedule"),
         -9: (JobStateError, "has children that have failed"),
+        -10: (JobStateError, _NO_DATA),
         -21: (JobLocked, "is being run by a worker, or an open job below it is"),
     }.get(code, (JobError, f"was refused with code {code}"))
     name = queue_name(queue)

@@ -7,6 +7,7 @@ local MAX_REMOVALS = 100
 -- Made when a chunk asks for it first.
 local function add_removals(ctx)
 --- @local "remove"
+--- @local "no-data"
   local Q = ctx.q
   local STRIPPED_FIELDS = {
     data = true, returnvalue = true, failedReason = true, stacktrace = true, progress = true,
@@ -19,12 +20,21 @@ local function add_removals(ctx)
     end
   end
 
+  -- Data that was always empty stays as it is.
+  local function take_data(key)
+    local size = redis.call('HSTRLEN', key, 'data')
+    local data = size <= 4 and redis.call('HGET', key, 'data')
+    if data ~= '{}' and data ~= 'null' then redis.call('HSET', key, 'data', NO_DATA) end
+  end
+
   -- Overwrites `fields`, {name = text, or false: it goes}, and removes `keys`, {'logs', ...}.
   local function strip_job(key, fields, keys)
     for field, value in pairs(fields) do
       if not STRIPPED_FIELDS[field] then error('not a field that can be emptied: ' .. field) end
       if value then
         redis.call('HSET', key, field, value)
+      elseif field == 'data' then
+        take_data(key)
       else
         redis.call('HDEL', key, field)
       end

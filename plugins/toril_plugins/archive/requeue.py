@@ -8,7 +8,6 @@ from typing import Any, Final
 from toril import Backoff, NewJob, Setting
 from toril.plugins import FinishedJob, JobStateError
 from toril_plugins.archive.record import ArchivedJob
-from toril_plugins.retention.keep import Keep
 from toril_plugins.retention.resolve import own_values, resolve
 from toril_plugins.retention.values import Retention
 
@@ -33,7 +32,7 @@ def as_new(archived: ArchivedJob, find: Callable[[str, str], Any], id: str | Non
         ValueError: its data or options are garbled.
         ConfigurationError: something was said for it whose plugin is not in use.
     """
-    if _data_is_gone(archived):
+    if archived.job.is_data_taken:
         raise JobStateError(
             f"the data of job {archived.id!r} of queue {archived.queue!r} had gone when it was "
             f"archived ({archived.rule}): there is nothing to run it with; `restore` brings back "
@@ -51,19 +50,6 @@ def as_new(archived: ArchivedJob, find: Callable[[str, str], Any], id: str | Non
     if opts.get("lifo") is True:
         options["lifo"] = True
     return NewJob(job.name, job.data, *_settings(job, find), **options)
-
-
-def _data_is_gone(archived: ArchivedJob) -> bool:
-    """Whether a tier took its data: it took a result with it, or the rule it went by says so."""
-    if archived.fields.get(b"data") != b"{}":
-        return False
-    if archived.outcome == "completed" and b"returnvalue" not in archived.fields:
-        return True
-    try:
-        tier = Keep.parse(archived.rule.partition(": ")[2]).ms("data")
-    except ValueError:
-        return False
-    return tier is not None and archived.archived_on - archived.finished_on >= tier
 
 
 def _settings(job: FinishedJob, find: Callable[[str, str], Any]) -> Iterator[Setting]:

@@ -1,9 +1,9 @@
 -- What happens to a kept job before it goes: parts of it go (tiers), or it waits for its flow.
 
--- A tier: its name, the fields that are emptied (false: they go), the keys that go.
+-- A tier: its name, the fields that go, the keys that go.
 local TIERS = {
   {'logs', {stacktrace = false}, {'logs'}},
-  {'data', {data = '{}', returnvalue = false, progress = false}, {'processed', 'failed'}},
+  {'data', {data = false, returnvalue = false, progress = false}, {'processed', 'failed'}},
 }
 local STRIPS = 100 -- jobs in one slice
 
