@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Sequence
-from typing import Final, TypeAlias, cast
+from functools import partial
+from typing import Final, TypeAlias
 
+from toril.connection.begun import Begun
 from toril.connection.call import at_once
 from toril.connection.line import Line
 from toril.errors import IndeterminateError, JobError
@@ -27,32 +29,46 @@ WORTH_A_CALL: Final = 25
 _inherited: list[object] = []
 
 
+class _Batch:
+    """Jobs that are added in one call, and what plugins shall hear of it."""
+
+    __slots__ = ("begun", "jobs", "untold")
+
+    def __init__(self, jobs: Sequence[_Waiting]) -> None:
+        self.jobs = jobs
+        self.untold: list[JobEvent] = []
+        self.begun: object = None
+
+
 class AddBatches:
     """The adds of one queue, in the order in which they came.
 
-    A lone add is sent at once; what comes while a call is under way goes out together in the next
-    one. Where many come a second call goes out behind the first, so that the server need not wait
-    for this process, nor this process for the server. Each job is added, or refused, for itself;
-    `add` returns when the plugins have heard of it. Who is cancelled takes back a job that has not
-    been sent; one that has been is added, and the plugins hear of it.
+    A lone add is sent at once, in the step of the loop in which it was asked for; what comes while
+    a call is under way goes out together in the next one. Where many come a second call goes out
+    behind the first, so that the server need not wait for this process, nor this process for the
+    server. Each job is added, or refused, for itself; `add` returns when the plugins have heard of
+    it. Who is cancelled takes back a job that has not been sent; one that has been is added, and
+    the plugins hear of it.
     """
 
     def __init__(self, runtime: Runtime, operations: QueueOperations) -> None:
         self._runtime = runtime
         self._operations = operations
-        self._waiting: list[_Waiting]
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._senders: set[asyncio.Task[None]] = set()
+        self._under_way: list[_Batch] = []
         self._telling: set[asyncio.Task[None]] = set()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin on a loop. What waits on another one is sent there: it is of the parent process."""
-        if self._senders:
-            _inherited.append(self._senders)
+        if self._under_way:
+            _inherited.append(self._under_way)
         self._loop = loop
-        self._waiting = []
-        self._senders = set()
-        self._under_way = 0  # calls; a sender without one has just been started
+        self._waiting: list[_Waiting] = []
+        self._under_way = []
+        self._quiet = asyncio.Event()  # nothing waits, and nothing is under way
+        self._quiet.set()
+        self._sending = False  # whether the loop is to send when it comes round
+        self._together = 1  # jobs of the last call
         self._line = Line()
         self._planning = asyncio.Lock()
 
@@ -71,85 +87,101 @@ class AddBatches:
                 (node,) = await self._runtime.drive(planning)
         saved: asyncio.Future[JobSnapshot] = loop.create_future()
         self._waiting.append((node, saved))
-        senders = len(self._senders)
-        starting = senders - self._under_way
-        if not senders or (
-            senders < MOST_UNDER_WAY and len(self._waiting) >= WORTH_A_CALL * (starting + 1)
-        ):
-            self._senders.add(loop.create_task(self._send()))
+        self._quiet.clear()
+        if self._together == 1 and len(self._waiting) == 1 and not self._under_way:
+            self._send()
+        elif self._may_send:
+            self._send_soon(loop)
         return await saved
 
     async def settled(self) -> None:
         """Wait until nothing is under way; also what a cancelled caller has left."""
         here = asyncio.get_running_loop()
-        while under_way := [
-            task for task in (*self._senders, *self._telling) if task.get_loop() is here
-        ]:
-            await asyncio.wait(under_way)
+        if self._loop is here:
+            await self._quiet.wait()
+        while telling := [task for task in self._telling if task.get_loop() is here]:
+            await asyncio.wait(telling)
 
-    async def _send(self) -> None:
-        try:
-            while batch := self._batch():
-                self._under_way += 1
-                try:
-                    await self._save(batch)
-                finally:
-                    self._under_way -= 1
-        finally:
-            # Not when the loop comes to it: who adds until then would wait for this sender.
-            self._senders.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+    @property
+    def _may_send(self) -> bool:
+        """Whether what waits is to go out although something may be under way."""
+        return not self._under_way or (
+            len(self._under_way) < MOST_UNDER_WAY and len(self._waiting) >= WORTH_A_CALL
+        )
 
-    def _batch(self) -> Sequence[_Waiting]:
+    def _send_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send when the loop comes round: others, who were answered just now, may add until then.
+
+        One whose last job was alone will be alone with the next, and is not kept waiting.
+        """
+        if not self._sending:
+            self._sending = True
+            loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._sending = False
+        while jobs := self._next():
+            batch = _Batch(jobs)
+            self._under_way.append(batch)
+            self._together = len(jobs)
+            saving = self._operations.save_in_one([node for node, _ in jobs])
+            batch.begun = self._runtime.begin(
+                saving, batch.untold, partial(self._ended, batch), self._line
+            )
+        self._look_whether_quiet()
+
+    def _next(self) -> Sequence[_Waiting]:
         """What the next call adds: nothing if a call that is under way is to end before it."""
-        if len(self._waiting) == 1 and not self._under_way and not self._waiting[0][1].done():
-            lone, self._waiting = self._waiting, []
-            return lone
         # Who was cancelled before the job was sent does not want it any more.
         self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
-        if self._under_way and len(wanted) < WORTH_A_CALL:
+        if not wanted or not self._may_send:
             return ()
-        senders = len(self._senders) - self._under_way
-        share = min(-(-len(wanted) // senders), MOST_ADDED)
+        # Two calls have as much to do each, as one waits for the other.
+        jobs = len(wanted) + sum(len(batch.jobs) for batch in self._under_way)
+        share = -(-jobs // MOST_UNDER_WAY) if jobs >= MOST_UNDER_WAY * WORTH_A_CALL else jobs
         # One call: what becomes of another one is nothing to those in this one.
-        count = in_one_call([node for node, _ in wanted[:share]])
+        count = in_one_call([node for node, _ in wanted[: min(share, MOST_ADDED)]])
         self._waiting = wanted[count:]
         return wanted[:count]
 
-    async def _save(self, batch: Sequence[_Waiting]) -> None:
-        saved: Sequence[JobSnapshot | Exception]
-        nodes = [node for node, _ in batch]
-        untold: list[JobEvent] = []
+    def _ended(self, batch: _Batch, begun: Begun[list[JobSnapshot | JobError]]) -> None:
+        saved: Sequence[JobSnapshot | BaseException]
         try:
-            saved = await self._runtime.drive(
-                self._operations.save_in_one(nodes), untold, self._line
-            )
+            saved = begun.result()
+        except asyncio.CancelledError as error:
+            saved = [error] * len(batch.jobs)
         except Exception as error:  # noqa: BLE001 - handed to those who wait
-            saved = [of_one(error, node) for node in nodes]
-        if not untold:
+            saved = [of_one(error, node) for node, _ in batch.jobs]
+        self._under_way.remove(batch)
+        if batch.untold:
+            # A plugin may add to this very queue meanwhile, so the next call waits for no plugin.
+            telling = asyncio.create_task(self._tell(batch, saved))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+        else:
             _answer(batch, saved)
-            return
-        # A plugin may add to this very queue meanwhile, so the next call waits for no plugin.
-        telling = asyncio.create_task(self._tell(untold, batch, saved))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+        if self._waiting and self._may_send:
+            self._send_soon(asyncio.get_running_loop())
+        self._look_whether_quiet()
 
-    async def _tell(
-        self,
-        events: Sequence[JobEvent],
-        batch: Sequence[_Waiting],
-        saved: Sequence[JobSnapshot | Exception],
-    ) -> None:
+    def _look_whether_quiet(self) -> None:
+        if not self._waiting and not self._under_way:
+            self._quiet.set()
+
+    async def _tell(self, batch: _Batch, saved: Sequence[JobSnapshot | BaseException]) -> None:
         try:
-            await self._runtime.dispatcher.publish(events)
+            await self._runtime.dispatcher.publish(batch.untold)
         finally:
             _answer(batch, saved)
 
 
-def _answer(batch: Sequence[_Waiting], saved: Sequence[JobSnapshot | Exception]) -> None:
-    for (_, future), result in zip(batch, saved, strict=True):
+def _answer(batch: _Batch, saved: Sequence[JobSnapshot | BaseException]) -> None:
+    for (_, future), result in zip(batch.jobs, saved, strict=True):
         if future.done():
             continue
-        if isinstance(result, Exception):
+        if isinstance(result, asyncio.CancelledError):  # the loop is being ended
+            future.cancel()
+        elif isinstance(result, BaseException):
             future.set_exception(result)
         else:
             future.set_result(result)

@@ -10,14 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard, TypeVar, cast
 
 from toril.connection.call import Procedure, Read, Request, Series
 from toril.connection.execute import Executor
 from toril.connection.line import Line
+from toril.connection.steps import Steps
 from toril.hooks.dispatch import Dispatcher
 from toril.job_events import JobEvent
 from toril.protocol.effects import Effects
+
+T = TypeVar("T")
 
 TO_ANSWER: Final = 1.0
 """Seconds that the server gets for its reply once the caller was cancelled."""
@@ -32,25 +35,44 @@ def has_effects(result: object) -> TypeGuard[Effects[Any]]:
     return isinstance(result, Effects)
 
 
+def conversation(
+    executor: Executor, dispatcher: Dispatcher, procedure: Procedure[T], untold: list[JobEvent]
+) -> Steps[T]:
+    """A procedure as one conversation with the server. `untold`: takes what plugins shall hear."""
+    try:
+        request = next(procedure)
+        while True:
+            try:
+                result = yield from executor.converse(cast(Request, request))
+            except Exception as error:  # noqa: BLE001 - the procedure decides what it means
+                request = procedure.throw(error)
+                continue
+            if has_effects(result):
+                dispatcher.note(result)
+                untold += result.events
+                result = result.value
+            request = procedure.send(result)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    finally:
+        procedure.close()
+
+
 async def carry_out(
     executor: Executor,
     dispatcher: Dispatcher,
     request: Request,
-    untold: list[JobEvent] | None = None,
     line: Line | None = None,
 ) -> Any:
     """The result of `request`, once the plugins have been told of its effects.
 
     A cancellation counts at once while nothing has been sent; later when all is done, but after
-    6 seconds at the latest. Raises what `Executor.run` raises.
-
-    `untold`: takes the events in place of the plugins, which the caller tells of them later. It is
-    a task that nobody cancels, so it saves the cost of another one. `line`: the row that the
-    request joins.
+    6 seconds at the latest. Raises what `Executor.run` raises. `line`: the row that it joins.
     """
     step = _Step(executor, dispatcher, request, line)
-    if untold is not None or isinstance(request, Read):
-        return await step.run(untold)
+    if isinstance(request, Read):
+        return await step.run()
     task = asyncio.create_task(step.run())
     try:
         await asyncio.wait((task,))
@@ -75,16 +97,13 @@ class _Step:
         self._sent = False
         self._answered = False
 
-    async def run(self, untold: list[JobEvent] | None = None) -> Any:
+    async def run(self) -> Any:
         result = await self._executor.run(self._request, sending=self._sending, line=self._line)
         self._answered = True
         if not has_effects(result):
             return result
         self._dispatcher.note(result)
-        if untold is None:
-            await self._dispatcher.publish(result.events)
-        else:
-            untold += result.events
+        await self._dispatcher.publish(result.events)
         return result.value
 
     def _sending(self) -> None:
@@ -106,24 +125,20 @@ class _Step:
 class Drive(Protocol):
     """Carries out a procedure."""
 
-    def __call__(
-        self, procedure: Procedure[Any], untold: list[JobEvent] | None, line: Line, /
-    ) -> Coroutine[Any, Any, Any]: ...
+    def __call__(self, procedure: Procedure[Any], line: Line, /) -> Coroutine[Any, Any, Any]: ...
 
 
-async def in_series(
-    series: Series[Any], drive: Drive, untold: list[JobEvent] | None = None
-) -> list[Any]:
+async def in_series(series: Series[Any], drive: Drive) -> list[Any]:
     """The results of the procedures of a series; two are under way at once.
 
-    A cancellation counts as in `carry_out`, for those that are under way. `untold`: see there.
+    A cancellation counts as in `carry_out`, for those that are under way.
     """
     line = Line()
     results: list[Any] = []
     under_way: deque[asyncio.Task[Any]] = deque()
     try:
         for procedure in series.procedures:
-            under_way.append(asyncio.create_task(drive(procedure, untold, line)))
+            under_way.append(asyncio.create_task(drive(procedure, line)))
             for _ in range(_TURNS_UNTIL_SENT):
                 await asyncio.sleep(0)
             if len(under_way) == _UNDER_WAY:

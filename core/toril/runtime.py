@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from toril.app_options import AppOptions
-from toril.carry_out import carry_out, has_effects, in_series
+from toril.carry_out import carry_out, conversation, has_effects, in_series
 from toril.clock import Clock, SystemClock
+from toril.connection.begun import Begun
 from toril.connection.call import Procedure, Series
 from toril.connection.endpoint import Endpoint
 from toril.connection.execute import Executor, SyncExecutor
@@ -259,26 +260,19 @@ class Runtime:
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async def drive(
-        self,
-        procedure: Procedure[T],
-        untold: list[JobEvent] | None = None,
-        line: Line | None = None,
-    ) -> T:
+    async def drive(self, procedure: Procedure[T], line: Line | None = None) -> T:
         """Carry out a procedure on this loop and tell the plugins what it did.
 
-        A cancellation counts between two requests. `untold`, `line`: see `carry_out`.
+        A cancellation counts between two requests. `line`: see `carry_out`.
         """
         try:
             request = next(procedure)
             while True:
                 try:
                     if isinstance(request, Series):
-                        result = await in_series(request, self.drive, untold)
+                        result = await in_series(request, self.drive)
                     else:
-                        result = await carry_out(
-                            self.executor, self.dispatcher, request, untold, line
-                        )
+                        result = await carry_out(self.executor, self.dispatcher, request, line)
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue
@@ -288,6 +282,24 @@ class Runtime:
             return value
         finally:
             procedure.close()
+
+    def begin(
+        self,
+        procedure: Procedure[T],
+        untold: list[JobEvent],
+        over: Callable[[Begun[T]], None],
+        line: Line,
+    ) -> Begun[T]:
+        """Begin a procedure, which goes on by itself; the caller tells the plugins what it did.
+
+        Args:
+            procedure: What is done; it has no series.
+            untold: Takes what the plugins shall hear.
+            over: Called when it has ended, perhaps before this returns.
+            line: The row that it joins.
+        """
+        steps = conversation(self.executor, self.dispatcher, procedure, untold)
+        return self.executor.begin(steps, over, line)
 
     async def perform(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
         """`drive`, once everything is ready for it."""

@@ -91,7 +91,7 @@ async def test_cancelled_before_an_idle_connection_is_used_closes_it(
 ) -> None:
     executor = Executor(open_endpoint(redis_url), Scripts())
     await executor.run(read("PING"))
-    (connection,) = executor._idle[executor.route.server(executor.endpoint.addresses[0])]
+    (connection,) = executor.pool().idle[executor.route.server(executor.endpoint.addresses[0])]
     raw.client_kill_filter(_type="normal", skipme=True)
     while not connection.has_news:
         time.sleep(0.001)  # noqa: ASYNC251 - the loop is to see nothing of it

@@ -49,7 +49,7 @@ async def test_one_goes_out_while_the_one_before_it_is_under_way(
     assert await asyncio.gather(*under_way) == [1, 2, 3]
     assert raw.lrange("k", 0, -1) == ["a", "b", "c"]
     assert proxy.accepted == connections
-    assert [len(idle) for idle in executor._idle.values()] == [1]
+    assert [len(idle) for idle in executor.pool().idle.values()] == [1]
     assert await executor.run(read("PING")) == b"PONG"
 
 

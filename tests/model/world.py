@@ -14,6 +14,7 @@ from tests.model.places import Told
 
 from toril import App, hookimpl
 from toril.connection.call import Call, Resend, only
+from toril.connection.steps import Steps
 from toril.plugins import JobEvent, ManualClock
 from toril.protocol.effects import Effects
 from toril.protocol.finishing import Fetch, Finish, TickReply, finished_job, tick
@@ -97,19 +98,19 @@ class World:
     async def start(self) -> None:
         await self.app.runtime.start()
         executor = self.app.runtime.executor
-        self._send = executor.run
+        self._converse = executor.converse
 
-        async def run(request: Any, *more: Any, **named: Any) -> Any:
-            result = await self._send(request, *more, **named)
+        def converse(request: Any, patience: Any = None) -> Steps[Any]:
+            result = yield from self._converse(request, patience)
             if isinstance(request, Call) and request.resend is Resend.RECORDED:
                 self.sent.append((request, result))
             return result
 
-        executor.run = run  # type: ignore[method-assign]
+        executor.converse = converse  # type: ignore[method-assign]
 
     async def send_again(self, call: Call[Any]) -> Any:
         """The result of a call that is sent once more, as after a lost reply."""
-        result = await self._send(call)
+        result = await self.app.runtime.executor.drive(self._converse(call))
         return result.value if isinstance(result, Effects) else result
 
     async def tick(

@@ -24,6 +24,7 @@ from toril import (
     hookimpl,
 )
 from toril.connection.execute import Executor
+from toril.connection.steps import Steps
 from toril.errors import InvalidJob, JobLocked, JobStateError, ParentError, ServerFull
 from toril.plugins import Draft, JobRef, JobRemoved, JobRetried, JobSaved, Removal
 
@@ -416,6 +417,38 @@ class TestManyTasks:
         assert waiting[:500] == [job.id for job in reversed(jobs)]
         assert [job.data for job in jobs] == list(range(500))
 
+    async def test_a_lone_add_needs_no_task(self, app: App) -> None:
+        queue, loop, made = app.queue("mail"), asyncio.get_running_loop(), 0
+        await queue.add("first")
+
+        def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
+            nonlocal made
+            made += 1
+            return asyncio.Task(work, loop=loop, **more)
+
+        loop.set_task_factory(make)
+        for i in range(10):
+            await queue.add("n", i)
+        loop.set_task_factory(None)
+        assert made == 0
+
+    @pytest.mark.parametrize(("callers", "calls"), [(2, 1), (10, 1), (100, 2)])
+    async def test_callers_that_come_back_together_go_out_together(
+        self, app: App, raw: redis.Redis, callers: int, calls: int
+    ) -> None:
+        queue = app.queue("mail")
+        await queue.add("first")
+
+        async def add() -> None:
+            for i in range(20):
+                await queue.add("n", i)
+
+        before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        await asyncio.gather(*(add() for _ in range(callers)))
+        made = raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+        assert made <= 20 * calls + 3
+        assert raw.llen(f"{Q}:wait") == 20 * callers + 1
+
     async def test_one_that_is_refused_stops_no_other(
         self, watched: App, witness: Witness, raw: redis.Redis
     ) -> None:
@@ -467,17 +500,17 @@ class TestManyTasks:
     ) -> None:
         queue = app.queue("mail")
         await queue.add("first")
-        run = Executor.run
+        converse = Executor.converse
         calls: list[Any] = []
 
-        async def run_once(self: Executor, request: Any, *rest: Any, **more: Any) -> Any:
+        def converse_once(self: Executor, request: Any) -> Steps[Any]:
             if getattr(request, "script", "") == "add":
                 calls.append(request)
                 if len(calls) == 2:
                     raise ServerFull("full")
-            return await run(self, request, *rest, **more)
+            return (yield from converse(self, request))
 
-        monkeypatch.setattr(Executor, "run", run_once)
+        monkeypatch.setattr(Executor, "converse", converse_once)
         adds = [queue.add("n", str(i) * 600_000) for i in range(3)]
         results = await asyncio.gather(*adds, return_exceptions=True)
         assert [type(result) for result in results] == [Job, ServerFull, Job]

@@ -26,8 +26,10 @@ from typing import Any, Final, Literal, cast
 
 import redis
 
+from toril.connection.begun import Begun
 from toril.connection.execute import Executor
 from toril.connection.steps import ReplyLost
+from toril.connection.wire import Waiter, Wire
 
 How = Literal["killed before", "killed after", "reply lost"]
 FileHow = Literal["killed before it writes", "killed in a write", "killed before a statement"]
@@ -136,25 +138,54 @@ class _Crash:
         self.happened = False
 
     def install(self) -> None:
-        exchange = Executor._exchange
+        exchange, begin = Executor._exchange, Wire.begin
         crash = self
 
-        async def disturbed(
-            self: Executor, connection: Any, step: Any, sending: Any, place: Any
-        ) -> list[Any]:
-            crash._left -= 1
-            mine = crash._left == 0  # others may be under way at the same time
-            if mine and crash._how == "killed before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            replies = await exchange(self, connection, step, sending, place)
+        async def disturbed(self: Executor, pool: Any, wire: Any, step: Any, place: Any) -> Any:
+            mine = crash._is_next()
+            replies = await exchange(self, pool, wire, step, place)
             if mine:
-                if crash._how == "killed after":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                crash.happened = True
+                crash._replied()
                 raise ReplyLost("lost by the test", step.server)
             return replies
 
+        def begun(self: Wire, commands: Any, timeout: float, waiter: Waiter) -> None:
+            if isinstance(waiter, Begun) and crash._is_next():
+                waiter = _Disturbed(waiter, crash)
+            begin(self, commands, timeout, waiter)
+
         Executor._exchange = disturbed  # type: ignore[method-assign]
+        Wire.begin = begun  # type: ignore[method-assign]
+
+    def _is_next(self) -> bool:
+        """Count an exchange that begins; others may be under way at the same time."""
+        self._left -= 1
+        if self._left == 0 and self._how == "killed before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._left == 0
+
+    def _replied(self) -> None:
+        if self._how == "killed after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.happened = True
+
+
+class _Disturbed:
+    """Waits for replies in place of another, who gets none."""
+
+    def __init__(self, waiter: Waiter, crash: _Crash) -> None:
+        self._waiter = waiter
+        self._crash = crash
+
+    def done(self) -> bool:
+        return self._waiter.done()
+
+    def set_result(self, _replies: list[Any]) -> None:
+        self._crash._replied()
+        self._waiter.set_exception(ConnectionError("lost by the test"))
+
+    def set_exception(self, error: Exception) -> None:
+        self._waiter.set_exception(error)
 
 
 class _FileCrash(_Crash):

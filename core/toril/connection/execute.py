@@ -6,22 +6,23 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 from redis.exceptions import RedisError
 
+from toril.connection.begun import Begun
 from toril.connection.call import Call, Read, Request
 from toril.connection.conversation import PRODUCER, Patience, converse
 from toril.connection.endpoint import Endpoint, Server
 from toril.connection.line import Line, Place
+from toril.connection.pool import MAX_CONNECTIONS, WirePool
 from toril.connection.route import Route, route_for
 from toril.connection.scripts import ScriptSet
 from toril.connection.sockets import (
     Connection,
     exchange,
     is_fresh,
-    open_async_connection,
     open_connection,
 )
 from toril.connection.steps import (
@@ -37,9 +38,6 @@ from toril.connection.steps import (
 from toril.connection.wire import Wire
 
 T = TypeVar("T")
-
-MAX_CONNECTIONS = 16
-"""Requests under way at once in one executor; more wait for their turn."""
 
 _inherited: list[object] = []
 """Connections that a forked child got from its parent. They are kept, never closed: closing one
@@ -72,8 +70,7 @@ class Executor:
         self._patience = patience
         self._client_name = client_name
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self._idle: dict[Server, list[Wire]] = {}
-        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._pool = WirePool()
 
     @overload
     async def run(
@@ -113,7 +110,7 @@ class Executor:
             ConfigurationError: login, rights or version do not do.
             ServerError: another refusal.
         """
-        steps = converse(self.route, self._scripts, request, patience or self._patience)
+        steps = self.converse(request, patience)
         if line is None:
             return await self.drive(steps, sending)
         place = line.join()
@@ -122,117 +119,101 @@ class Executor:
         finally:
             line.leave(place)
 
+    def converse(self, request: Request, patience: Patience | None = None) -> Steps[Any]:
+        """The conversation in which `request` is carried out; see `run`."""
+        return converse(self.route, self._scripts, request, patience or self._patience)
+
+    def begin(
+        self, steps: Steps[T], over: Callable[[Begun[T]], None], line: Line | None = None
+    ) -> Begun[T]:
+        """Begin a conversation, which goes on by itself; see `Begun`."""
+        return Begun(self, steps, over, line)
+
     async def drive(
         self,
         steps: Steps[T],
         sending: Callable[[], None] | None = None,
         place: Place | None = None,
+        doing: Awaitable[Any] | None = None,
     ) -> T:
-        """Carry out the steps of a conversation and return its result."""
+        """Carry out the steps of a conversation and return its result.
+
+        `doing`: carries out the step that has been asked for already.
+        """
         try:
-            step = next(steps)
+            if doing is None:
+                doing = self.do(next(steps), sending, place)
             while True:
                 try:
-                    answer = await self._do(step, sending, place)
+                    answer = await doing
                 except (NotSent, ReplyLost) as problem:
                     step = steps.throw(problem)
                 else:
                     step = steps.send(answer)
+                doing = self.do(step, sending, place)
         except StopIteration as done:
             result: T = done.value
             return result
         finally:
             steps.close()
 
-    async def _do(self, step: Step, sending: Callable[[], None] | None, place: Place | None) -> Any:
+    async def do(
+        self, step: Step, sending: Callable[[], None] | None = None, place: Place | None = None
+    ) -> Any:
+        """Carry out one step. Raises `NotSent` or `ReplyLost`."""
         match step:
             case Exchange(server, _):
-                if not step.asked:
-                    place = None
-                if place is not None and place.before is not None:
-                    connection = await place.turn(server)
-                    if connection is not None:
-                        return await self._exchange(connection, step, sending, place)
-                async with self._turn():
-                    connection = await self._connected(server)
-                    return await self._exchange(connection, step, sending, place)
+                pool = self.pool()
+                place = place if step.asked else None
+                wire = None if place is None else await place.turn(server)
+                if wire is None:
+                    wire = await pool.take(server)
+                if sending is not None:
+                    sending()
+                return await self._exchange(pool, wire, step, place)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Forget(server):
-                for connection in self._idle.pop(server, ()):
-                    await connection.disconnect(nowait=True)
+                await self.pool().forget(server)
             case InThread(function):
                 return await asyncio.to_thread(function)
         return None
 
-    def _turn(self) -> asyncio.Semaphore:
+    def pool(self) -> WirePool:
+        """The connections of this process and loop."""
         owner = (os.getpid(), asyncio.get_running_loop())
         if owner != self._owner:
             if self._owner is not None:
                 if self._owner[0] != owner[0]:
-                    _inherited.append((self._idle, self._owner))
+                    _inherited.append((self._pool, self._owner))
                 self.route.forget()
             self._owner = owner
-            self._idle = {}
-            self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
-        return self._turns
+            self._pool = WirePool(self._client_name)
+        return self._pool
 
     async def _exchange(
-        self,
-        connection: Wire,
-        step: Exchange,
-        sending: Callable[[], None] | None,
-        place: Place | None,
+        self, pool: WirePool, wire: Wire, step: Exchange, place: Place | None
     ) -> list[Any]:
-        server = step.server
-        whole = False
-        if sending is not None:
-            sending()
         if place is not None:
-            place.server, place.wire = server, connection
+            place.enter(step.server, wire)
+        whole = False
         try:
-            replies = await connection.exchange(step.commands, server.access.reply_timeout)
+            replies = await wire.exchange(step.commands, step.server.access.reply_timeout)
             whole = True
-        except TimeoutError as error:
-            raise ReplyLost(
-                f"no reply from {server} within {server.access.reply_timeout:g} s", server
-            ) from error
-        except (RedisError, OSError) as error:
-            raise ReplyLost(str(error), server) from error
+        except (TimeoutError, RedisError, OSError) as error:
+            raise ReplyLost.of(step.server, error) from error
         finally:
             if place is not None:
                 place.wire = None
-            if not whole or not connection.is_connected:
-                await connection.disconnect(nowait=True)
-            elif not connection.in_use:  # else the last one in the line gives it back
-                self._idle.setdefault(server, []).append(connection)
+            pool.give_back(step.server, wire, usable=whole)
+            if not whole:
+                await wire.disconnect(nowait=True)
         return replies
-
-    async def _connected(self, server: Server) -> Wire:
-        idle = self._idle.get(server)
-        while idle:
-            connection = idle.pop()
-            fresh = False
-            try:
-                if connection.has_news:
-                    # Let the loop look at the socket: first it runs us, then what it saw there.
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(0)
-                fresh = connection.is_fresh
-            finally:
-                if not fresh:  # also when cancelled just now: nobody else has it any more
-                    await connection.disconnect(nowait=True)
-            if fresh:
-                return connection
-        return await open_async_connection(server, self._client_name)
 
     async def aclose(self) -> None:
         """Close the connections. The executor can be used again; it then opens new ones."""
         if self._owner == (os.getpid(), asyncio.get_running_loop()):
-            idle, self._idle = self._idle, {}
-            for connections in idle.values():
-                for connection in connections:
-                    await connection.disconnect()
+            await self._pool.aclose()
         await self.drive(self.route.close())
 
 

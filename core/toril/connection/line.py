@@ -22,20 +22,31 @@ class Place:
         self._done: asyncio.Event | None = None
         self._sent = False
 
-    async def turn(self, server: Server) -> Wire | None:
-        """Wait until the request may be sent to `server`; the connection to be used, None: any.
+    def wire_before(self, server: Server) -> Wire | None:
+        """The connection on which the request can go to `server` behind the one before it.
 
-        The first time it may go behind the one before it. One that is sent again waits until those
-        before it are done, so that they cannot come after it.
+        Only the first time: one that is sent again waits until those before it are done, so that
+        they cannot come after it.
         """
-        first, self._sent = not self._sent, True
+        before = self.before
+        if self._sent or before is None or before.wire is None or before.server is not server:
+            return None
+        return before.wire if before.wire.is_connected else None
+
+    async def turn(self, server: Server) -> Wire | None:
+        """Wait until the request may be sent to `server`; the connection to be used, None: any."""
         while (before := self.before) is not None:
-            wire = before.wire
-            if first and wire is not None and wire.is_connected and before.server is server:
+            wire = self.wire_before(server)
+            if wire is not None:
                 return wire
             await before.done()
             self.before = before.before
         return None
+
+    def enter(self, server: Server, wire: Wire) -> None:
+        """The request is being sent."""
+        self._sent = True
+        self.server, self.wire = server, wire
 
     async def done(self) -> None:
         """Wait until the request is done, whatever comes of it."""

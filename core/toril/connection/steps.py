@@ -74,6 +74,14 @@ class ReplyLost(Exception):
         super().__init__(message)
         self.server = server
 
+    @classmethod
+    def of(cls, server: Server, error: Exception) -> ReplyLost:
+        """What `error` means that a connection raised while replies were waited for."""
+        if isinstance(error, TimeoutError):
+            limit = server.access.reply_timeout
+            return cls(f"no reply from {server} within {limit:g} s", server)
+        return cls(str(error), server)
+
 
 class Refused(Exception):
     """The server answered with an error and did nothing."""

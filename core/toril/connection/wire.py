@@ -45,15 +45,29 @@ class OpenConnection(Protocol):
         """Close it; `nowait`: without waiting until that is done."""
 
 
+class Waiter(Protocol):
+    """Who waits for replies: a future, or what is led on within the step that reads them."""
+
+    def done(self) -> bool:
+        """Whether it waits no more."""
+        ...
+
+    def set_result(self, replies: list[Any], /) -> None:
+        """All replies have come; errors of the server are among them."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """The connection broke, or the time ran out."""
+
+
 class _Exchange:
     """Commands that have been sent: how many replies they get, those that came, and until when."""
 
-    __slots__ = ("done", "due", "replies", "wanted")
+    __slots__ = ("due", "replies", "waiter", "wanted")
 
-    def __init__(self, wanted: int, due: float, done: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, wanted: int, due: float, waiter: Waiter) -> None:
         self.wanted = wanted
         self.due = due
-        self.done = done
+        self.waiter = waiter
         self.replies: list[Any] = []
 
 
@@ -126,18 +140,30 @@ class Wire(asyncio.Protocol):
             RedisError: the connection broke.
             TimeoutError: the time ran out.
         """
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        try:
+            self.begin(commands, timeout, done)
+            return await done
+        finally:
+            self.leave()
+
+    def begin(self, commands: Sequence[Command], timeout: float, waiter: Waiter) -> None:
+        """Send `commands`; the replies are for `waiter`. In any case it has to `leave` afterwards.
+
+        Raises:
+            RedisError: the connection is broken.
+        """
+        self._users += 1
         if self._lost is not None:
             raise self._lost
-        loop = asyncio.get_running_loop()
-        mine = _Exchange(len(commands), loop.time() + timeout, loop.create_future())
+        mine = _Exchange(len(commands), asyncio.get_running_loop().time() + timeout, waiter)
         self._transport.write(pack(commands))
         self._under_way.append(mine)
         self._alarm.set(mine.due)
-        self._users += 1
-        try:
-            return await mine.done
-        finally:
-            self._users -= 1
+
+    def leave(self) -> None:
+        """Who has begun an exchange waits no more."""
+        self._users -= 1
 
     def hurry(self, timeout: float) -> None:
         """Give what is under way up after so many seconds, if it is not sooner."""
@@ -151,10 +177,10 @@ class Wire(asyncio.Protocol):
         now = asyncio.get_running_loop().time()
         following: float | None = None
         for exchange in self._under_way:
-            if exchange.done.done():
+            if exchange.waiter.done():
                 continue
             if now >= exchange.due:
-                exchange.done.set_exception(TimeoutError())
+                exchange.waiter.set_exception(TimeoutError())
             elif following is None or exchange.due < following:
                 following = exchange.due
         return following
@@ -182,8 +208,8 @@ class Wire(asyncio.Protocol):
         exchange.replies.append(reply)
         if len(exchange.replies) == exchange.wanted:
             self._under_way.popleft()
-            if not exchange.done.done():
-                exchange.done.set_result(exchange.replies)
+            if not exchange.waiter.done():
+                exchange.waiter.set_result(exchange.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed; for the loop."""
@@ -194,5 +220,5 @@ class Wire(asyncio.Protocol):
     def _break(self, error: Exception) -> None:
         self._lost = self._lost or error
         for exchange in self._under_way:
-            if not exchange.done.done():
-                exchange.done.set_exception(self._lost)
+            if not exchange.waiter.done():
+                exchange.waiter.set_exception(self._lost)
