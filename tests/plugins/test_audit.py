@@ -108,6 +108,30 @@ async def test_overdue_by_a_time_of_its_own(app: App, clock: ManualClock) -> Non
     assert await found(app) == {}
 
 
+async def test_a_process_that_only_reports_is_noted(
+    app: App, redis_url: str, clock: ManualClock
+) -> None:
+    await finish_jobs(
+        app, NewJob("a"), NewJob("a"), NewJob("a", {}, Retention(completed="1h")), NewJob("bad")
+    )
+    config = {"cleanup": {"report_only": True}}
+    clock.advance("2h")
+    async with App(redis_url, plugins=["*"], config=config, clock=clock) as reporting:
+        await reporting.run_services("mail")
+        kinds = await found(app)
+        assert set(kinds) == {"report-only"}
+        (note,) = kinds["report-only"]  # nothing is said about those that failed
+        assert (note.severity, note.key, note.repair) == ("note", f"{Q}:completed", None)
+        assert note.what.endswith("removes nothing; 1 jobs are overdue by a time of their own")
+        await app.queue("mail").set(Retention(completed=1))
+        (note,) = (await found(app))["report-only"]
+        assert note.what.endswith("own; 1 jobs are overdue by their number")
+    clock.advance("11m")  # neither does it report any more
+    assert set(await found(app)) == {"overdue", "unswept"}
+    await app.run_services("mail")
+    assert await found(app) == {}
+
+
 async def test_a_fresh_rule_that_nobody_sweeps_yet_is_well(
     app: App, clock: ManualClock, raw: redis.Redis
 ) -> None:

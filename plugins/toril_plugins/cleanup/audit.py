@@ -18,8 +18,9 @@ from toril.plugins import (
     Severity,
     as_datetime,
 )
-from toril_plugins.cleanup.carrier import UNSWEPT_MS, is_swept
+from toril_plugins.cleanup.carrier import UNSWEPT_MS, is_reporting, is_swept
 from toril_plugins.cleanup.slices import rest
+from toril_plugins.retention.carrying_out import REPORTING
 from toril_plugins.retention.values import OUTCOMES, Ceiling, IdWindow, Retention
 
 GRACE_MS: Final = 60_000
@@ -76,12 +77,17 @@ class QueueAudit:
 
     def _of_figures(self, figures: Mapping[str, Any]) -> Iterator[Finding]:
         swept = is_swept(figures, self.audit.now)
+        lately = self.audit.now - (figures.get("reported") or 0) <= UNSWEPT_MS
+        reporting = is_reporting(figures) and (swept or lately)
         for outcome in OUTCOMES:
             found = figures[outcome]
             if figures.get("missing"):
                 if found.get("rule") or found["own"]:
                     lacks = f"the queue requires {figures['missing']}, which this process lacks"
                     yield self._about(outcome, "requires", f"{lacks}: it removes nothing", "note")
+                continue
+            if reporting:
+                yield from self._reporting(outcome, found)
                 continue
             if not swept:
                 yield from self._unswept(outcome, found)
@@ -95,6 +101,13 @@ class QueueAudit:
             rule = found.get("rule") or "what is decided about single jobs"
             what = f"nobody carries out {rule}: run a worker of Toril, or `toril sweep`"
             yield self._about(outcome, "unswept", what, sweep=True)
+
+    def _reporting(self, outcome: Outcome, found: Mapping[str, Any]) -> Iterator[Finding]:
+        """Nothing goes, and that is what somebody wants."""
+        late = self._late(found, swept=False)
+        told = "".join(f"; {count} jobs are overdue {why}" for why, count in late)
+        if told or found.get("rule") or found["own"]:
+            yield self._about(outcome, "report-only", REPORTING + told, "note")
 
     @staticmethod
     def _late(found: Mapping[str, Any], *, swept: bool) -> Iterator[tuple[str, int]]:

@@ -169,6 +169,7 @@ for _, outcome in ipairs(OUTCOMES) do
 end
 local said = rules.completed[1] ~= '' or rules.failed[1] ~= ''
   or ctx.meta('toril.ceiling.completed') or ctx.meta('toril.ceiling.failed')
+  or state('own', 'completed') or state('own', 'failed')
 -- For an audit, and whoever asks what becomes of the rules.
 if said and not (more or missing or args.report_only and not args.only_reports) then
   local mark = args.only_reports and 'reported' or 'swept'
