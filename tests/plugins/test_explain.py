@@ -331,6 +331,31 @@ async def test_a_tombstone_tells_whom_its_rule_overrode(here: Place) -> None:
         assert [(fact.level, fact.text) for fact in told if fact.subject == "overrode"] == overrode
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [({"age": 86_400}, "1d"), (5, "last 5"), (False, "for ever"), (None, "")],
+)
+async def test_a_tombstone_tells_of_bullmqs_own_options(
+    redis_url: str, raw: redis.Redis, option: Any, text: str
+) -> None:
+    class Shorter:
+        @hookimpl
+        def toril_plan_retention(self) -> Keep:
+            return Keep("1h", tombstone="9d")
+
+    async with place(redis_url, plugins=["*", Shorter()]) as here:
+        at = here.clock.now_ms()
+        foreign_finish(raw, "a", at=at, opts={"removeOnComplete": option})
+        job = await here.queue.get("a")
+        assert job is not None
+        await here.sweep("1h")
+        told = await job.explain()
+        assert [fact.text for fact in told if fact.subject == "rule"] == ["1h, tombstone 9d"]
+        assert [
+            (fact.text, fact.level, fact.at) for fact in told if fact.subject == "overrode"
+        ] == [(f"{text}, by option removeOnComplete", "job", at)] * bool(text)
+
+
 async def test_a_ceiling_tells_when_the_job_goes_by_it(here: Place) -> None:
     await here.queue.set(Ceiling(completed=Keep("1d", last=3)), source="eve")
     await here.finish("a", "b")

@@ -37,32 +37,9 @@ end
 local function has_own_value(id, outcome)
   local fields = redis.pcall('HMGET', ctx.q .. ':' .. id, 'toril', 'opts', 'parentKey')
   if fields.err then return false end
-  local parent_key = fields[3]
-  -- A schedule's run has it among its options.
-  local in_opts = not fields[1] and string.find(fields[2] or '', '"toril"', 1, true)
-  if fields[1] or in_opts then
-    local ok, own = pcall(cjson.decode, in_opts and fields[2] or fields[1])
-    if in_opts then own = ok and type(own) == 'table' and own.toril end
-    local said = ok and type(own) == 'table' and type(own.said) == 'table' and own.said.retention
-    for _, each in ipairs(type(said) == 'table' and said or {}) do
-      local value = type(each) == 'table' and each.v
-      if type(value) == 'table' and type(value[outcome]) == 'table' then return true, parent_key end
-    end
-    -- Options that nobody said, which are for foreign workers only.
-    local field = ok and type(own) == 'table' and type(own.plugins) == 'table'
-      and own.plugins.persistence
-    local told = type(field) == 'table' and field.told
-    for _, each in ipairs(type(told) == 'table' and told or {}) do
-      if each == outcome then return false, parent_key end
-    end
-  end
-  local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
-  if fields[2] and string.find(fields[2], option, 1, true) then
-    local ok, opts = pcall(cjson.decode, fields[2])
-    local kind = ok and type(opts) == 'table' and type(opts[option])
-    return kind == 'boolean' or kind == 'number' or kind == 'table', parent_key
-  end
-  return false, parent_key
+  local own = stored_by_toril(fields[1], fields[2])
+  local says = #said_about(own, outcome) > 0 or option_about(own, fields[2], outcome) ~= nil
+  return says, fields[3]
 end
 
 -- When something happens next to a job with a decision of its own, by time: a tier, or its end.

@@ -20,7 +20,7 @@ from toril.plugins import (
 from toril_plugins.cleanup.carrier import UNSWEPT_MS, QueueCarrier
 from toril_plugins.cleanup.fate import Fate, moment, whole_flow
 from toril_plugins.cleanup.recall import GONE
-from toril_plugins.retention.bullmq import OPTION
+from toril_plugins.retention.bullmq import OPTION, from_option
 from toril_plugins.retention.foreign import Foreign
 from toril_plugins.retention.requires import Requires
 from toril_plugins.retention.resolve import Resolution, own_values, resolve, told_only
@@ -152,7 +152,10 @@ def _said_for_it(tomb: dict[str, str], outcome: Outcome, rule: str) -> Iterator[
     for level in OWN_LEVELS:
         if level in tomb:
             stored = json.loads(tomb[level])
-            keep = Keep.decode(stored["v"]) if "v" in stored else Keep.parse(rule)
+            if "o" in stored:
+                keep = from_option(stored["o"])
+            else:
+                keep = Keep.decode(stored["v"]) if "v" in stored else Keep.parse(rule)
             value = Retention(completed=keep) if outcome == "completed" else Retention(failed=keep)
             yield Said(value, level, stored["s"], int(stored["t"]))
 

@@ -115,22 +115,31 @@ class Cleanup(Recalling):
         registry.setting(Foreign)
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
-        finished = ("gate", "finished", "holds", "indexes", "deciding", "holding", "finished_rest")
+        finished = (
+            "gate",
+            "finished",
+            "holds",
+            "indexes",
+            "said",
+            "deciding",
+            "holding",
+            "finished_rest",
+        )
         registry.lua(
             "finished_batch", _lua(*finished), meta=STATE, only_with=SAID, look=_text("look")
         )
-        removed = _text("removed") + "\n" + _lua("tombstone", "indexes", "removed_rest")
+        removed = _text("removed") + "\n" + _lua("said", "tombstone", "indexes", "removed_rest")
         registry.lua("removed", removed, meta=(*SAID, *STATE))
         registry.lua("restored", _lua("restored"), meta=(*SAID, *STATE))
         guards = ("toril.holds.list", "toril.requires.plugins")
         registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
         for script in ("hold", "release"):
-            parts = ("holds", "gate", "indexes", "deciding", "holding", script)
+            parts = ("holds", "gate", "indexes", "said", "deciding", "holding", script)
             registry.script(script, _lua(*parts))
         registry.script(JOURNAL, _lua("journal"))
         registry.name("retention", "holds", HoldKeeping(lambda: self._context))
         registry.name("retention", "journal", QueueJournal(lambda: self._context))
-        beside = ("holds", "gate", "indexes", "deciding", "holding", "handing")
+        beside = ("holds", "gate", "indexes", "said", "deciding", "holding", "handing")
         for script in ("adopt", "settle", "buckets", "reconcile", "tree_look", "tree_remove"):
             registry.script(script, _lua(*beside, script))
         for script in ("sweep", "decide"):
@@ -139,7 +148,9 @@ class Cleanup(Recalling):
         registry.script("recall", _text("recall"))
         registry.name("retention", "planner", QueuePlanner(self._means))
         registry.name("retention", "carrier", QueueCarrier(lambda: self._context))
-        registry.script("sample", _lua("holds", "gate", "indexes", "deciding", "holding", "sample"))
+        registry.script(
+            "sample", _lua("holds", "gate", "indexes", "said", "deciding", "holding", "sample")
+        )
         registry.script("figures", _lua("gate", "indexes", "figures"))
         registry.script("drift", _lua("indexes", "drift"))
         registry.script("explain", _lua("holds", "gate", "indexes", "explain"))

@@ -1,19 +1,19 @@
 -- What is left of a job that a rule removes: a tombstone, and its id stays taken.
 
 -- Notes who said what for the job itself about this end of it, by level: {s = source, t = when in
--- ms, v = what, unless the rule says so}. It is stored with the job; of a schedule's run it is
--- among the options. Short texts, or the tombstone takes three times as much.
-local function note_said(note, stored, opts)
-  local among_opts = not stored and opts and string.find(opts, '"toril"', 1, true)
-  local ok, own = pcall(cjson.decode, among_opts and opts or stored or 'null')
-  if ok and among_opts and type(own) == 'table' then own = own.toril end
-  local said = ok and type(own) == 'table' and type(own.said) == 'table' and own.said.retention
-  for _, each in ipairs(type(said) == 'table' and said or {}) do
-    local keep = type(each) == 'table' and type(each.v) == 'table' and each.v[outcome]
-    if keep then
-      local is_rule = string.find(ctx.rule, each.l .. ': ', 1, true) == 1
-      note(each.l, cjson.encode({s = each.s, t = each.t, v = not is_rule and keep or nil}))
-    end
+-- ms, v = what, unless the rule says so; o = BullMQ's own option, if nothing else was said}. Short
+-- texts, or the tombstone takes three times as much.
+local function note_said(note, own, opts, level, created)
+  local said = said_about(own, outcome)
+  for _, each in ipairs(said) do
+    local is_rule = string.find(ctx.rule, each.l .. ': ', 1, true) == 1
+    local value = not is_rule and each.v[outcome] or nil
+    note(each.l, cjson.encode({s = each.s, t = each.t, v = value}))
+  end
+  if #said > 0 then return end
+  local value, option = option_about(own, opts, outcome)
+  if value ~= nil then
+    note(level, cjson.encode({s = 'option ' .. option, t = tonumber(created) or 0, o = value}))
   end
 end
 
@@ -27,7 +27,7 @@ local left = tombstone and job.finished_on + tombstone - ctx.now or 0
 if left > 0 then
   local fields = redis.pcall(
     'HMGET', ctx.key, 'name', 'returnvalue', 'failedReason', 'parentKey', 'timestamp', 'toril',
-    'opts')
+    'opts', 'rjk')
   if not fields.err and (fields[1] or fields[4] or fields[5]) then
     local tomb = {
       'name', fields[1] or '', 'outcome', outcome, 'finishedOn', job.finished_on,
@@ -47,7 +47,8 @@ if left > 0 then
     end
     if text then note(outcome == 'completed' and 'result' or 'reason', text) end
     if fields[4] then note('parent', fields[4]) end
-    note_said(note, fields[6], fields[7])
+    local own, level = stored_by_toril(fields[6], fields[7]), fields[8] and 'template' or 'job'
+    note_said(note, own, fields[7], level, fields[5])
     redis.call('HSET', ctx.own('tomb:@' .. ctx.id), unpack(tomb))
     redis.call('PEXPIRE', ctx.own('tomb:@' .. ctx.id), left)
   end
