@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from tests.model.kept import OwnLevel
-from tests.model.programs import Change, Ending, HoldNames, Limit, Program, Round, Say, Wait
+from tests.model.programs import (
+    Change,
+    Ending,
+    HoldNames,
+    Limit,
+    Program,
+    Round,
+    Say,
+    TakeIds,
+    Wait,
+)
 
-from toril_plugins import Ceiling, Keep, Retention
+from toril_plugins import Ceiling, IdWindow, Keep, Retention
 
 FOREVER: Final = Say("queue", Retention(completed=Keep.forever()))
 
@@ -59,6 +69,11 @@ CORNERS: Final[Mapping[str, Program]] = {
     "a job that goes by a ceiling leaves the tombstone of its rule": program(
         Say("queue", Retention(completed=Keep(age="1m", tombstone="1h"))),
         (Limit(Ceiling(completed=1)), "xy"),
+    ),
+    "the id of a job that goes by nothing but a number stays taken": program(
+        Say("queue", Retention(completed=1)),
+        (TakeIds(IdWindow("1h")), "xy"),
+        (TakeIds(None), "y"),
     ),
 }
 """What is to be seen there -> the program."""

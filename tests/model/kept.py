@@ -1,7 +1,7 @@
 """Which finished jobs of a queue are left, and what of them, by what was said: pure Python.
 
-It knows the levels, ages, counts, keys, tiers, tombstones, ceilings, holds, required plugins, and
-in which order a sweep does its work; it knows nothing of indexes, scripts or slices.
+It knows the levels, ages, counts, keys, tiers, tombstones, taken ids, ceilings, holds, required
+plugins, and in which order a sweep does its work; it knows nothing of indexes, scripts or slices.
 
 What a finish or a sweep cannot know is part of what is said, and so of the model: a job that a
 foreigner has ended counts among those of the live rule until a sweep has seen it (`known`); an own
@@ -84,7 +84,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Tomb:
-    """What is left of a job that went at `since`, until `until` (ms)."""
+    """What is left of a job that went at `since`, until `until` (ms): a tombstone, or its id."""
 
     since: int
     until: int
@@ -106,16 +106,19 @@ class Sweeper:
 class Kept:
     """The finished jobs that are left, and what is said for their queue.
 
-    `held`: the names of jobs that are held; `required`: a plugin is required that nobody has.
+    `held`: the names of jobs that are held; `required`: a plugin is required that nobody has;
+    `window`: for how long an id stays taken (ms).
     """
 
     def __init__(self) -> None:
         self.jobs: dict[str, Ended] = {}
         self.tombs: dict[str, Tomb] = {}
+        self.taken: dict[str, Tomb] = {}
         self.live: dict[LiveLevel, Retention] = {}
         self.ceiling: Ceiling | None = None
         self.held: frozenset[str] = frozenset()
         self.required = False
+        self.window: int | None = None
         self._ends: Counter[Outcome] = Counter()
         self._sought: frozenset[str] = frozenset()
         self._sweeper = Sweeper()
@@ -125,7 +128,7 @@ class Kept:
         other = Kept()
         other.__dict__.update(self.__dict__)
         other.jobs = {job.id: replace(job) for job in self.jobs.values()}
-        other.tombs, other.live = dict(self.tombs), dict(self.live)
+        other.tombs, other.taken, other.live = dict(self.tombs), dict(self.taken), dict(self.live)
         other._ends, other._sweeper = Counter(self._ends), replace(self._sweeper)
         return other
 
@@ -345,6 +348,8 @@ class Kept:
                 until = job.finished_on + ((keep and keep.ms("tombstone")) or 0)
                 if until > now:
                     self.tombs[job.id] = Tomb(now, until)
+                if self.window is not None:
+                    self.taken[job.id] = Tomb(now, now + self.window)
                 del self.jobs[job.id]
 
     def _strip(self, jobs: Iterable[tuple[Ended, Keep]], now: int) -> None:

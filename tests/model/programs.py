@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from tests.model.kept import LIVE_LEVELS, OUTCOMES, LiveLevel, OwnLevel
 
 from toril.plugins import Outcome
-from toril_plugins import Ceiling, Keep, Retention
+from toril_plugins import Ceiling, IdWindow, Keep, Retention
 
 KEEPS: Final = (
     Keep.nothing(),
@@ -86,6 +86,13 @@ class Require:
 
 
 @dataclass(frozen=True)
+class TakeIds:
+    """The ids of jobs that go stay taken, or do not any more."""
+
+    window: IdWindow | None
+
+
+@dataclass(frozen=True)
 class Retry:
     """Some finished job is run again, and ends again."""
 
@@ -111,7 +118,7 @@ class WaitForOne:
     early: bool
 
 
-Change: TypeAlias = Say | Limit | HoldNames | Require | Retry | Remove | Wait | WaitForOne
+Change: TypeAlias = Say | Limit | HoldNames | Require | TakeIds | Retry | Remove | Wait | WaitForOne
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,7 @@ def _change(rng: Random) -> Change | None:
         HoldNames(rng.choice(NAMES)),
         HoldNames(rng.choice(NAMES)),
         Require(rng.random() < 0.3),
+        TakeIds(rng.choice((None, IdWindow("1h"), IdWindow("2h")))),
     )
     return rng.choice(changes)
 

@@ -1,10 +1,10 @@
 """What is kept is what the model says, after every end and every sweep: which jobs, which parts of
-them, and which tombstones, for how long; whoever said what at which level, whoever finished the
-jobs, whatever was retried or removed in between.
+them, and which tombstones and taken ids, for how long; whoever said what at which level, whoever
+finished the jobs, whatever was retried or removed in between.
 
 Where a sweep was cut off, what is left after the next one is what the model says for a cut after
-one of its steps: nobody can say after which. Tombstones end by the server's clock, which no test
-moves: their lives are checked to within the time that the test itself took.
+one of its steps: nobody can say after which. Tombstones and taken ids end by the server's clock,
+which no test moves: their lives are checked to within the time that the test itself took.
 
 `TORIL_MODEL=long pytest tests/model` tries more. What fails is made smaller by leaving things out.
 """

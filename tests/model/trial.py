@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 import pytest
-from tests.model.kept import OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier
+from tests.model.kept import OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier, Tomb
 from tests.model.programs import (
     Change,
     Ending,
@@ -20,6 +21,7 @@ from tests.model.programs import (
     Require,
     Retry,
     Say,
+    TakeIds,
     Wait,
     WaitForOne,
 )  # fmt: skip
@@ -30,7 +32,7 @@ from toril.errors import GiveWay, IndeterminateError, JobStateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
-from toril_plugins import Ceiling, Hold, Holds, Requires, Retention
+from toril_plugins import Ceiling, Hold, Holds, IdWindow, Requires, Retention
 
 
 class Trial:
@@ -80,7 +82,7 @@ class Trial:
                 ahead = self.model.due_at(self.now)
                 if ahead:
                     self.advance((ahead[number % len(ahead)] - self.now - early) / 1000)
-            case Limit() | HoldNames() | Require():
+            case Limit() | HoldNames() | Require() | TakeIds():
                 self.guard(change)
             case Retry(number, outcome) if (job := self.pick(number)) is not None:
                 found: Any = self.place.run(self.queue.get(job.id))
@@ -98,7 +100,7 @@ class Trial:
             case _:
                 pass
 
-    def guard(self, change: Limit | HoldNames | Require) -> None:
+    def guard(self, change: Limit | HoldNames | Require | TakeIds) -> None:
         """Say what stands above the rules."""
         match change:
             case Limit(value):
@@ -114,6 +116,10 @@ class Trial:
                 self.set_or_unset(Requires, Requires("ghost") if required else None)
                 for model in self.models:
                     model.required = required
+            case TakeIds(window):
+                self.set_or_unset(IdWindow, window)
+                for model in self.models:
+                    model.window = None if window is None else window.ms
 
     def remove(self, job: Ended) -> None:
         """By hand; what is held is refused, and all is where a required plugin is missing."""
@@ -259,21 +265,18 @@ class Trial:
         return found
 
     def look_at_tombs(self) -> None:
-        raw: Any = self.place.client
-        begin = "bull:q:toril:cleanup:tomb:@"
-        found = {key.removeprefix(begin): raw.pttl(key) for key in raw.scan_iter(f"{begin}*")}
         took = 1000 * (time.monotonic() - self._began) + 50  # and what is rounded
-        told = f"tombstones: {found}, not {self.model.tombs}"
-        self.models = [
-            model
-            for model in self.models
-            if found.keys() <= model.tombs.keys()
-            and all(
-                tomb.life - took <= found.get(job_id, 0) <= tomb.life
-                for job_id, tomb in model.tombs.items()
-            )
-        ]
-        assert self.models, told
+        for kind, of in (("tomb", attrgetter("tombs")), ("taken", attrgetter("taken"))):
+            found = self.lives(kind)
+            told = f"{kind}: {found}, not {of(self.model)}"
+            self.models = [model for model in self.models if is_so(found, of(model), took)]
+            assert self.models, told
+
+    def lives(self, kind: str) -> dict[str, int]:
+        """What is left of jobs that are gone, by id: for how long (ms)."""
+        raw: Any = self.place.client
+        begin = f"bull:q:toril:cleanup:{kind}:@"
+        return {key.removeprefix(begin): raw.pttl(key) for key in raw.scan_iter(f"{begin}*")}
 
     def told(self, left: Mapping[str, tuple[Outcome, frozenset[Tier]]]) -> str:
         """How what is there differs from what the models say."""
@@ -321,6 +324,13 @@ class Trial:
             if model not in found:
                 found.append(model.fork())
         return iter(found)
+
+
+def is_so(found: Mapping[str, int], expected: Mapping[str, Tomb], took: float) -> bool:
+    """Whether this is left, and ends in time; what has ended within `took` may be gone."""
+    return found.keys() <= expected.keys() and all(
+        tomb.life - took <= found.get(job_id, 0) <= tomb.life for job_id, tomb in expected.items()
+    )
 
 
 def anew(job: Ended) -> Ended:
