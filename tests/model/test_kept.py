@@ -25,7 +25,7 @@ from tests.model.trial import Trial
 from tests.model.world import World, world
 from tests.support.invariants import check
 
-PROGRAMS: Final = {"quick": 60, "long": 5000}
+PROGRAMS: Final = {"quick": 40, "long": 2500}
 SLICES: Final = {"cleanup": {"slice": 100}}
 """The model does not know where a slice ends: one does it all."""
 
@@ -64,9 +64,16 @@ def smallest(program: Program, fails: Callable[[Program], object]) -> Program:
     return program
 
 
+listening = pytest.mark.parametrize("listening", [False, True], ids=["alone", "listening"])
+"""Where nobody wants to hear of removals they take another path."""
+
+
 @pytest.mark.timeout(6 * 3600)
-def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -> None:
-    with world(redis_url, raw, SLICES) as place:
+@listening
+def test_what_is_kept_is_what_the_model_says(
+    redis_url: str, raw: redis.Redis, *, listening: bool
+) -> None:
+    with world(redis_url, raw, SLICES, listening=listening) as place:
         for _ in range(PROGRAMS[os.environ.get("TORIL_MODEL", "quick")]):
             program = random_program(random.Random(random.getrandbits(64)))
             if failure(place, program):
@@ -74,7 +81,10 @@ def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis) -
                 pytest.fail(f"{found}\n{failure(place, found)}")
 
 
-def test_what_is_kept_is_what_the_model_says_in_corners(redis_url: str, raw: redis.Redis) -> None:
-    with world(redis_url, raw, SLICES) as place:
+@listening
+def test_what_is_kept_is_what_the_model_says_in_corners(
+    redis_url: str, raw: redis.Redis, *, listening: bool
+) -> None:
+    with world(redis_url, raw, SLICES, listening=listening) as place:
         found = {name: failure(place, program) for name, program in CORNERS.items()}
     assert not any(found.values()), found

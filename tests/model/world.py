@@ -68,17 +68,20 @@ def _key(event: JobEvent) -> str:
 class World:
     """An App with the default plugins, and everything that its calls said.
 
-    `sent` are the calls that may be sent again, with their results, since the last `begin`.
+    `sent` are the calls that may be sent again, with their results, since the last `begin`. Without
+    `listening` nobody hears of events, and `listener` stays empty.
     """
 
-    def __init__(self, url: str, client: redis.Redis, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str, client: redis.Redis, config: Mapping[str, Any], *, listening: bool = True
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._url = url
         self.client = client
         self.clock = ManualClock(START)
         self.listener = Listener()
         # Nobody is rescued: whom a worker takes, and when, is for the test to say.
-        plugins = [self.listener, "*"]
+        plugins = [self.listener, "*"] if listening else ["*"]
         self.app = App(url, plugins=plugins, config=config, clock=self.clock, rescue_after="36500d")
         self.sent: list[tuple[Call[Any], Any]] = []
         self._numbers: dict[str, int] = {}
@@ -147,9 +150,13 @@ class World:
 
 @contextmanager
 def world(
-    url: str, client: redis.Redis, config: Mapping[str, Any] = MappingProxyType({})
+    url: str,
+    client: redis.Redis,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    listening: bool = True,
 ) -> Generator[World]:
-    made = World(url, client, config)
+    made = World(url, client, config, listening=listening)
     try:
         made.run(made.start())
         yield made
