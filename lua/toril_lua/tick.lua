@@ -71,8 +71,7 @@ end
 
 -- First of all writes, as a full server allows it; that allows the others too.
 local stored_max = meta['opts.maxLenEvents'] or false
-local max_len = whole(stored_max)
-redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', max_len > 0 and max_len or DEFAULT_MAX_EVENTS)
+redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', cap_of(stored_max))
 max_events(Q, stored_max)
 finishing.values = not meta['toril.events.values']
 

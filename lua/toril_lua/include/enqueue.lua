@@ -17,6 +17,14 @@ local function push(Q, id, priority, next_to_run)
   end
 end
 
+-- "The earliest delayed job is due then."
+local function mark_delayed(Q)
+  local first = redis.call('ZRANGE', Q .. ':delayed', 0, 0, 'WITHSCORES')
+  if first[2] then
+    redis.call('ZADD', Q .. ':marker', tonumber(first[2]) / 4096, '1')
+  end
+end
+
 local function enqueue(Q, id, priority, next_to_run)
   push(Q, id, priority, next_to_run)
   if not blocked(Q) then mark(Q) end

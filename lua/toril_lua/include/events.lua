@@ -2,8 +2,15 @@
 -- The event stream of a queue. Some events trim the stream ("capped"), most do not; which do is
 -- part of BullMQ's format.
 
-local DEFAULT_MAX_EVENTS = 10000
+local DEFAULT_MAX_EVENTS = '10000' -- as it is stored: mostly nothing is to be converted
 local max_events_of = {}
+
+-- How many events a stream keeps of which `stored` is said; false if nothing is.
+local function cap_of(stored)
+  if not stored or stored == DEFAULT_MAX_EVENTS then return DEFAULT_MAX_EVENTS end
+  local cap = whole(stored)
+  return cap > 0 and cap or DEFAULT_MAX_EVENTS
+end
 
 -- How many events the stream keeps, read once per call. Written if nobody has said it.
 -- `stored`: the field as read before, if it was; false if it was read and missing.
@@ -14,8 +21,7 @@ local function max_events(Q, stored)
     if not stored then
       redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', DEFAULT_MAX_EVENTS)
     end
-    cap = whole(stored or DEFAULT_MAX_EVENTS)
-    if cap <= 0 then cap = DEFAULT_MAX_EVENTS end
+    cap = cap_of(stored)
     max_events_of[Q] = cap
   end
   return cap
@@ -47,8 +53,7 @@ end
 -- writes there. Makes no queue where there is none.
 local function cut_events(Q)
   local stored = redis.call('HGET', Q .. ':meta', 'opts.maxLenEvents')
-  local cap = whole(stored)
-  redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', cap > 0 and cap or DEFAULT_MAX_EVENTS)
+  redis.call('XTRIM', Q .. ':events', 'MAXLEN', '~', cap_of(stored))
   return stored
 end
 

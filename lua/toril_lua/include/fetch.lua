@@ -13,32 +13,6 @@ local fetched = {
   due = nil,
 }
 
--- How many jobs the rate limit lets through now; sets `limited` if none.
-local function rate_limit(Q, max, duration)
-  if not max or not duration then return math.huge end
-  local key = Q .. ':limiter'
-  local counted = whole(redis.call('GET', key))
-  if counted >= max then
-    local left = redis.call('PTTL', key)
-    if left > 0 then
-      fetched.limited = left
-      return 0
-    end
-    redis.call('DEL', key) -- it has run out, or has no end at all
-    counted = 0
-  end
-  return max - counted
-end
-
-local function count_for_rate_limit(Q, picked, duration)
-  if picked == 0 then return end
-  local key = Q .. ':limiter'
-  local counted = redis.call('INCRBY', key, picked)
-  if counted == picked or redis.call('PTTL', key) == -1 then
-    redis.call('PEXPIRE', key, math.floor(duration))
-  end
-end
-
 -- Takes up to `count` ids; the prioritised ones once nothing else waits. Returns also their scores.
 local function take_ids(Q, count)
   local ids, scores = redis.call('RPOP', Q .. ':wait', count) or {}, {}
@@ -56,17 +30,6 @@ local function take_ids(Q, count)
     if #popped < 2 * missing then redis.call('DEL', Q .. ':pc') end
   end
   return ids, scores
-end
-
--- Puts ids from number `first` on back to where they were taken.
-local function put_back(Q, ids, first, scores)
-  for i = #ids, first, -1 do
-    if scores[ids[i]] then
-      redis.call('ZADD', Q .. ':prioritized', scores[ids[i]], ids[i])
-    else
-      redis.call('RPUSH', Q .. ':wait', ids[i])
-    end
-  end
 end
 
 -- Reads a job's hash: the hash, its size, its attempts started, whether somebody decided that it
@@ -108,6 +71,7 @@ local function take(Q, count, wanted, now)
   local ids, scores = take_ids(Q, count)
   for i, id in ipairs(ids) do
     if size > MAX_FETCHED_BYTES then
+--- @local "put-back"
       put_back(Q, ids, i, scores)
       fetched.more = true
       break
@@ -126,6 +90,7 @@ local function take(Q, count, wanted, now)
   if #accepted > 0 then
     local pushed = redis.pcall('LPUSH', Q .. ':active', unpack(accepted))
     if type(pushed) == 'table' then
+--- @local "put-back"
       put_back(Q, accepted, 1, scores)
       error(pushed.err, 0)
     end
@@ -142,7 +107,11 @@ local function fetch(Q, wanted, meta, now)
   if fetched.promoted == MAX_PROMOTED then fetched.more = true end
   local max = meta.max and whole(meta.max) or wanted.max
   local duration = wanted.duration or (meta.duration and whole(meta.duration))
-  local count = math.min(wanted.limit, rate_limit(Q, max, duration))
+  local count, count_picked = wanted.limit, nil
+  if max and duration then
+--- @local "rate-limit"
+    count, count_picked = math.min(count, rate_limit(Q, max)), count_for_rate_limit
+  end
   if fetched.limited > 0 then return end
   if meta.paused then count = 0 end
   if meta.concurrency then
@@ -153,5 +122,5 @@ local function fetch(Q, wanted, meta, now)
     return
   end
   local picked = take(Q, count, wanted, now)
-  if max and duration then count_for_rate_limit(Q, picked, duration) end
+  if count_picked then count_picked(Q, picked, duration) end
 end

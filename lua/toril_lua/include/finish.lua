@@ -2,7 +2,6 @@
 --- @include "events"
 --- @include "promote-due"
 --- @include "effects"
---- @include "saved"
 --- @include "lists"
 -- Ending one attempt of an active job. Whoever calls it has trimmed the events: then the server
 -- allows all writes here, also when it is full. The codes are those in the header of `tick`.
@@ -51,46 +50,17 @@ local function release_locks(Q, stalled)
   if stalled then redis.pcall('SREM', Q .. ':stalled', unpack(ids)) end
 end
 
--- Closes the deduplication window of a job that has ended. Returns the code: a window whose keys
--- are garbled does not keep the job from ending.
-local function end_window(Q, deduplication_id, id)
---- @local "deduplication"
---- @when saved
-  seam.now = finishing.now
---- @end
-  local ok, added = pcall(close_window, Q, deduplication_id, id, finishing.now)
-  if added then finishing.open, finishing.pushed = true, true end
-  return ok and 0 or 1
-end
-
--- Tells the parent; one whose keys are garbled does not keep its child from ending either.
--- Returns the code, and whether the child still keeps the parent waiting.
-local function tell_parent(key, kind, text, parent_key)
-  if not finishing.tell then -- all that is made with it is made once in a call
---- @local "parent"
-    local parents = {} -- by how a child names it: mostly several children of one end together
-    finishing.tell = function(child, outcome, value, named_key, named)
-      local parent = named and parents[named]
-      if not parent or parent.key ~= named_key then
-        parent = parent_of(named_key, named)
-        if not parent then return 0, false end
-        if named then parents[named] = parent end
-      end
-      local tell = outcome == 'completed' and child_completed or child_failed
-      local ok, blocks = pcall(tell, parent, child, value, finishing.now, finishing.noted_in)
-      if not ok then return 1, false end
-      return 0, blocks or false
-    end
-  end
-  return finishing.tell(key, kind, text, parent_key, redis.call('HGET', key, 'parent'))
-end
-
 local function settle(Q, id, key, kind, text, stored, more)
-  local now, window, told, blocks = finishing.now, 0, 0, false
-  -- What follows looks at the state of other jobs of this queue.
-  if stored[4] or stored[3] and string.find(stored[3], Q .. ':', 1, true) == 1 then catch_up(Q) end
-  if stored[4] then window = end_window(Q, stored[4], id) end
-  if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3]) end
+  local now, code, blocks = finishing.now, 0, false
+  if stored[3] or stored[4] then
+    -- What follows looks at the state of other jobs of this queue.
+    if stored[4] or string.find(stored[3], Q .. ':', 1, true) == 1 then catch_up(Q) end
+    if not finishing.tell then
+--- @local "relations"
+      finishing.tell = tell_relations
+    end
+    code, blocks = finishing.tell(Q, id, key, kind, text, stored)
+  end
   local made, entries = whole(stored[2]) + 1, finishing.entered[kind]
   if stored[5] then redis.call('ZREM', Q .. ':toril:deferred', key) end
   -- The first goes into the set alone: that proves that it is one.
@@ -121,40 +91,7 @@ local function settle(Q, id, key, kind, text, stored, more)
   else
     finishing.entered[kind] = {}
   end
-  return math.max(window, told)
-end
-
--- A handler said that no job shall begin for so many ms.
-local function hold(Q, ms)
---- @local "hold"
-  hold_back(Q, ms)
-  finishing.held = true
-end
-
--- Another attempt, at once or later, or none at all: the job goes back to where it came from.
-local function put_off(Q, id, key, kind, text, stored, more)
---- @local "enqueue"
-  local priority = whole(redis.call('HGET', key, 'priority'))
-  if text then redis.call('HSET', key, 'failedReason', text) end
-  if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end
-  if kind ~= 'wait' and not more.skip then
-    redis.call('HSET', key, 'atm', whole(stored[2]) + 1)
-  end
-  if kind == 'delay' then
-    redis.call('HSET', key, 'delay', int(more.delay))
-    push_delayed(Q, id, finishing.now + more.delay)
-    mark_delayed(Q)
-    return 0
-  end
-  if kind == 'retry' then
-    push(Q, id, priority, more.lifo)
-  else
-    push_front(Q, id, priority)
-    if more.hold then hold(Q, more.hold) end
-  end
-  emit_capped(Q, 'waiting', 'jobId', id, 'prev', 'active')
-  finishing.pushed = true
-  return 0
+  return code
 end
 
 -- Takes a job out of active. Returns whether it was there.
@@ -195,32 +132,19 @@ local function end_attempt(Q, item, lock)
   local code = -3
   if leave_active(Q, id, item[5]) then
     finishing.left = id
-    local settled = (kind == 'completed' or kind == 'failed') and settle or put_off
-    code = settled(Q, id, key, kind, text, stored, more)
+    if kind == 'completed' or kind == 'failed' then
+      code = settle(Q, id, key, kind, text, stored, more)
+    else
+      if not finishing.put_off then
+--- @local "put-off"
+        finishing.put_off = put_off
+      end
+      code = finishing.put_off(Q, id, key, kind, text, stored, more)
+    end
     finishing.left = nil
   end
   table.insert(finishing.unlocked, id)
   return code
-end
-
--- The end of a job broke in the middle: it is active again as if nothing had been tried. Its lock
--- has not been touched yet.
-local function undo(Q, id)
-  if finishing.left ~= id then return end
-  finishing.left = nil
-  for _, set in ipairs({'completed', 'failed', 'delayed', 'prioritized'}) do
-    redis.pcall('ZREM', Q .. ':' .. set, id)
-  end
-  redis.pcall('LREM', Q .. ':wait', 1, id)
-  redis.pcall('LPUSH', Q .. ':active', id)
-end
-
--- The tail of active, as far down as so many jobs reach.
-local function tail_of_active(Q, count)
-  local tail = redis.pcall('LRANGE', Q .. ':active', -count, -1)
-  if tail.err then return NOTHING end
-  local size = redis.call('LLEN', Q .. ':active')
-  return tail, size > NEAR
 end
 
 -- Ends the attempts in `items`, in that order. Returns one code for each, and never raises; ids
@@ -242,7 +166,13 @@ local function end_attempts(Q, items, now, dropped)
   locks = redis.call('MGET', unpack(locks))
   finishing.open = #children > 0 and redis.call('EXISTS', unpack(children)) > 0
   local stalled = #items == 1 or redis.call('EXISTS', Q .. ':stalled') == 1
-  if #items > 1 then finishing.tail, finishing.long = tail_of_active(Q, #items) end
+  if #items > 1 then
+    -- The tail of active, as far down as so many jobs reach.
+    local tail = redis.pcall('LRANGE', Q .. ':active', -#items, -1)
+    if not tail.err then
+      finishing.tail, finishing.long = tail, redis.call('LLEN', Q .. ':active') > NEAR
+    end
+  end
   if retries and promote_due(Q, now, dropped) > 0 then finishing.pushed = true end
   local codes, i = {}, 0
   local function go_on()
@@ -252,6 +182,7 @@ local function end_attempts(Q, items, now, dropped)
     end
   end
   while not pcall(go_on) do
+--- @local "undo"
     codes[i] = -23
     undo(Q, items[i][1])
   end
