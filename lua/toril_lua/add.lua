@@ -2,12 +2,14 @@
 --
 -- Keys:      [1] the queue (of a flow: the root's), [2...] the other queues
 -- Arguments: [1] msgpack {now, record, nodes = {node, ...}, terms = {terms, ...}, whole, check,
---            links, flow, want_removed}
+--            links, flow, want_removed,
+--            special}
 --            node = {id, name, data, timestamp, toril, terms = number of its terms}
 --            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
 --            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
 --            reschedule}}: what nodes may have in common; it reads as if it were theirs. A lone
---            node says it itself.
+--            node says it itself. delay, priority: only if they are not 0. special: some node has
+--            more than a queue, opts and counter.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
 --            whole = {size, ...}: the nodes are those of so many flows, one after another, each
@@ -15,9 +17,9 @@
 --            links = {{parent key, {child key, ...}}, ...}: children that come in later steps.
 --            flow = {root, lease (ms), nodes, first}: the step belongs to a large flow; first: is
 --            its first one; without nodes = it is done.
--- Returns:   {1 if written else 0, results, effects}; or -20: late; or -26: the large flow is being
---            taken back, or has been. results = {{number of the node, id, 1 if it existed, code},
---            ...}, without the nodes that were simply written under their ids.
+-- Returns:   {1 if written else 0, results, effects}; or 1: {1, {}, ''}; or -20: late; or -26: the
+--            large flow is being taken back, or has been. results = {{number of the node, id, 1 if
+--            it existed, code}, ...}, without the nodes that were simply written under their ids.
 --            Codes: 0 done, -5 no such parent, -7 it has another living parent, -23 garbled.
 -- Events:    added, waiting, delayed, waiting-children, duplicated, deduplicated, removed
 -- Seam:      adding, saved, removing, removed
@@ -27,7 +29,7 @@
 
 --- @include "record"
 --- @include "events"
---- @include "enqueue"
+--- @include "marker"
 --- @include "store"
 --- @include "effects"
 --- @include "saved"
@@ -37,6 +39,16 @@ local OK, NO_PARENT, OTHER_PARENT, CORRUPT, TAKEN_BACK = 0, -5, -7, -23, -26
 local Q = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local now, record, nodes = request.now, request.record, request.nodes
+
+-- Functions are made anew in each call, so those that only some calls need are made where a node
+-- asks for them.
+local has_places, has_parents, has_given, has_windows -- whether some node has
+for _, terms in ipairs(request.special and (request.terms or nodes) or {}) do
+  has_places = has_places or terms.delay or terms.priority or terms.lifo or terms.is_parent
+  has_parents = has_parents or terms.parent_key
+  has_given = has_given or terms.given
+  has_windows = has_windows or terms.window
+end
 if request.terms then
   for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
   for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
@@ -45,14 +57,18 @@ end
 local again = recorded(Q, record)
 if again then return again end
 
-local done_children = {} -- {key, JSON} of parents that got the result of a child from before
-local pushed, delayed = {}, {} -- queues that need a marker
+local NONE = {}
+local done_children = NONE -- {key, JSON} of parents that got the result of a child from before
+local left_out = NONE -- keys of nodes that are not added, as a plugin calls them duplicates
+local children = NONE -- key of a parent in the same flow: keys of its children
+local delayed = NONE -- queues that need a marker for their delayed jobs
+if request.special then done_children, left_out, children, delayed = {}, {}, {}, {} end
+local pushed = {} -- queues that need a marker
 local created -- the key of the hash being written
-local left_out = {} -- keys of nodes that are not added, as a plugin calls them duplicates
 local written = {} -- keys of nodes that have been added
 local gathered = {} -- queue: ids that go to the list of its waiting jobs together
-local children = {} -- key of a parent in the same flow: keys of its children
-local existed, codes, results = {}, {}, {}
+local existed, codes = {}, {} -- numbers of nodes: true if it existed, and what stands against it
+local results = {}
 
 local keys = {}
 for _, node in ipairs(nodes) do
@@ -68,21 +84,20 @@ local function is_there(key)
   return (written[key] or not all_new) and redis.call('EXISTS', key) == 1
 end
 
--- Functions are made anew in each call, so those that only some calls need are made when the first
--- of them is asked for.
-
--- What jobs with parents and flows need.
-local made_kin
-local function kin()
-  if made_kin then return made_kin end
+local kin -- what jobs with parents, and flows, need
+if has_parents or request.whole or request.check or request.flow or request.links then
   local family, living = {}, {} -- living: keys of parents known to exist
-  made_kin = family
+  kin = family
 
   function family.exists(key)
     if not living[key] and (written[key] or redis.call('EXISTS', key) == 1) then
       living[key] = true
     end
     return living[key] or false
+  end
+
+  function family.link(parent_key, key)
+    redis.call('SADD', parent_key .. ':dependencies', key)
   end
 
   -- What stands against adding a node, or OK.
@@ -117,7 +132,7 @@ local function kin()
       redis.call('SREM', node.parent_key .. ':dependencies', key)
       done_children[#done_children + 1] = {node.parent_key, node.parent}
     else
-      link_to_parent(node.parent_key, key)
+      family.link(node.parent_key, key)
     end
     redis.call('HSET', key, 'parentKey', node.parent_key, 'parent', node.parent)
   end
@@ -140,9 +155,8 @@ local function kin()
     end
     local fields = {'nodes', flow.nodes, 'lease', int(flow.lease)}
     for i, node in ipairs(nodes) do
-      local made = codes[i] == OK and existed[i] == 0
-      if made or codes[i] == OK and node.is_parent then
-        fields[#fields + 1] = (made and '+' or '=') .. KEYS[node.q] .. ':' .. node.id
+      if not codes[i] and (not existed[i] or node.is_parent) then
+        fields[#fields + 1] = (existed[i] and '=' or '+') .. KEYS[node.q] .. ':' .. node.id
         fields[#fields + 1] = ''
       end
     end
@@ -155,70 +169,79 @@ local function kin()
     local stored = redis.call('HMGET', Q .. ':toril:flows:' .. flow.root, 'nodes', 'back')
     return stored[2] ~= false or (not flow.first and not stored[1])
   end
+end
 
-  return family
+local place_elsewhere -- puts a node where a job does not simply wait
+local mark_late -- the marker of a queue with delayed jobs
+if has_places then
+--- @local "enqueue"
+  mark_late = mark_delayed
+  place_elsewhere = function(queue, node)
+    if node.is_parent then
+      redis.call('ZADD', queue .. ':waiting-children', node.timestamp, node.id)
+      emit_capped(queue, 'waiting-children', 'jobId', node.id)
+    elseif push_new(queue, node.id, node) then
+      delayed[queue] = true
+    else
+      pushed[queue] = true
+    end
+  end
+end
+--- @when adding
+
+-- Whether a plugin calls a new job, whose id the caller gave, a duplicate: nobody waits for it.
+local is_refused
+if has_given then
+--- @local "seam"
+  seam.now = now
+  is_refused = function(queue, node)
+    local refused = false
+    local ctx = new_ctx(queue)
+    ctx.id, ctx.key, ctx.name, ctx.parent_key = node.id, node.key, node.name, node.parent_key
+    ctx.duplicate = function() refused = true end
+    run_chunks('adding', queue, ctx)
+    if refused and node.parent_key then
+      done_children[#done_children + 1] = {node.parent_key, node.parent}
+    end
+    return refused
+  end
+end
+--- @end
+
+local deduplicated_by -- the owner of a node's window, if that keeps the node from being added
+if has_windows then
+--- @local "open_window"
+  want_removed = request.want_removed
+--- @when removing, removed
+  seam.now = now
+--- @end
+  deduplicated_by = rejected_by
 end
 
 local function place(queue, node, key)
-  local plain = node.delay == 0 and node.priority == 0 and not node.lifo and not node.is_parent
-  local ids = plain and gathered[queue]
-  if ids then
-    emit_capped(queue, 'waiting', 'jobId', node.id)
-  elseif node.is_parent then
-    redis.call('ZADD', queue .. ':waiting-children', node.timestamp, node.id)
-    emit_capped(queue, 'waiting-children', 'jobId', node.id)
-  elseif push_new(queue, node.id, node) then
-    delayed[queue] = true
+  local ids = gathered[queue]
+  if has_places and (node.delay or node.priority or node.lifo or node.is_parent) then
+    place_elsewhere(queue, node)
+    ids = nil
   else
-    pushed[queue] = true
-    -- The list has taken one, so it is a list, and will take those that come after it.
-    if plain then gathered[queue] = {} end
+    if not ids then
+      redis.call('LPUSH', queue .. ':wait', node.id)
+      -- The list has taken one, so it is a list, and will take those that come after it.
+      pushed[queue], gathered[queue] = true, {}
+    end
+    emit_capped(queue, 'waiting', 'jobId', node.id)
   end
   if node.inner then
     local keys_of_children = children[node.parent_key] or {}
     children[node.parent_key] = keys_of_children
     keys_of_children[#keys_of_children + 1] = key
   elseif node.parent_key then
-    link_to_parent(node.parent_key, key)
+    kin.link(node.parent_key, key)
   end
   if ids then ids[#ids + 1] = node.id end
 end
---- @when adding
 
--- Whether a plugin calls a new job, whose id the caller gave, a duplicate: nobody waits for it.
-local made_refusal
-local function is_refused(queue, node)
-  if not made_refusal then
---- @local "seam"
-    seam.now = now
-    made_refusal = function(of, job)
-      local refused = false
-      local ctx = new_ctx(of)
-      ctx.id, ctx.key, ctx.name, ctx.parent_key = job.id, job.key, job.name, job.parent_key
-      ctx.duplicate = function() refused = true end
-      run_chunks('adding', of, ctx)
-      return refused
-    end
-  end
-  if not made_refusal(queue, node) then return false end
-  if node.parent_key then
-    done_children[#done_children + 1] = {node.parent_key, node.parent}
-  end
-  return true
-end
---- @end
-
--- The owner of the node's deduplication window, if that keeps the node from being added.
-local function deduplicated_by(queue, node)
---- @local "open_window"
-  want_removed = request.want_removed
---- @when removing, removed
-  seam.now = now
---- @end
-  return rejected_by(queue, node)
-end
-
--- Returns whether the job existed, and a code.
+-- Returns true if the job existed, and what stands against it.
 local function add(node)
   local queue = KEYS[node.q]
   if node.counter then
@@ -230,42 +253,41 @@ local function add(node)
   local key = node.key
   if node.parent_key then
     if not request.whole then -- else it has been looked at with its flow
-      local code = kin().objection(node)
-      if code ~= OK then return 0, code end
+      local code = kin.objection(node)
+      if code ~= OK then return nil, code end
     end
-    if kin().is_below_left_out(node) then
+    if kin.is_below_left_out(node) then
       left_out[key] = true
-      return 1, OK
+      return true
     end
   end
   if is_there(key) then
-    if node.parent_key then kin().adopt(queue, node, key) end
+    if node.parent_key then kin.adopt(queue, node, key) end
     emit_capped(queue, 'duplicated', 'jobId', node.id)
-    return 1, OK
+    return true
   end
 --- @when adding
   if node.given and is_refused(queue, node) then
     left_out[key] = true
     emit_capped(queue, 'duplicated', 'jobId', node.id)
-    return 1, OK
+    return true
   end
 --- @end
   local owner = node.window and deduplicated_by(queue, node)
   if owner then
     node.id = owner
-    return 1, OK
+    return true
   end
   created = key
   store_job(queue, node.id, node)
   place(queue, node, key)
   created, written[key] = nil, true
-  return 0, OK
 end
 
-if request.flow and kin().is_taken_back(request.flow) then return TAKEN_BACK end
+if request.flow and kin.is_taken_back(request.flow) then return TAKEN_BACK end
 local against_first -- what stands against the first flow
 if request.whole or request.check then
-  against_first = kin().objections(1, request.check and #nodes or request.whole[1])
+  against_first = kin.objections(1, request.check and #nodes or request.whole[1])
   if request.check or #against_first > 0 then return {0, against_first, effects()} end
 end
 
@@ -280,15 +302,15 @@ seam.now = now
 --- @end
 
 local function note_result(i)
-  if existed[i] ~= 0 or codes[i] ~= OK or nodes[i].counter then
-    results[#results + 1] = {i, nodes[i].id or '', existed[i], codes[i]}
+  if existed[i] or codes[i] or nodes[i].counter then
+    results[#results + 1] = {i, nodes[i].id or '', existed[i] and 1 or 0, codes[i] or OK}
   end
 end
 
 if request.whole then
   -- Returns what stands against the flow, if something does.
   local function add_flow(first, last)
-    local found = first == 1 and against_first or kin().objections(first, last)
+    local found = first == 1 and against_first or kin.objections(first, last)
     for i = first, #found == 0 and last or 0 do
       existed[i], codes[i] = add(nodes[i])
       note_result(i)
@@ -319,7 +341,7 @@ else
         local window = KEYS[node.q] .. ':de:' .. node.window.id
         if redis.pcall('GET', window) == node.id then redis.call('DEL', window) end
       end
-      existed[i], codes[i], created = 0, CORRUPT, nil
+      existed[i], codes[i], created = nil, CORRUPT, nil
     end
     note_result(i)
   end
@@ -331,7 +353,7 @@ for parent_key, keys_of_children in pairs(children) do
   redis.call('SADD', parent_key .. ':dependencies', unpack(keys_of_children))
 end
 for _, link in ipairs(request.links or {}) do
-  if kin().exists(link[1]) then
+  if kin.exists(link[1]) then
     redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
   end
 end
@@ -342,21 +364,23 @@ if #done_children > 0 then
     if parent then release_if_done(parent, now) end
   end
 end
-for queue in pairs(delayed) do mark_delayed(queue) end
+for queue in pairs(delayed) do mark_late(queue) end
 for queue in pairs(pushed) do
   local held
   if queue == Q then held = is_blocked(Q, meta[1], meta[2]) else held = blocked(queue) end
   if not held then mark(queue) end
 end
 
-if request.flow then kin().note_flow(request.flow) end
+if request.flow then kin.note_flow(request.flow) end
 --- @when saved
 
 for i, node in ipairs(nodes) do
-  if existed[i] == 0 and codes[i] == OK then
+  if not existed[i] and not codes[i] then
     tell_saved(KEYS[node.q], node.id, node)
   end
 end
 --- @end
 
-return keep_record(Q, record, {1, results, effects()})
+local beside = effects()
+local lean = #results == 0 and beside == '' -- as most are: each table costs like a small command
+return keep_record(Q, record, lean and 1 or {1, results, beside})

@@ -28,6 +28,9 @@ LARGEST_FLOW: Final = 200
 """Nodes of a flow that is added in one step."""
 _GARBLED: Final = -23
 _TAKEN_BACK: Final = -26
+_NOTHING_TO_TELL: Final = 1
+_PLAIN: Final = frozenset({"opts", "q", "counter"})
+"""The terms of a job that simply waits."""
 _FIELDS: Final = ("name", "data", "opts", "timestamp", "delay", "priority", "parent", "deid")
 _WINDOW_FLAGS: Final = {
     "extend": "extend",
@@ -99,13 +102,10 @@ class NewNode(msgspec.Struct, frozen=True, gc=False):
         Raises `InvalidJob` if an option cannot be stored.
         """
         opts = self.opts
-        terms: dict[str, Any] = {
-            "opts": _stored_opts(opts),
-            "delay": opts.get("delay") or 0,
-            "priority": opts.get("priority") or 0,
-        }
-        if opts.get("lifo"):
-            terms["lifo"] = True
+        terms: dict[str, Any] = {"opts": _stored_opts(opts)}
+        for option in ("delay", "priority", "lifo"):
+            if stored := opts.get(option):
+                terms[option] = stored
         if self.parent is not None:
             terms["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
             terms["parent"] = _parent_json(self, self.parent)
@@ -134,7 +134,14 @@ class WrittenFields(Mapping[bytes, bytes]):
     def _made(self) -> dict[bytes, bytes]:
         if self._fields is None:
             node, terms = self._node, self._node.terms()
-            stored = {"name": node.name, "data": node.data, "timestamp": node.timestamp, **terms}
+            stored = {
+                "name": node.name,
+                "data": node.data,
+                "timestamp": node.timestamp,
+                "delay": 0,
+                "priority": 0,
+                **terms,
+            }
             self._fields = {
                 field.encode(): str(stored[field]).encode() for field in _FIELDS if field in stored
             }
@@ -305,9 +312,14 @@ def _request(
         if len(nodes) > 1:
             one["terms"] = number
         packed.append(one)
+    request: dict[str, Any] = {"now": now, "nodes": packed}
     if len(nodes) == 1:
-        return tuple(numbers), {"now": now, "nodes": [packed[0] | terms[0]]}
-    return tuple(numbers), {"now": now, "nodes": packed, "terms": terms}
+        packed[0] |= terms[0]
+    else:
+        request["terms"] = terms
+    if not all(each.keys() <= _PLAIN for each in terms):
+        request["special"] = True
+    return tuple(numbers), request
 
 
 def add_nodes(
@@ -334,7 +346,7 @@ def add_nodes(
             raise ServerError(
                 "the flow was taken back, as its last step was more than a minute ago; add it again"
             )
-        written, results, told = reply
+        written, results, told = (1, (), b"") if reply == _NOTHING_TO_TELL else reply
         added = [Added(node.id, duplicate=False) for node in nodes]
         for number, id, existed, code in cast("list[tuple[int, bytes, int, int]]", results):
             node = nodes[number - 1]

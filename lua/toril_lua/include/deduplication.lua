@@ -1,4 +1,5 @@
 --- @include "numbers"
+--- @include "enqueue"
 --- @include "store"
 --- @include "effects"
 --- @include "saved"

@@ -54,3 +54,14 @@ local function push_delayed(Q, id, due)
   redis.call('ZADD', Q .. ':delayed', delayed_score(Q, due), id)
   emit_capped(Q, 'delayed', 'jobId', id, 'delay', int(due))
 end
+
+-- Puts a new job where it belongs, without a marker. Returns whether it is delayed.
+local function push_new(Q, id, job)
+  if (job.delay or 0) > 0 then
+    push_delayed(Q, id, job.timestamp + job.delay)
+    return true
+  end
+  push(Q, id, job.priority or 0, job.lifo)
+  emit_capped(Q, 'waiting', 'jobId', id)
+  return false
+end

@@ -65,8 +65,8 @@ end
 -- A delayed owner waits as long as the rejected job would have.
 local function reschedule_owner(Q, owner, node)
   if redis.call('ZREM', Q .. ':delayed', owner) == 0 then return end
-  redis.call('HSET', Q .. ':' .. owner, 'delay', int(node.delay))
-  push_delayed(Q, owner, node.timestamp + node.delay)
+  redis.call('HSET', Q .. ':' .. owner, 'delay', int(node.delay or 0))
+  push_delayed(Q, owner, node.timestamp + (node.delay or 0))
   mark_delayed(Q)
 end
 

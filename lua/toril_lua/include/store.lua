@@ -1,8 +1,8 @@
 --- @include "numbers"
 --- @include "events"
---- @include "enqueue"
 -- Writing a new job. A job is {name, data, opts, timestamp, delay, priority, lifo, parent_key,
--- parent, deid, rjk, toril}; texts where no arithmetic is needed, absent or false if not given.
+-- parent, deid, rjk, toril}; texts where no arithmetic is needed, absent or false if not given
+-- (delay and priority: 0).
 -- Whole numbers go to `redis.call` as they are, which keeps all their digits.
 
 local function store_job(Q, id, job)
@@ -10,7 +10,7 @@ local function store_job(Q, id, job)
   if job.parent_key or job.deid or job.rjk or job.toril then
     local fields = {
       'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp,
-      'delay', job.delay, 'priority', job.priority,
+      'delay', job.delay or 0, 'priority', job.priority or 0,
     }
     local optional = {
       'parentKey', job.parent_key or false, 'parent', job.parent or false,
@@ -25,22 +25,8 @@ local function store_job(Q, id, job)
     redis.call('HSET', key, unpack(fields))
   else
     redis.call('HSET', key, 'name', job.name, 'data', job.data, 'opts', job.opts,
-      'timestamp', job.timestamp, 'delay', job.delay, 'priority', job.priority)
+      'timestamp', job.timestamp, 'delay', job.delay or 0,
+      'priority', job.priority or 0)
   end
   emit(Q, 'added', 'jobId', id, 'name', job.name)
-end
-
--- Puts a new job where it belongs, without a marker. Returns whether it is delayed.
-local function push_new(Q, id, job)
-  if job.delay > 0 then
-    push_delayed(Q, id, job.timestamp + job.delay)
-    return true
-  end
-  push(Q, id, job.priority, job.lifo)
-  emit_capped(Q, 'waiting', 'jobId', id)
-  return false
-end
-
-local function link_to_parent(parent_key, child_key)
-  redis.call('SADD', parent_key .. ':dependencies', child_key)
 end
