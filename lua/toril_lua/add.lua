@@ -367,7 +367,7 @@ end
 for queue in pairs(delayed) do mark_late(queue) end
 for queue in pairs(pushed) do
   local held
-  if queue == Q then held = is_blocked(Q, meta[1], meta[2]) else held = blocked(queue) end
+  if queue == Q then held = is_blocked(Q, meta[1], meta[2]) else held = blocked_now(queue) end
   if not held then mark(queue) end
 end
 

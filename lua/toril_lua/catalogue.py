@@ -6,7 +6,8 @@ to Lua they are comments:
     --- @include "name"         the part `include/name.lua` stands here, once per script, its own
                                 includes before it
     --- @local "name"           the same inside a function: the part is there only in that function,
-                                so that it costs nothing in calls that do not come there
+                                so that it costs nothing in calls that do not come there, as do
+                                functions that stand above but are named in such parts only
     --- @when point, point      the lines down to `--- @end` stay only if there is a chunk for one
     --- @end                    of these points
 
@@ -18,12 +19,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Final
+
+from toril_lua.functions import LOCAL_BEGINS, LOCAL_ENDS, arranged
 
 POINTS: Final = ("adding", "saved", "finished", "finished_batch", "removing", "removed", "restored")
 """Where chunks can be called."""
@@ -33,7 +35,6 @@ ALWAYS: Final = "return true"
 _INCLUDE = re.compile(r'--- @(include|local) "([\w-]+)"')
 _WHEN = re.compile(r"--- @when ([\w, ]+)")
 _END = "--- @end"
-_BLOCK = re.compile(r"(?:local function (\w+)|function|if|for|while|do)\b")
 _SECTION = re.compile(r"([A-Z][a-z]+):\s+(.*)")
 _FIELD = re.compile(r"[\w.:-]+")
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
@@ -200,45 +201,13 @@ def resolve(text: str, points: Iterable[str] = ()) -> str:
     Raises:
         ScriptError: for an unknown part, parts that include each other, a `@when` without `@end`.
     """
-    return _Resolver(frozenset(points)).resolve(text, ())
+    marked = _Resolver(frozenset(points)).resolve(text, ()).splitlines(keepends=True)
+    return "".join(line for line in marked if line.rstrip() not in (LOCAL_BEGINS, LOCAL_ENDS))
 
 
 def _resolved(name: str, chunks: Sequence[Chunk]) -> str:
-    return without_unused(resolve(_read(f"{name}.lua"), {chunk.point for chunk in chunks}))
-
-
-def without_unused(text: str) -> str:
-    """`text` without the functions that nothing in it names.
-
-    Parts hold what several scripts need; each call of a script makes all its functions anew, so one
-    that is not used costs as much as one that is. Looks at `local function` at the start of a line,
-    whose `end` stands there, too.
-    """
-    lines = text.splitlines()
-    functions = _functions(lines)
-    while True:
-        code = (line for line in lines if not line.lstrip().startswith("--"))
-        named = Counter(re.findall(r"\w+", "\n".join(code)))
-        unused = [each for each in functions if named[each[0]] == 1]
-        if not unused:
-            return "\n".join(lines) + "\n"
-        for name, first, last in unused:
-            lines[first : last + 1] = [""] * (last + 1 - first)
-            functions.remove((name, first, last))
-
-
-def _functions(lines: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The functions at the start of a line: name, first and last line; also one inside another."""
-    found: list[tuple[str, int, int]] = []
-    open_blocks: list[tuple[str, int]] = []
-    for number, line in enumerate(lines):
-        if opens := _BLOCK.match(line):
-            open_blocks.append((opens[1] or "", number))
-        if open_blocks and (line == "end" or (opens and line.endswith(" end"))):
-            name, first = open_blocks.pop()
-            if name:
-                found.append((name, first, number))
-    return found
+    points = frozenset(chunk.point for chunk in chunks)
+    return arranged(_Resolver(points).resolve(_read(f"{name}.lua"), ()))
 
 
 class _Resolver:
@@ -286,6 +255,7 @@ class _Resolver:
         text = self.resolve(_read(f"include/{name}.lua"), (*path, name))
         if scoped:
             self._included = above
+            text = f"{LOCAL_BEGINS}\n{text}{LOCAL_ENDS}\n"
         else:
             self._included.add(name)
         return text
@@ -320,9 +290,12 @@ def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
     fields = _quoted(field for chunk in chunks for field in chunk.fields)
     lines += [f"}}, {fields}", "end"]
     if at_finish := [chunk for chunk in chunks if chunk.point in ("finished", "finished_batch")]:
-        early = (field for chunk in at_finish for field in chunk.only_with or chunk.meta)
+        early = [field for chunk in at_finish for field in chunk.only_with or chunk.meta]
+        either = " or ".join(f"meta['{field}']" for field in dict.fromkeys(early)) or "false"
         may_sleep = str(all(chunk.only_with for chunk in at_finish)).lower()
-        lines += [f"local EARLY_META, MAY_SLEEP = {_quoted(early)}, {may_sleep}"]
+        lines += [f"local MAY_SLEEP = {may_sleep}"]
+        lines += [f"local function early_fields() return {_quoted(early)[1:-1]} end"]
+        lines += [f"local function may_wake(meta) return {either} end"]
         lines += ["local function looks_of_plugins()", "return {"]
         lines += [
             f"{{'{chunk.plugin}', function(q, meta, ended, seen)\n{chunk.look}\nend}},"

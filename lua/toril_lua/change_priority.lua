@@ -30,7 +30,7 @@ local function change()
       push(Q, id, priority, false)
     end
     -- BullMQ wakes nobody for the front of a priority: the job waited before, too.
-    if not (request.lifo and priority > 0) and not blocked(Q) then mark(Q) end
+    if not (request.lifo and priority > 0) and not blocked_now(Q) then mark(Q) end
   end
   redis.call('HSET', key, 'priority', int(priority))
   return 0

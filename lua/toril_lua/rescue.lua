@@ -66,8 +66,8 @@ local function rescue()
   if not hash then return OVER end
   taken = true
   redis.call('LPUSH', Q .. ':active', id)
-  pick_up(Q, id, started, {token = item[2], lock = request.lock}, now)
-  finishing.noted_in, finishing.values = {finder}, not meta[2]
+  pick_up(Q, id, started, now, item[2], request.lock)
+  finishing.finder, finishing.values = finder, not meta[2]
   return end_attempts(Q, {item}, now, fetched.dropped)[1] >= 0 and DONE or CORRUPT
 end
 

@@ -1,22 +1,18 @@
 -- Ends attempts of up to 100 active jobs and picks up as many others, in one step.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {now, record, {item, ...}, fetch, want_removed, minutes, offset}; false or
---            nil: none
+-- Arguments: [1] msgpack {now, record, {item, ...}, fetch, want_removed, minutes}; false: none
 --            item = {id, token, kind, text, head, more}; kind: 'completed', 'failed' (for good),
 --            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
 --            as JSON or the reason, false if none. head: look in active from the head.
 --            more = false or {stack, attempts, delay (ms), lifo, skip (count no attempt), cause,
 --            plans = {plugin = value}, undecided, hold (ms: with 'wait', a rate limit for all)}
---            fetch = {token, lock (ms), limit, name, max, duration (ms)}, by name
+--            fetch = {token, lock (ms), limit, name, max, duration (ms)}; false: none
 --            minutes = of how many the numbers of ended jobs are kept
---            offset = by how many ms the caller's clock is ahead of the server's: the call was sent
---            before its time, and `now` is the time at which it is carried out
 -- Returns:   {codes, next due (ms, -1: none), rate limited for (ms, 0: not), blocked (paused or
---            maxed), more, ids dropped, effects, {id, hash, id, hash, ...}, now (if an offset
---            was sent)}; 0 for an empty list; or -20: late. The hashes are as they were before:
---            without the name of the worker, the time and one more attempt started, which are
---            written to them.
+--            maxed), more, ids dropped, effects, {id, hash, id, hash, ...}}; 0 for an empty list;
+--            or -20: late. The hashes are as they were before: without the name of the worker, the
+--            time and one more attempt started, which are written to them.
 --            Codes: 0 done, 1 done but keys of its parent or its deduplication window are garbled,
 --            -1 no such job, -2 no lock,
 --            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
@@ -35,31 +31,14 @@
 local LONG_META = 50 -- fields; each hold for one id is one
 
 local Q = KEYS[1]
-local now, record, finishes, wanted, wants_removed, minutes, offset =
-  unpack(cmsgpack.unpack(ARGV[1]))
+local now, record, finishes, wanted, wants_removed, minutes = unpack(cmsgpack.unpack(ARGV[1]))
 
 local kept = recorded(Q, record)
 if type(kept) == 'table' then
-  -- This very tick has been executed. Its jobs are those that its lock still holds.
-  local jobs = {}
-  for _, id in ipairs(kept[8]) do
-    local key = Q .. ':' .. id
-    if redis.call('GET', key .. ':lock') == wanted.token then
-      local hash = redis.call('HGETALL', key)
-      hash[#hash + 1] = 'ats' -- as it was before; the later of two entries counts
-      hash[#hash + 1] = int(whole(redis.call('HGET', key, 'ats')) - 1)
-      jobs[#jobs + 1] = id
-      jobs[#jobs + 1] = hash
-    end
-  end
-  kept[8] = jobs
+--- @local "held-again"
+  kept[8] = held_again(Q, kept[8], wanted and wanted[1])
 end
 if kept then return kept end
-
-if offset then
-  local time = redis.call('TIME')
-  now = math.floor(time[1] * 1000 + time[2] / 1000 + offset)
-end
 
 -- All of it, where it is short: that costs less than asking for the fields that a call may need.
 local meta = {}
@@ -71,7 +50,7 @@ else
   local fields = {
     'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'toril.events.values',
 --- @when finished, finished_batch
-    unpack(EARLY_META)
+    early_fields()
 --- @end
   }
   for i, value in ipairs(redis.call('HMGET', Q .. ':meta', unpack(fields))) do
@@ -104,7 +83,7 @@ end
 -- Wakes another worker where something is left to take, and says so when nothing is left at all.
 local function conclude()
   local due = -1
-  if wanted and #fetched.ids < wanted.limit then due = fetched.due or next_due(Q) end
+  if wanted and #fetched.ids < wanted[3] then due = fetched.due or next_due(Q) end
   local waiting = redis.call('LLEN', Q .. ':wait') > 0
     or redis.call('ZCARD', Q .. ':prioritized') > 0
   local overdue = fetched.promoted == MAX_PROMOTED
@@ -127,7 +106,7 @@ local ok, problem = true, nil
 if finishing.held then -- who asked for it takes none either, whatever limits it knows
   fetched.limited = math.max(redis.call('PTTL', Q .. ':limiter'), 1)
 elseif wanted then
-  ok, problem = pcall(fetch, Q, wanted, meta, now)
+  ok, problem = pcall(fetch, Q, meta, now, unpack(wanted))
 end
 local concluded, due = pcall(conclude)
 if not concluded then ok, problem, due = false, due, -1 end
@@ -135,9 +114,8 @@ if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 -- Where no chunk has anything to do nothing of the seam is even defined.
-local awake, may_wake, seen = finishing.planned or not MAY_SLEEP, false, nil
-for _, field in ipairs(EARLY_META) do may_wake = may_wake or meta[field] end
-if may_wake and not awake and finishing.ended > 0 then
+local awake, seen = finishing.planned or not MAY_SLEEP, nil
+if not awake and finishing.ended > 0 and may_wake(meta) then
   local ended = {completed = finishing.ended - finishing.failed, failed = finishing.failed}
   seen = {}
   for _, look in ipairs(looks_of_plugins()) do
@@ -155,15 +133,10 @@ end
 --- @end
 
 -- An empty table in a reply costs more than a number.
-local function filled(list)
-  return #list > 0 and list or 0
-end
-
 local reply = {
-  filled(codes), due, fetched.limited, fetched.blocked and 1 or 0, fetched.more and 1 or 0,
-  filled(fetched.dropped), effects(), fetched.ids,
-  offset and now,
+  #codes > 0 and codes or 0, due, fetched.limited, fetched.blocked and 1 or 0,
+  fetched.more and 1 or 0, #fetched.dropped > 0 and fetched.dropped or 0, effects(), fetched.ids,
 }
 keep_record(Q, record, reply)
-reply[8] = filled(fetched.jobs)
+reply[8] = fetched.jobs or 0
 return reply

@@ -32,7 +32,7 @@ elseif request.action == 'progress' then
   if redis.call('HEXISTS', q .. ':meta', 'toril.events.values') == 0 then
     emit_capped(q, 'progress', 'jobId', request.id, 'data', ARGV[2])
   else
-    emit_capped(q, 'progress', 'jobId', request.id, 'data', UNTOLD.data, 'values', 'off')
+    emit_capped(q, 'progress', 'jobId', request.id, 'data', 'null', 'values', 'off')
   end
 elseif request.action == 'log' then
   local lines = redis.call('RPUSH', logs, ARGV[2])

@@ -19,7 +19,7 @@ from toril_lua import (
     header,
     names,
 )
-from toril_lua.catalogue import without_unused
+from toril_lua.functions import LOCAL_BEGINS, LOCAL_ENDS, where_used, without_unused
 
 SCRIPTS = (*names(), "plugin")
 
@@ -129,6 +129,48 @@ end
 def test_what_only_an_unused_function_names_goes_with_it() -> None:
     text = "local function one()\n  return 1\nend\nlocal function two()\n  one()\nend\nreturn 0\n"
     assert without_unused(text).split() == ["return", "0"]
+
+
+def test_what_only_local_parts_name_stands_in_those() -> None:
+    begins, ends = LOCAL_BEGINS, LOCAL_ENDS
+    text = f"""\
+local function deep() return 1 end
+local function rare()
+  return deep()
+end
+local function common() return 2 end
+local function both() return common() end
+local function one()
+{begins}
+local function two()
+{begins}
+  return rare() + both()
+{ends}
+end
+{ends}
+  return common(), two()
+end
+if both() then
+{begins}
+  -- deep
+  rare()
+{ends}
+end
+one()
+"""
+    found = where_used(text)
+    assert not {begins, ends} & set(found.splitlines())
+    lines = [line.strip() for line in found.splitlines() if line]
+    assert lines[:3] == [
+        "local function common() return 2 end",
+        "local function both() return common() end",
+        "local function one()",
+    ]
+    assert lines[3:7] == ["local function deep() return 1 end", *RARE]
+    assert lines[lines.index("if both() then") + 1 :][:4] == lines[3:7]
+
+
+RARE = ("local function rare()", "return deep()", "end")
 
 
 def test_an_unknown_script_is_refused() -> None:

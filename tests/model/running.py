@@ -167,14 +167,14 @@ class Running(Steps):
 
     def is_locked(self, queue: str, job_id: str, call: Call[Any]) -> bool:
         job = self.model.jobs.get(f"{queue}:{job_id}")
-        (_, who, _), n = _record(call)
-        return job is not None and job.token == f"{who}:{n}"
+        (_, whose), n = _record(call)
+        return job is not None and job.token == f"{whose.rpartition(':')[0]}:{n}"
 
 
-def _record(call: Call[Any]) -> tuple[tuple[str, str, str], int]:
-    """Where the record of a call is kept (queue, who, lane), and its number."""
+def _record(call: Call[Any]) -> tuple[tuple[str, str], int]:
+    """Where the record of a call is kept (queue, who:lane), and its number."""
     packed = call.args[0]
     assert isinstance(packed, bytes)
     request = msgspec.msgpack.decode(packed)
-    who, lane, n, _ = request[1] if call.script == "tick" else request["record"]
-    return (call.keys[0], who, lane), n
+    whose, n, _ = request[1] if call.script == "tick" else request["record"]
+    return (call.keys[0], whose), n

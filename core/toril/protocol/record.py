@@ -13,14 +13,14 @@ __all__ = ["CallRecord", "pack_record", "refuse_late", "resend_for"]
 PRODUCER_TTL_MS: Final = 120_000
 """How long the record of a producer's call is kept."""
 
-PackedRecord: TypeAlias = tuple[str, str, int, int]
+PackedRecord: TypeAlias = tuple[str, int, int]
 
 _LATE: Final = -20
 
 
 def pack_record(record: CallRecord | None, ttl_ms: int = PRODUCER_TTL_MS) -> PackedRecord | None:
     """The record as scripts get it."""
-    return None if record is None else (record.who, str(record.lane), record.n, ttl_ms)
+    return None if record is None else (f"{record.who}:{record.lane}", record.n, ttl_ms)
 
 
 def resend_for(record: CallRecord | None) -> Resend:

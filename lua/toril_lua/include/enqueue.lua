@@ -27,7 +27,7 @@ end
 
 local function enqueue(Q, id, priority, next_to_run)
   push(Q, id, priority, next_to_run)
-  if not blocked(Q) then mark(Q) end
+  if not blocked_now(Q) then mark(Q) end
 end
 
 -- Puts a job back so that it runs before others of its priority; without a marker.

@@ -31,16 +31,14 @@ local function emit(Q, event, ...)
   redis.call('XADD', Q .. ':events', '*', 'event', event, ...)
 end
 
--- What stands in place of a value in a queue whose stream shall tell none.
-local UNTOLD = {returnvalue = 'null', data = 'null', failedReason = '(not told in the events)'}
-
 -- An event with a value. `told`: whether the stream tells values, which `toril.events.values` in
 -- the meta of the queue denies.
 local function emit_value(Q, told, event, id, field, value, ...)
   if told then
     emit(Q, event, 'jobId', id, field, value, ...)
   else
-    emit(Q, event, 'jobId', id, field, UNTOLD[field], 'values', 'off', ...)
+    local untold = field == 'failedReason' and '(not told in the events)' or 'null'
+    emit(Q, event, 'jobId', id, field, untold, 'values', 'off', ...)
   end
 end
 

@@ -1,28 +1,27 @@
 --- @include "numbers"
 --- @include "events"
 --- @include "promote-due"
--- Picking up jobs. wanted = {token, lock (ms), limit, name, max, duration}.
+-- Picking up jobs.
 
 local MAX_FETCHED_BYTES = 1048576
 
--- What a fetch found: ids; jobs {id, hash, id, hash, ...} as they were before; ids dropped;
--- limited: ms until the rate limit ends; more: there was more to take; due: when the earliest
--- delayed job is, if that was seen.
-local fetched = {
-  ids = {}, jobs = {}, dropped = {}, limited = 0, blocked = false, more = false, promoted = 0,
-  due = nil,
-}
+-- What a fetch found: ids; jobs {id, hash, id, hash, ...} as they were before, nil if none; ids
+-- dropped; limited: ms until the rate limit ends; blocked: the queue lets none be taken; more:
+-- there was more to take; due: when the earliest delayed job is, if that was seen.
+local fetched = {ids = {}, dropped = {}, limited = 0, promoted = 0}
 
--- Takes up to `count` ids; the prioritised ones once nothing else waits. Returns also their scores.
+-- Takes up to `count` ids; the prioritised ones once nothing else waits. Returns also their scores,
+-- if there are any.
 local function take_ids(Q, count)
-  local ids, scores = redis.call('RPOP', Q .. ':wait', count) or {}, {}
+  local ids, scores = redis.call('RPOP', Q .. ':wait', count) or {}, nil
   if #ids < count then
     local missing = count - #ids
     local popped = redis.pcall('ZPOPMIN', Q .. ':prioritized', missing)
     if popped.err then
       if #ids == 0 then error(popped.err, 0) end
-      return ids, scores -- those that are out of `wait` must not be lost
+      return ids, nil -- those that are out of `wait` must not be lost
     end
+    scores = {}
     for i = 1, #popped, 2 do
       ids[#ids + 1] = popped[i]
       scores[popped[i]] = popped[i + 1]
@@ -55,18 +54,18 @@ local function read_job(key)
 end
 
 -- Whoever gets the job adds what is written here to the fields that were read before.
-local function pick_up(Q, id, started, wanted, now)
+local function pick_up(Q, id, started, now, token, lock, name)
   local key = Q .. ':' .. id
-  redis.call('SET', key .. ':lock', wanted.token, 'PX', wanted.lock)
+  redis.call('SET', key .. ':lock', token, 'PX', lock)
   emit(Q, 'active', 'jobId', id, 'prev', 'waiting')
-  if wanted.name then
-    redis.call('HSET', key, 'processedOn', now, 'ats', started + 1, 'pb', wanted.name)
+  if name then
+    redis.call('HSET', key, 'processedOn', now, 'ats', started + 1, 'pb', name)
   else
     redis.call('HSET', key, 'processedOn', now, 'ats', started + 1)
   end
 end
 
-local function take(Q, count, wanted, now)
+local function take(Q, count, now, token, lock, name)
   local accepted, jobs, starts, size, counting = {}, {}, {}, 0, 0
   local ids, scores = take_ids(Q, count)
   for i, id in ipairs(ids) do
@@ -80,7 +79,8 @@ local function take(Q, count, wanted, now)
     if hash then
       size = size + bytes
       local n = #accepted + 1
-      accepted[n], starts[n], jobs[2 * n - 1], jobs[2 * n] = id, started, id, hash
+      accepted[n], jobs[2 * n - 1] = id, id
+      jobs[2 * n], starts[n] = hash, started > 0 and started or nil
       if not deferred then counting = counting + 1 end
     else
       fetched.dropped[#fetched.dropped + 1] = id
@@ -94,20 +94,21 @@ local function take(Q, count, wanted, now)
       put_back(Q, accepted, 1, scores)
       error(pushed.err, 0)
     end
-    for i, id in ipairs(accepted) do pick_up(Q, id, starts[i], wanted, now) end
+    for i, id in ipairs(accepted) do pick_up(Q, id, starts[i] or 0, now, token, lock, name) end
     fetched.ids, fetched.jobs = accepted, jobs
   end
   if #ids == count then fetched.more = true end
   return counting
 end
 
--- meta: the fields of the queue's meta, by their names.
-local function fetch(Q, wanted, meta, now)
+-- meta: the fields of the queue's meta, by their names; lock: ms; name, most and span (the
+-- worker's rate limit, ms): false if it says none.
+local function fetch(Q, meta, now, token, lock, limit, name, most, span)
   fetched.promoted, fetched.due = promote_due(Q, now, fetched.dropped)
   if fetched.promoted == MAX_PROMOTED then fetched.more = true end
-  local max = meta.max and whole(meta.max) or wanted.max
-  local duration = wanted.duration or (meta.duration and whole(meta.duration))
-  local count, count_picked = wanted.limit, nil
+  local max = meta.max and whole(meta.max) or most
+  local duration = span or (meta.duration and whole(meta.duration))
+  local count, count_picked = limit, nil
   if max and duration then
 --- @local "rate-limit"
     count, count_picked = math.min(count, rate_limit(Q, max)), count_for_rate_limit
@@ -121,6 +122,6 @@ local function fetch(Q, wanted, meta, now)
     fetched.blocked = true
     return
   end
-  local picked = take(Q, count, wanted, now)
+  local picked = take(Q, count, now, token, lock, name)
   if count_picked then count_picked(Q, picked, duration) end
 end

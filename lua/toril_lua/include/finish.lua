@@ -2,11 +2,11 @@
 --- @include "events"
 --- @include "promote-due"
 --- @include "effects"
---- @include "lists"
 -- Ending one attempt of an active job. Whoever calls it has trimmed the events: then the server
 -- allows all writes here, also when it is full. The codes are those in the header of `tick`.
 
 local NOTHING = {}
+local LONG_ACTIVE = 1000 -- jobs
 
 -- What one call has in common. `open`: some job of the call may have open or failed children.
 -- `long`: active is so long that both of its ends are looked at before all of it. `tail`: the end
@@ -15,17 +15,17 @@ local NOTHING = {}
 -- `unlocked`: the ids whose locks are to go. `ended`: how many jobs completed or failed.
 -- `failed`: how many of them failed. `planned`: a plugin planned something for one, or could not.
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
--- `noted_in`: the queues whose rescue shall know of parents that have to fail now. `values`:
--- whether the events tell results and reasons. `held`: a job asked for a rate limit.
+-- `finder`: another queue whose rescue shall know of parents that have to fail now. `values`:
+-- whether the events tell results and reasons. `held`: a job asked for a rate limit. `tell` and
+-- `put_off`: functions that few calls need.
 local finishing = {
-  now = 0, open = true, long = false, tail = NOTHING, cut = 0, entered = {}, unlocked = {},
-  ended = 0, failed = 0, planned = false, pushed = false, left = nil, noted_in = {}, values = true,
-  held = false,
+  now = 0, open = true, tail = NOTHING, cut = 0, entered = {}, unlocked = {}, ended = 0, failed = 0,
+  values = true,
 }
 --- @when finished, finished_batch
--- id, outcome, stored fields, `more` and whether it keeps its parent waiting, of each job that
--- ended. Flat: a table for each would cost every call; who asks for it gets it (`seam-finish`).
-local finished_jobs = {}
+-- The item and the stored fields of each job that ended, one behind the other; who asks for them as
+-- jobs gets those (`seam-finish`). The ids of those that keep their parents waiting.
+local finished_jobs, finished_blocking = {}, NOTHING
 --- @end
 
 -- Does at once what has been put off, to be done for many jobs by one command. None of it can fail.
@@ -37,7 +37,7 @@ local function catch_up(Q)
   for outcome, entries in pairs(finishing.entered) do
     if #entries > 0 then
       redis.call('ZADD', Q .. ':' .. outcome, unpack(entries))
-      finishing.entered[outcome] = {}
+      finishing.entered[outcome] = NOTHING
     end
   end
 end
@@ -50,7 +50,8 @@ local function release_locks(Q, stalled)
   if stalled then redis.pcall('SREM', Q .. ':stalled', unpack(ids)) end
 end
 
-local function settle(Q, id, key, kind, text, stored, more)
+local function settle(Q, item, key, stored)
+  local id, kind, text, more = item[1], item[3], item[4], item[6] or NOTHING
   local now, code, blocks = finishing.now, 0, false
   if stored[3] or stored[4] then
     -- What follows looks at the state of other jobs of this queue.
@@ -79,17 +80,24 @@ local function settle(Q, id, key, kind, text, stored, more)
     finishing.failed = finishing.failed + 1
   end
 --- @when finished, finished_batch
-  local last = 5 * finishing.ended
-  finished_jobs[last + 1], finished_jobs[last + 2], finished_jobs[last + 3] = id, kind, stored
-  finished_jobs[last + 4], finished_jobs[last + 5] = more, blocks
+  finished_jobs[#finished_jobs + 1] = item
+  finished_jobs[#finished_jobs + 1] = stored
+  if blocks then
+    if finished_blocking == NOTHING then finished_blocking = {} end
+    finished_blocking[id] = true
+  end
   if more.plans or more.undecided then finishing.planned = true end
 --- @end
   finishing.ended = finishing.ended + 1
-  if entries then
+  if not entries then
+    finishing.entered[kind] = NOTHING
+  else
+    if entries == NOTHING then
+      entries = {}
+      finishing.entered[kind] = entries
+    end
     entries[#entries + 1] = now
     entries[#entries + 1] = id
-  else
-    finishing.entered[kind] = {}
   end
   return code
 end
@@ -101,15 +109,18 @@ local function leave_active(Q, id, from_head)
     tail[#tail], finishing.cut = nil, finishing.cut + 1
     return true
   end
-  if finishing.long then return take_from_list(Q .. ':active', id) end
+  if finishing.long then
+--- @local "lists"
+    return take_from_list(Q .. ':active', id)
+  end
   return redis.call('LREM', Q .. ':active', from_head and 1 or -1, id) > 0
 end
 
 -- Ends one attempt and returns a code. item = {id, token, kind, text, from the head of active,
 -- more}; `lock` is the lock's value.
 local function end_attempt(Q, item, lock)
-  local id, token, kind, text, more = item[1], item[2], item[3], item[4], item[6] or NOTHING
-  local key = Q .. ':' .. id
+  local id, token, kind = item[1], item[2], item[3]
+  local key, unlocked = Q .. ':' .. id, finishing.unlocked
   local stored = redis.pcall('HMGET', key, 'name', 'atm', 'parentKey', 'deid', 'defa'
 --- @when finished, finished_batch
     , 'finishedOn'
@@ -119,7 +130,7 @@ local function end_attempt(Q, item, lock)
     -- Nobody can do anything with such an id any more.
     if lock == token then
       redis.call('LREM', Q .. ':active', 1, id)
-      table.insert(finishing.unlocked, id)
+      unlocked[#unlocked + 1] = id
     end
     return -1
   end
@@ -133,17 +144,17 @@ local function end_attempt(Q, item, lock)
   if leave_active(Q, id, item[5]) then
     finishing.left = id
     if kind == 'completed' or kind == 'failed' then
-      code = settle(Q, id, key, kind, text, stored, more)
+      code = settle(Q, item, key, stored)
     else
       if not finishing.put_off then
 --- @local "put-off"
         finishing.put_off = put_off
       end
-      code = finishing.put_off(Q, id, key, kind, text, stored, more)
+      code = finishing.put_off(Q, item, key, stored)
     end
     finishing.left = nil
   end
-  table.insert(finishing.unlocked, id)
+  unlocked[#unlocked + 1] = id
   return code
 end
 
@@ -151,7 +162,6 @@ end
 -- without a hash that were met on the way are appended to `dropped`.
 local function end_attempts(Q, items, now, dropped)
   finishing.now = now
-  table.insert(finishing.noted_in, Q)
   local locks, children, retries = {}, {}, false
   for i, item in ipairs(items) do
     local key = Q .. ':' .. item[1]
@@ -170,7 +180,7 @@ local function end_attempts(Q, items, now, dropped)
     -- The tail of active, as far down as so many jobs reach.
     local tail = redis.pcall('LRANGE', Q .. ':active', -#items, -1)
     if not tail.err then
-      finishing.tail, finishing.long = tail, redis.call('LLEN', Q .. ':active') > NEAR
+      finishing.tail, finishing.long = tail, redis.call('LLEN', Q .. ':active') > LONG_ACTIVE
     end
   end
   if retries and promote_due(Q, now, dropped) > 0 then finishing.pushed = true end

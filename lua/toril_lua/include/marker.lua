@@ -8,5 +8,5 @@ end
 
 -- Wakes a worker if a job waits and may be taken.
 local function wake(Q)
-  if anything_waits(Q) and not blocked(Q) then mark(Q) end
+  if anything_waits(Q) and not blocked_now(Q) then mark(Q) end
 end

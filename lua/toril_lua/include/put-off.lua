@@ -2,7 +2,8 @@
 -- Another attempt, at once or later, or none at all: the job goes back to where it came from. Made
 -- when the first such job of a call is met.
 
-local function put_off(Q, id, key, kind, text, stored, more)
+local function put_off(Q, item, key, stored)
+  local id, kind, text, more = item[1], item[3], item[4], item[6] or NOTHING
   local priority = whole(redis.call('HGET', key, 'priority'))
   if text then redis.call('HSET', key, 'failedReason', text) end
   if more.stack then redis.call('HSET', key, 'stacktrace', more.stack) end

@@ -8,7 +8,7 @@ local function is_blocked(Q, paused, concurrency)
   return concurrency and redis.call('LLEN', Q .. ':active') >= whole(concurrency)
 end
 
-local function blocked(Q)
+local function blocked_now(Q)
   return is_blocked(Q, unpack(redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency')))
 end
 

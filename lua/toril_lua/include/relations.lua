@@ -18,7 +18,7 @@ end
 
 -- Tells the parent; one whose keys are garbled does not keep its child from ending either.
 -- Returns the code, and whether the child still keeps the parent waiting.
-local function tell_parent(key, kind, text, parent_key)
+local function tell_parent(Q, key, kind, text, parent_key)
   local named = redis.call('HGET', key, 'parent')
   local parent = named and parents[named]
   if not parent or parent.key ~= parent_key then
@@ -27,7 +27,7 @@ local function tell_parent(key, kind, text, parent_key)
     if named then parents[named] = parent end
   end
   local tell = kind == 'completed' and child_completed or child_failed
-  local ok, blocks = pcall(tell, parent, key, text, finishing.now, finishing.noted_in)
+  local ok, blocks = pcall(tell, parent, key, text, finishing.now, {Q, finishing.finder})
   if not ok then return 1, false end
   return 0, blocks or false
 end
@@ -36,6 +36,6 @@ end
 local function tell_relations(Q, id, key, kind, text, stored)
   local window, told, blocks = 0, 0, false
   if stored[4] then window = end_window(Q, stored[4], id) end
-  if stored[3] then told, blocks = tell_parent(key, kind, text, stored[3]) end
+  if stored[3] then told, blocks = tell_parent(Q, key, kind, text, stored[3]) end
   return math.max(window, told), blocks
 end

@@ -35,7 +35,7 @@ local function add_run(Q, schedule, due, run, now)
   store_job(Q, id, job)
   if push_new(Q, id, job) then
     mark_delayed(Q)
-  elseif not blocked(Q) then
+  elseif not blocked_now(Q) then
     mark(Q)
   end
   return id, job

@@ -10,12 +10,14 @@ local function tell_chunks(Q, now, wants_removed)
   local function listed()
     if jobs then return jobs end
     jobs = {}
-    for i = 1, #finished_jobs, 5 do
-      local id, outcome, stored, more, blocks = unpack(finished_jobs, i, i + 4)
+    for i = 1, #finished_jobs, 2 do
+      local item, stored = finished_jobs[i], finished_jobs[i + 1]
+      local id, outcome, more = item[1], item[3], item[6] or NOTHING
       jobs[#jobs + 1] = {
         id = id, key = Q .. ':' .. id, outcome = outcome, cause = more.cause or 'processor',
         final = true, finished_on = now, previous = tonumber(stored[6]),
-        parent_key = stored[3] or nil, blocks_parent = blocks, name = stored[1] or '',
+        parent_key = stored[3] or nil, blocks_parent = finished_blocking[id] or false,
+        name = stored[1] or '',
         undecided = more.undecided or false, plans = more.plans,
       }
     end
@@ -37,8 +39,8 @@ local function tell_chunks(Q, now, wants_removed)
     seam.jobs = listed
     ctx.ended = {completed = finishing.ended - finishing.failed, failed = finishing.failed}
     function ctx.planned()
-      for i = 4, finishing.planned and #finished_jobs or 0, 5 do
-        local more = finished_jobs[i]
+      for i = 1, finishing.planned and #finished_jobs or 0, 2 do
+        local more = finished_jobs[i][6] or NOTHING
         if more.undecided or more.plans and more.plans[seam.plugin] ~= nil then return true end
       end
       return false

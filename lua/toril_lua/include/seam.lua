@@ -59,8 +59,10 @@ local function add_writing(ctx)
   end
 
   function ctx.report(value)
-    if #reports == MAX_REPORTS then error('a call takes no more reports') end
-    reports[#reports + 1] = cmsgpack.pack(seam.plugin, value)
+    if #(effects_told.reports or NOBODY) == MAX_REPORTS then
+      error('a call takes no more reports')
+    end
+    note('reports', cmsgpack.pack(seam.plugin, value))
   end
 end
 
@@ -93,8 +95,8 @@ end
 
 local function note_chunk_error(plugin, point, message)
   if type(message) == 'table' then message = message.err end
-  if #chunk_errors < MAX_CHUNK_ERRORS then
-    chunk_errors[#chunk_errors + 1] = {plugin, point, tostring(message)}
+  if #(effects_told.errors or NOBODY) < MAX_CHUNK_ERRORS then
+    note('errors', {plugin, point, tostring(message)})
   end
 end
 
