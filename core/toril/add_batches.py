@@ -37,7 +37,7 @@ class _Batch:
     def __init__(self, jobs: Sequence[_Waiting]) -> None:
         self.jobs = jobs
         self.untold: list[JobEvent] = []
-        self.begun: object = None
+        self.begun: object = None  # kept in a forked child, too, which must not close it
 
 
 class AddBatches:
@@ -153,6 +153,7 @@ class AddBatches:
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             saved = [of_one(error, node) for node, _ in batch.jobs]
         self._under_way.remove(batch)
+        batch.begun = None  # who is done needs no collector of garbage
         if batch.untold:
             # A plugin may add to this very queue meanwhile, so the next call waits for no plugin.
             telling = asyncio.create_task(self._tell(batch, saved))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
+import random
 import threading
 import time
 
@@ -23,6 +23,7 @@ class _Ids:
         self.reseed()
 
     def reseed(self) -> None:
+        self._random = random.Random(os.urandom(32))
         self._last_ms = 0
         self._high = self._place = 0
         self._front = ""
@@ -33,7 +34,7 @@ class _Ids:
             if ms > self._last_ms:
                 self._last_ms = ms
                 # Half of the range, so that counting up does not leave it.
-                low = secrets.randbits(_RANDOM_BITS - 1)
+                low = self._random.getrandbits(_RANDOM_BITS - 1)
                 number = _FIRST_LETTER + (ms << _RANDOM_BITS) + low
                 self._high, self._place = divmod(number, len(_PAIRS))
                 self._front = _front(self._high)
@@ -47,11 +48,11 @@ class _Ids:
 
 def _front(number: int) -> str:
     """All digits of an id but the last two, two by two."""
-    pairs: list[str] = []
+    front = ""
     for _ in range(_LENGTH // 2 - 1):
         number, pair = divmod(number, len(_PAIRS))
-        pairs.append(_PAIRS[pair])
-    return "".join(reversed(pairs))
+        front = _PAIRS[pair] + front
+    return front
 
 
 _ids = _Ids()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from toril.clock import Clock
 from toril.connection.call import only
@@ -63,7 +64,7 @@ class PluginHost:
             broken.extend(error for error in effects.chunk_errors if error.point == "script")
             return effects
 
-        value: Json = await self._runtime.drive(only(replace(call, parse=parse)))
+        value: Json = await self._runtime.drive(only(structs.replace(call, parse=parse)))
         if broken:
             raise PluginError(
                 f"script {script!r} of plugin {plugin!r} failed on queue {queue!r}: "

@@ -59,6 +59,9 @@ class _Turn:
     load: bool = False
 
 
+_FIRST = _Turn()
+
+
 def pause_before(attempt: int) -> float:
     """Seconds before the attempt after the `attempt`-th failure: doubling, with jitter."""
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 10))
@@ -81,7 +84,7 @@ def converse(
         Exception: what the request's `parse` raises.
     """
     trial = _Trial(route, scripts, request, patience, clock)
-    turn = _Turn()
+    turn = _FIRST
     while True:
         try:
             replies = yield from trial.take(turn)

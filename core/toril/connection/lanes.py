@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+
+import msgspec
 
 from toril.errors import IndeterminateError
 from toril.ids import new_id
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, frozen=True, gc=False):
     """The number of one call: `who` makes it, on which `lane`, and the how-manieth there (`n`).
 
     The script stores its reply in `Q:toril:call:<who>:<lane>` together with `n`.

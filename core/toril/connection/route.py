@@ -81,9 +81,13 @@ class Route(ABC):
 class SingleRoute(Route):
     """One server at a fixed address; whoever answers there is used."""
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._only = self.server(endpoint.addresses[0])
+
     def _find(self, _key: str | bytes | None, /) -> Steps[Server]:
         yield from ()
-        return self.server(self.endpoint.addresses[0])
+        return self._only
 
     def forget(self) -> None:
         """The address stays the same."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
 from redis.exceptions import RedisError
 
 from toril.connection.call import Argument
@@ -20,8 +21,7 @@ T = TypeVar("T")
 Command: TypeAlias = tuple[Argument, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """Send `commands` to `server` in one write and read the replies.
 
     Answered with the list of replies, in which an error of the server stands as a `RedisError`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
 
@@ -204,8 +203,7 @@ def _own_json(own: JsonObject) -> str:
     return encode_json(own, "what plugins store with the job")
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(msgspec.Struct, frozen=True, gc=False):
     """What became of a node.
 
     `duplicate`: a job of that id existed; it was not touched, except that it may have become the
@@ -233,7 +231,7 @@ def add_jobs(
     """
     if not 0 < len(nodes) <= MOST_ADDED:
         raise ValueError(f"between 1 and {MOST_ADDED} jobs can be added in one call")
-    if len({node.queue for node in nodes}) > 1:
+    if len(nodes) > 1 and len({node.queue for node in nodes}) > 1:
         raise ValueError("jobs of several queues are added by calls of their own")
     return add_nodes(nodes, nodes[0].queue, now=now, record=record, wants=wants)
 
@@ -287,8 +285,12 @@ def _request(
 
     In flows a root is the neighbour of the root before it.
     """
+    if len(nodes) == 1 and not flow_roots and nodes[0].queue == queue:
+        terms = nodes[0].terms()
+        request = {"now": now, "nodes": [{**_own_fields(nodes[0]), **terms, "q": 1}]}
+        return (queue,), request if terms.keys() <= _PLAIN else {**request, "special": True}
     numbers = {queue: 1}
-    terms: list[dict[str, Any]] = []
+    common: list[dict[str, Any]] = []
     packed: list[dict[str, Any]] = []
     roots = {id(root) for root in flow_roots}
     last: dict[bool, tuple[NewNode, int]] = {}  # the last inner node, the last other one
@@ -296,30 +298,29 @@ def _request(
         inner = bool(roots) and id(node) not in roots
         before, number = last.get(inner, (None, 0))
         if before is None or not node.has_terms_of(before):
-            terms.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
+            common.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
             if inner:
-                terms[-1]["inner"] = True
-            number = len(terms)
+                common[-1]["inner"] = True
+            number = len(common)
         last[inner] = node, number
-        one: dict[str, Any] = {
-            "id": node.id,
-            "name": node.name,
-            "data": node.data,
-            "timestamp": node.timestamp,
-        }
-        if node.own is not None:
-            one["toril"] = _own_json(node.own)
-        if len(nodes) > 1:
-            one["terms"] = number
-        packed.append(one)
-    request: dict[str, Any] = {"now": now, "nodes": packed}
-    if len(nodes) == 1:
-        packed[0] |= terms[0]
-    else:
-        request["terms"] = terms
-    if not all(each.keys() <= _PLAIN for each in terms):
+        packed.append({**_own_fields(node), "terms": number})
+    request = {"now": now, "nodes": packed, "terms": common}
+    if not all(terms.keys() <= _PLAIN for terms in common):
         request["special"] = True
     return tuple(numbers), request
+
+
+def _own_fields(node: NewNode) -> dict[str, Any]:
+    """What scripts get of it that no other node has."""
+    fields: dict[str, Any] = {
+        "id": node.id,
+        "name": node.name,
+        "data": node.data,
+        "timestamp": node.timestamp,
+    }
+    if node.own is not None:
+        fields["toril"] = _own_json(node.own)
+    return fields
 
 
 def add_nodes(
@@ -371,7 +372,7 @@ def add_nodes(
         (msgspec.msgpack.encode(request),),
         parse,
         resend_for(record),
-        tuple(node.id for node in nodes if node.id),
+        tuple([node.id for node in nodes if node.id]),
     )
 
 

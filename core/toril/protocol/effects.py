@@ -47,8 +47,7 @@ class Report:
     value: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Effects(Generic[T]):
+class Effects(msgspec.Struct, Generic[T], frozen=True):
     """The result of a call, and what it did.
 
     `events` are for the hooks, in order of their commit; `chunk_errors` are errors of plugins'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -177,7 +177,7 @@ class Turns:
                     codes[position] = DONE
                     events += final_event(finish, now, self._dispatcher.wants)
         value = msgspec.structs.replace(effects.value, codes=tuple(codes))
-        return replace(effects, value=value, events=tuple(events))
+        return msgspec.structs.replace(effects, value=value, events=tuple(events))
 
     def _fetch(self, token: str, limit: int) -> Fetch:
         terms = self._terms
