@@ -1,10 +1,10 @@
-"""Counters for `tests.benchmarks.counts`: of a server, of this thread, of a processor."""
+"""Counters for `tests.benchmarks.counts`: of a server, this thread, Lua, a processor."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ import redis
 import toril
 import toril_plugins
 from tests.support.server import Server
+from toril_lua import catalogue, compose, compose_plugin_script
 
 OURS: Final = tuple(str(Path(str(package.__file__)).parent) for package in (toril, toril_plugins))
 
@@ -83,6 +84,52 @@ def _asked(client: redis.Redis) -> Numbers:
         "bytes out": traffic["total_net_output_bytes"],
         **{f"command {name}": calls for name, calls in sorted(made.items())},
     }
+
+
+class LuaMemory:
+    """Counts what scripts allocate in Lua, while scripts are composed within it.
+
+    Each script begins with nothing to collect, and nothing is collected until it ends, so that the
+    numbers are the same in every run. A server collects as much as is made, so a part of a script's
+    time grows with them.
+    """
+
+    KEY: Final = "lua bytes"
+    COUNTED: Final = f"""\
+collectgarbage('collect')
+collectgarbage('stop')
+local before = collectgarbage('count')
+local function script()
+%s
+end
+local reply = script()
+redis.call('INCRBY', '{KEY}', 1024 * (collectgarbage('count') - before))
+collectgarbage('restart')
+return reply
+"""
+
+    def __enter__(self) -> Self:
+        self._composed = catalogue._script
+        self._compose(lambda name, text: self._composed(name, self.COUNTED % text))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._compose(self._composed)
+
+    def _compose(self, how: Callable[[str, str], catalogue.Script]) -> None:
+        catalogue._script = how  # type: ignore[assignment]
+        compose.cache_clear()
+        compose_plugin_script.cache_clear()
+
+    def server(self) -> Server:
+        return Server.start()
+
+    @contextmanager
+    def counting(self, client: redis.Redis, into: Numbers) -> Generator[None]:
+        client.delete(self.KEY)
+        yield
+        made: Any = client.get(self.KEY)
+        into[self.KEY] = float(made or 0)
 
 
 class Processor:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.count_subjects import SUBJECTS, Bench, Subject, add
-from tests.benchmarks.counting import Numbers, Work
+from tests.benchmarks.counting import LuaMemory, Numbers, Work
 from tests.benchmarks.counts import REFERENCE, Change, Reference, changes, count, main
+from toril_lua import compose
 
 ONE = SUBJECTS[0].name
 
@@ -37,7 +38,7 @@ def test_what_is_as_it_was_passes(reference: Path) -> None:
     assert [main(again), main(again)] == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["commands", "opcodes"])
+@pytest.mark.parametrize("name", ["commands", "lua bytes", "opcodes"])
 def test_growth_fails_and_says_which_number_of_what(
     reference: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +82,15 @@ def test_work_in_a_thread_counts(redis_url: str) -> None:
     numbers = count(redis_url, Work(), Subject("s", (5, 15), add))
     assert numbers["scripts"] == 1
     assert numbers["opcodes"] > numbers["calls"] > 0
+
+
+def test_what_a_script_allocates_is_the_same_in_every_run(redis_url: str) -> None:
+    one = Subject("s", (5, 15), add)
+    with LuaMemory() as memory:
+        (first, again) = (count(redis_url, memory, one)["lua bytes"] for _ in range(2))
+    assert first == pytest.approx(again, abs=8)
+    assert first > 1000
+    assert "collectgarbage" not in compose("add").text
 
 
 def test_accepting_some_leaves_the_others(reference: Path) -> None:
