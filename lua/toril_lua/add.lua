@@ -54,7 +54,11 @@ if request.terms then
   for _, node in ipairs(nodes) do setmetatable(node, request.terms[node.terms]) end
 end
 
-local again = recorded(Q, record)
+local DONE = 1 -- the reply where there is nothing to tell
+local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency', 'opts.maxLenEvents')
+local simple = record and meta[3] and not request.special
+local again
+if simple then again = recorded_or_begun(Q, record, DONE) else again = recorded(Q, record) end
 if again then return again end
 
 local NONE = {}
@@ -291,10 +295,10 @@ if request.whole or request.check then
   if request.check or #against_first > 0 then return {0, against_first, effects()} end
 end
 
--- Refused whole by a full server, before anything else is written.
-local meta = redis.call('HMGET', Q .. ':meta', 'paused', 'concurrency', 'opts.maxLenEvents')
 local most_events = meta[3] or DEFAULT_MAX_EVENTS
-redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', most_events)
+if not simple then -- refused whole by a full server, before anything else is written
+  redis.call('HSET', Q .. ':meta', 'opts.maxLenEvents', most_events)
+end
 max_events(Q, most_events)
 
 --- @when saved
@@ -382,5 +386,5 @@ end
 --- @end
 
 local beside = effects()
-local lean = #results == 0 and beside == '' -- as most are: each table costs like a small command
-return keep_record(Q, record, lean and 1 or {1, results, beside})
+if #results > 0 or beside ~= '' then return keep_record(Q, record, {1, results, beside}) end
+return simple and DONE or keep_record(Q, record, DONE)

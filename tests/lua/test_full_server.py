@@ -153,3 +153,23 @@ def test_taking_back_a_flow(client: redis.Redis, running: Runner) -> None:
     assert running(take_back(Q, "j1", "bull", now=NOW))
     assert not client.exists(f"{Q}:j1", f"{Q}:j2", f"{Q}:toril:flows", f"{Q}:toril:flows:j1")
     assert client.smembers(f"{OTHER}:p:dependencies") == {f"{Q}:j0"}
+
+
+def test_a_recorded_add_is_refused_whole_and_one_that_was_done_is_answered(
+    client: redis.Redis,
+) -> None:
+    run = Runner(client)
+    run(add_jobs([node("first")], now=NOW))
+    done, refused = (
+        add_jobs([node(f"j{n}")], now=NOW, record=CallRecord("me", 0, n)) for n in (1, 2)
+    )
+    run(done)
+    fill(client)
+    before = contents(client)
+    with pytest.raises(OutOfMemoryError):
+        run(refused)
+    assert [one.error for one in run(done)] == [None]
+    assert contents(client) == before
+    client.config_set("maxmemory", "0")
+    run(refused)
+    assert client.lrange(f"{Q}:wait", 0, -1) == ["j2", "j1", "first"]

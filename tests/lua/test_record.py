@@ -46,6 +46,31 @@ class TestAdd:
             run(late)
         assert contents(raw) == before
 
+    def test_what_is_recorded_beforehand_is_put_back(self, run: Runner, raw: redis.Redis) -> None:
+        late, call = (add_jobs([node(f"j{n}")], now=NOW, record=record(n)) for n in (1, 2))
+        run(add_jobs([node("first")], now=NOW))
+        run(call)
+        raw.delete(f"{Q}:j2")
+        before = contents(raw)
+        assert [one.error for one in run(call)] == [None]
+        with pytest.raises(IndeterminateError):
+            run(late)
+        assert contents(raw) == before
+
+    def test_another_outcome_than_was_expected_is_recorded(
+        self, run: Runner, raw: redis.Redis
+    ) -> None:
+        run(add_jobs([node("first")], now=NOW))
+        raw.delete(f"{Q}:wait")
+        raw.set(f"{Q}:wait", "no list")
+        call = add_jobs([node("a")], now=NOW, record=record(1))
+        (first,) = run(call)
+        raw.delete(f"{Q}:wait")
+        (second,) = run(call)
+        assert first.error is not None
+        assert str(second.error) == str(first.error)
+        assert not raw.exists(f"{Q}:a", f"{Q}:wait")
+
     def test_the_next_one_is_carried_out(self, run: Runner, raw: redis.Redis) -> None:
         for n in (1, 2, 3):
             run(add_jobs([node(f"j{n}")], now=NOW, record=record(n)))
