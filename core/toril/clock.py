@@ -23,6 +23,10 @@ class SystemClock:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
+    def now_us(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        return time.time_ns() // 1_000
+
 
 class ManualClock:
     """A clock that moves only when it is told to; for tests.

@@ -1,7 +1,8 @@
 -- Ends attempts of up to 100 active jobs and picks up as many others, in one step.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {now, record, {item, ...}, fetch, want_removed, minutes}; false: none
+-- Arguments: [1] msgpack {now, record, {item, ...}, fetch, want_removed, minutes, offset}; false or
+--            nil: none
 --            item = {id, token, kind, text, head, more}; kind: 'completed', 'failed' (for good),
 --            'retry' (at once), 'delay', 'wait' (given back, counts no attempt). text: the result
 --            as JSON or the reason, false if none. head: look in active from the head.
@@ -9,10 +10,13 @@
 --            plans = {plugin = value}, undecided, hold (ms: with 'wait', a rate limit for all)}
 --            fetch = {token, lock (ms), limit, name, max, duration (ms)}; false: none
 --            minutes = of how many the numbers of ended jobs are kept
+--            offset = by how many ms the caller's clock is ahead of the server's: the call was sent
+--            before its time, and `now` is the time at which it is carried out
 -- Returns:   {codes, next due (ms, -1: none), rate limited for (ms, 0: not), blocked (paused or
---            maxed), more, ids dropped, effects, {id, hash, id, hash, ...}}; 0 for an empty list;
---            or -20: late. The hashes are as they were before: without the name of the worker, the
---            time and one more attempt started, which are written to them.
+--            maxed), more, ids dropped, effects, {id, hash, id, hash, ...}, now (if an offset
+--            was sent)}; 0 for an empty list; or -20: late. The hashes are as they were before:
+--            without the name of the worker, the time and one more attempt started, which are
+--            written to them.
 --            Codes: 0 done, 1 done but keys of its parent or its deduplication window are garbled,
 --            -1 no such job, -2 no lock,
 --            -3 not active, -4 open children, -6 another's lock, -9 failed children, -23 garbled:
@@ -31,7 +35,8 @@
 local LONG_META = 50 -- fields; each hold for one id is one
 
 local Q = KEYS[1]
-local now, record, finishes, wanted, wants_removed, minutes = unpack(cmsgpack.unpack(ARGV[1]))
+local now, record, finishes, wanted, wants_removed, minutes, offset =
+  unpack(cmsgpack.unpack(ARGV[1]))
 
 local kept = recorded(Q, record)
 if type(kept) == 'table' then
@@ -39,6 +44,11 @@ if type(kept) == 'table' then
   kept[8] = held_again(Q, kept[8], wanted and wanted[1])
 end
 if kept then return kept end
+
+if offset then
+  local time = redis.call('TIME')
+  now = math.floor(time[1] * 1000 + time[2] / 1000 + offset)
+end
 
 -- All of it, where it is short: that costs less than asking for the fields that a call may need.
 local meta = {}
@@ -136,6 +146,7 @@ end
 local reply = {
   #codes > 0 and codes or 0, due, fetched.limited, fetched.blocked and 1 or 0,
   fetched.more and 1 or 0, #fetched.dropped > 0 and fetched.dropped or 0, effects(), fetched.ids,
+  offset and now,
 }
 keep_record(Q, record, reply)
 reply[8] = fetched.jobs or 0

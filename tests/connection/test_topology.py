@@ -14,8 +14,9 @@ from tests.connection.conftest import SHORT, Faces, Scripts, call, read
 from tests.support.server import free_port
 from tests.support.topology import Cluster, Group, cluster, node_id, sentinel
 
-from toril.connection.blocking import Marker, MarkerWait, StreamRead
-from toril.connection.call import Resend
+from toril.clock import SystemClock
+from toril.connection.blocking import MarkerWait, StreamRead, Waited
+from toril.connection.call import Call, Resend
 from toril.connection.execute import Executor
 from toril.connection.open import open_endpoint
 from toril.errors import ConfigurationError, ServerUnavailable
@@ -101,9 +102,14 @@ async def test_slot_that_moves_is_waited_for(face: Faces, nodes: Cluster, keys: 
 async def test_waits_on_a_cluster(nodes: Cluster, keys: list[str]) -> None:
     executor = Executor(open_endpoint(nodes.url), Scripts())
     queue = keys[2].removesuffix(":k")
-    marker = MarkerWait(executor, queue)
+    marker = MarkerWait(executor, queue, clock=SystemClock())
+    await executor.run(call("count", key=f"{queue}:k"))
+
+    def behind(offset: float) -> Call[Any]:
+        return call("count", key=f"{queue}:k")
+
     stream = StreamRead(executor, f"{queue}:events")
-    waiting = asyncio.create_task(marker.wait(30))
+    waiting = asyncio.create_task(marker.wait(30, behind))
     xread = ("XREAD", "BLOCK", 30000, "STREAMS", f"{queue}:events", "0-0")
     reading = asyncio.create_task(stream.read(xread, 30))
     with nodes.nodes[2].client() as client:
@@ -111,10 +117,10 @@ async def test_waits_on_a_cluster(nodes: Cluster, keys: list[str]) -> None:
             await asyncio.sleep(0.001)
         client.xadd(f"{queue}:events", {"event": "added"})
         await marker.wake()
-        assert await waiting is None
+        assert await waiting == Waited(sent=True, reply=2)
         assert (await reading)[0][0] == f"{queue}:events".encode()
         client.zadd(f"{queue}:marker", {"0": 0})
-    assert await marker.wait(5) == Marker("0", 0.0)
+    assert await marker.wait(5, behind) == Waited(sent=True, reply=3)
     await marker.aclose()
     await stream.aclose()
     await executor.aclose()
@@ -173,9 +179,10 @@ async def test_wait_finds_the_new_master(mortal_group: Group) -> None:
     await marker.wait(0.01)
     waiting = asyncio.create_task(marker.wait(30))
     await asyncio.to_thread(group.kill_master)
-    assert await asyncio.wait_for(waiting, 10) is None
+    assert await asyncio.wait_for(waiting, 10) == Waited()
     with redis.Redis(port=group.master_port()) as master:
         master.zadd("bull:mail:marker", {"0": 0})
-    assert await marker.wait(5) == Marker("0", 0.0)
+        await marker.wait(5)
+        assert not master.zcard("bull:mail:marker")
     await marker.aclose()
     await executor.aclose()

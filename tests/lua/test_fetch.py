@@ -11,6 +11,7 @@ from tests.lua.seeding import NOW, Q, Seed
 
 from toril.protocol.adding import add_jobs
 from toril.protocol.finishing import TickReply, tick
+from toril.protocol.record import CallRecord
 
 
 def test_one_job(run: Runner, raw: redis.Redis) -> None:
@@ -32,7 +33,27 @@ def test_one_job(run: Runner, raw: redis.Redis) -> None:
         ],
     }
     assert 0 < raw.pttl(f"{Q}:j:lock") <= LOCK_MS
-    assert reply == TickReply((), reply.jobs, (), None, None, blocked=False, more=False)
+    assert reply == TickReply((), reply.jobs, (), None, None, blocked=False, more=False, at=NOW)
+
+
+def test_a_fetch_that_was_sent_ahead_says_when_it_was_carried_out(
+    run: Runner, raw: redis.Redis
+) -> None:
+    run(add_jobs([node("j")], now=NOW))
+    seconds, micros = raw.time()
+    offset = NOW - (seconds * 1000 + micros / 1000)
+    record = CallRecord("w", 0, 1)
+    call = tick(Q, now=7, offset=offset, fetch=fetch(), record=record)
+    reply = run(call)
+    (job,) = reply.jobs
+    assert NOW <= reply.at < NOW + 5000
+    assert job.processed == reply.at
+    assert raw.hget(f"{Q}:j", "processedOn") == str(reply.at)
+    again = tick(Q, now=8, fetch=fetch(), record=record)
+    for each in (call, again):  # the same call, however it comes
+        told = run(each)
+        assert (told.at, [one.fields for one in told.jobs]) == (reply.at, [job.fields])
+    assert raw.pttl(f"{Q}:toril:call:w:0") > 2 * LOCK_MS
 
 
 def test_the_snapshot_is_the_stored_hash(run: Runner, raw: redis.Redis) -> None:
@@ -286,7 +307,7 @@ class TestSize:
 def test_nothing_is_taken_without_a_wish(run: Runner, raw: redis.Redis, seed: Seed) -> None:
     seed.job("j")
     reply = run(tick(Q, now=NOW))
-    assert reply == TickReply((), (), (), None, None, blocked=False, more=False)
+    assert reply == TickReply((), (), (), None, None, blocked=False, more=False, at=NOW)
     assert raw.lrange(f"{Q}:wait", 0, -1) == ["j"]
 
 

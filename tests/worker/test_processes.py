@@ -202,13 +202,16 @@ def _delivered(pid: int) -> bool:
     return all(int(mask, 16) == 0 for mask in pending)
 
 
-async def test_usr1_is_quiet_and_usr2_shows_stacks(app: App, spawn: Spawn, tmp_path: Path) -> None:
+async def test_usr1_is_quiet_and_usr2_shows_stacks(
+    app: App, raw: redis.Redis, spawn: Spawn, tmp_path: Path
+) -> None:
     job = await app.queue("q").add("slow")
     process = spawn("app_for_processes:worker")
     await until(lambda: runs(tmp_path, job))
     process.send_signal(signal.SIGUSR2)
     process.send_signal(signal.SIGUSR1)
     await until(lambda: _delivered(process.pid))
+    await until(lambda: not raw.info("clients")["blocked_clients"])
     later = await app.queue("q").add("one")
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # a second TERM could be merged with the first

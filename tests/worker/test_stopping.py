@@ -22,6 +22,13 @@ async def started(worker: Worker, count: int = 1) -> None:
     await until(lambda: len(worker.running) == count)
 
 
+async def nothing_awaited(worker: Worker) -> None:
+    """Until the worker no longer waits for a job."""
+    session = worker._session
+    assert session is not None
+    await until(lambda: not session.slots.reserved)
+
+
 async def test_a_stop_lets_running_jobs_finish_and_takes_no_others(app: App) -> None:
     go_on = asyncio.Event()
 
@@ -177,6 +184,7 @@ async def test_quiet_takes_no_more_jobs_but_goes_on(app: App) -> None:
     async with app.worker("q", handler) as worker:
         await (await queue.add("one")).result(timeout="2s")
         worker.quiet()
+        await nothing_awaited(worker)
         job = await queue.add("two")
         await asyncio.sleep(0.05)
         assert await job.state() == "waiting"

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from toril.connection.call import Read
+from toril.clock import SystemClock
+from toril.connection.call import Call
 from toril.connection.conversation import pause_before
 from toril.connection.endpoint import Server
 from toril.connection.execute import Executor, SyncExecutor
@@ -42,6 +43,8 @@ MARGIN = 2.0
 """Seconds that the client waits longer than it asked the server to."""
 SHORTEST_BLOCK = 0.002
 """Seconds. Older servers take less than a millisecond for 'no limit'."""
+_COMPARED_EVERY = 1.0
+"""Seconds for which a comparison of two clocks counts; one of them may be set."""
 
 T = TypeVar("T")
 
@@ -55,15 +58,15 @@ def worker_client_name(prefix: str, queue: str, worker: str | None = None) -> st
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """A member of the queue's marker set, taken from it: there is work now, or at a time.
+class Waited:
+    """What came of a wait for a marker.
 
-    `member` is `0` (work now) or `1` (a delayed job); `score` the time when it falls due, in
-    milliseconds since the epoch; 0 for now.
+    `sent`: the call that was to be carried out behind it has been sent; `reply` is what the server
+    answered to that call. No reply: it got lost, or the server refused.
     """
 
-    member: str
-    score: float
+    sent: bool = False
+    reply: Any = None
 
 
 class _Trouble(Exception):
@@ -118,33 +121,39 @@ class _Blocking:
         """By which the server knows the connection; 0 while there is none."""
         return self._client_id if self._connection is not None else 0
 
-    async def _ask(self, command: Command, block: float) -> Any:
-        """The reply to `command`, or None: time-out, woken, or trouble (after a pause)."""
+    async def _ask(self, commands: Callable[[], tuple[Command, ...]], block: float) -> Any:
+        """The replies to `commands`, of which the first may block for so many seconds.
+
+        None: woken before they were sent, or trouble (after a pause).
+        """
         try:
             if self._woken.is_set():
                 return None
             try:
-                reply = await self._reply(command, block)
+                replies = await self._replies(commands, block)
             except _Trouble as trouble:
                 await self._recover(trouble)
                 return None
             self._failures = 0
-            return reply
+            return replies
         finally:
             self._woken.clear()
 
-    async def _reply(self, command: Command, block: float) -> Any:
+    async def _replies(self, commands: Callable[[], tuple[Command, ...]], block: float) -> Any:
         where = str(self._executor.endpoint)
         try:
             connection = self._connection
             if connection is None or self._pid != os.getpid():
                 connection = await self._unless_woken(self._connect())
-            if connection is None or self._woken.is_set():
+            if connection is None:
+                return None
+            await self._before(connection)
+            if self._woken.is_set():
                 return None
             self._waits += 1
             self._wait = self._waits
             try:
-                (reply,) = await connection.exchange((command,), block + MARGIN)
+                replies = await connection.exchange(commands(), block + MARGIN)
             except BaseException:
                 await self._drop()
                 raise
@@ -154,10 +163,13 @@ class _Blocking:
             raise _Trouble(f"no reply within {block + MARGIN:g} s", self._server) from None
         except (NotSent, ReplyLost, Refused, RedisError, OSError) as error:
             raise _trouble(error, self._server, where) from error
-        if isinstance(reply, RedisError):
+        if isinstance(replies[0], RedisError):
             await self._drop()
-            raise _trouble(reply, self._server, where) from reply
-        return reply
+            raise _trouble(replies[0], self._server, where) from replies[0]
+        return replies
+
+    async def _before(self, connection: Wire) -> None:
+        """What is to be known before a wait begins."""
 
     async def _unless_woken(self, work: Coroutine[Any, Any, T]) -> T | None:
         task = asyncio.create_task(work)
@@ -239,35 +251,79 @@ class _Blocking:
 class MarkerWait(_Blocking):
     """Waits until a queue has work, as BullMQ's workers do: by taking its marker.
 
+    A call can be sent behind the wait: the server carries it out the moment the wait ends, and
+    answers both in one go. That saves the way there and back, and the caller is woken once. It has
+    to be safe to send again, as its reply may be lost, and gets no time, as that would be over.
+
     Args:
         executor: Finds the server and wakes the wait.
         queue: The queue's key prefix (`bull:mail`).
         client_name: The connection's name; see `worker_client_name`.
+        clock: The clock by which the calls are carried out; None: none can be sent ahead.
     """
 
-    def __init__(self, executor: Executor, queue: str, *, client_name: str | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        queue: str,
+        *,
+        client_name: str | None = None,
+        clock: SystemClock | None = None,
+    ) -> None:
         super().__init__(executor, f"{queue}:marker", client_name)
+        self._clock = clock
+        self._offset: float | None = None
+        self._compared = 0.0
+        self._compared_on: Wire | None = None
 
-    async def wait(self, timeout: float) -> Marker | None:
-        """The marker, or None after `timeout` seconds, after `wake`, and after any trouble.
+    async def wait(
+        self, timeout: float, behind: Callable[[float], Call[Any]] | None = None
+    ) -> Waited:
+        """Wait for the marker: until it was taken, for `timeout` seconds, until `wake` or trouble.
 
-        Whoever gets None is to fetch once: there is work that has no marker. Whoever gets a
-        marker and does not fetch is to `put_back` it.
+        Whatever ended the wait, there may be work, also without a marker: if no call was sent, the
+        caller is to fetch; if one was and there is no reply, to send the same again.
+
+        Args:
+            timeout: Seconds.
+            behind: Makes the call that is carried out when the wait ends, if it was begun. It is
+                given by how many milliseconds the clock is ahead of the server's.
 
         Raises:
             ConfigurationError, ServerError: the server refuses, and will go on refusing.
         """
         block = max(timeout, SHORTEST_BLOCK)
-        reply = await self._ask(("BZPOPMIN", self._key, f"{block:.3f}"), block)
-        if reply is None:
-            return None
-        _, member, score = reply
-        return Marker(member.decode(), float(score))
+        sent = False
 
-    async def put_back(self, marker: Marker) -> None:
-        """Leave a marker that was taken to the next worker."""
-        command = ("ZADD", self._key, f"{marker.score:.0f}", marker.member)
-        await self._executor.run(Read((command,), lambda replies: replies[0]))
+        def commands() -> tuple[Command, ...]:
+            nonlocal sent
+            pop = ("BZPOPMIN", self._key, f"{block:.3f}")
+            if behind is None or self._offset is None:
+                return (pop,)
+            sent = True
+            return (pop, self._executor.command(behind(self._offset)))
+
+        replies = await self._ask(commands, block)
+        if not sent or replies is None or isinstance(replies[1], RedisError):
+            return Waited(sent)
+        return Waited(sent, replies[1])
+
+    async def _before(self, connection: Wire) -> None:
+        """Compare the clocks, if that was not done just now.
+
+        The result is never too great, however long the answer took: what is not due yet must not
+        seem so.
+        """
+        fresh = time.monotonic() - self._compared < _COMPARED_EVERY
+        if self._clock is None or (fresh and connection is self._compared_on):
+            return
+        asked = self._clock.now_us()
+        (reply,) = await connection.exchange((("TIME",),), MARGIN)
+        self._offset = None  # it may be refused
+        if not isinstance(reply, RedisError):
+            seconds, micros = map(int, reply)
+            self._offset = (asked - seconds * 1_000_000 - micros) / 1000
+        self._compared, self._compared_on = time.monotonic(), connection
 
 
 class StreamRead(_Blocking):
@@ -277,12 +333,13 @@ class StreamRead(_Blocking):
         super().__init__(executor, key, client_name)
 
     async def read(self, command: Command, block: float) -> Any:
-        """The reply to an XREAD that blocks for `block` seconds, or None as for `MarkerWait`.
+        """The reply to an XREAD that blocks for `block` seconds, or None: none came.
 
         Raises:
             ConfigurationError, ServerError: the server refuses, and will go on refusing.
         """
-        return await self._ask(command, block)
+        replies = await self._ask(lambda: (command,), block)
+        return None if replies is None else replies[0]
 
 
 class SyncStreamRead:

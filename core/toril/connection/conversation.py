@@ -104,9 +104,13 @@ def _commands(
 ) -> tuple[tuple[Command, ...], str | bytes | None]:
     if isinstance(request, Read):
         return request.commands, routing_key(request.commands[0])
-    script = scripts[request.script]
-    command = ("EVALSHA", script.sha1, len(request.keys), *request.keys, *request.args)
-    return (command,), request.keys[0]
+    return (command_of(request, scripts),), request.keys[0]
+
+
+def command_of(call: Call[Any], scripts: ScriptSet) -> Command:
+    """The call as a command, for a server that knows the script."""
+    sha1 = scripts[call.script].sha1
+    return ("EVALSHA", sha1, len(call.keys), *call.keys, *call.args)
 
 
 def routing_key(command: Command) -> str | bytes | None:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from toril.connection.begun import Begun
 from toril.connection.call import Call, Read, Request
-from toril.connection.conversation import PRODUCER, Patience, converse
+from toril.connection.conversation import PRODUCER, Patience, command_of, converse
 from toril.connection.endpoint import Endpoint, Server
 from toril.connection.line import Line, Place
 from toril.connection.pool import MAX_CONNECTIONS, WirePool
@@ -26,6 +26,7 @@ from toril.connection.sockets import (
     open_connection,
 )
 from toril.connection.steps import (
+    Command,
     Exchange,
     Forget,
     InThread,
@@ -128,6 +129,10 @@ class Executor:
     ) -> Begun[T]:
         """Begin a conversation, which goes on by itself; see `Begun`."""
         return Begun(self, steps, over, line)
+
+    def command(self, call: Call[Any]) -> Command:
+        """The command that `call` is, for who sends it on a connection of his own."""
+        return command_of(call, self._scripts)
 
     async def drive(
         self,

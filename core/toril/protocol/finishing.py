@@ -104,12 +104,15 @@ class TickReply(msgspec.Struct, frozen=True):
     """The queue is paused, or has as many active jobs as it may."""
     more: bool
     """There was more to take."""
+    at: int
+    """The time at which it was carried out, by the caller's clock, in ms since the epoch."""
 
 
 def tick(
     queue: str,
     *,
     now: int,
+    offset: float | None = None,
     finishes: Sequence[Finish] = (),
     fetch: Fetch | None = None,
     metrics_minutes: int | None = None,
@@ -121,6 +124,8 @@ def tick(
     Args:
         queue: The queue's key.
         now: Milliseconds since the epoch; it becomes the finishing time.
+        offset: For a fetch that is sent before its time: by how many milliseconds the caller's
+            clock is ahead of the server's, who then says what `now` is.
         finishes: At most 100, in the order in which they ended, no job twice.
         fetch: What to pick up; None: nothing.
         metrics_minutes: Count the jobs that end, per minute, and keep so many minutes; None: count
@@ -139,26 +144,28 @@ def tick(
     wanted = fetch if fetch is not None and fetch.limit > 0 else None
     request = (
         now,
-        pack_record(record, PRODUCER_TTL_MS if wanted is None else max(2 * wanted.lock_ms, 1))
-        or False,
+        pack_record(record, _record_ttl(wanted, offset)) or False,
         [packed(finish) for finish in finishes],
         _fetch(wanted) if wanted is not None else False,
         REMOVED in wants,
         metrics_minutes or False,
+        *(() if offset is None else (offset,)),
     )
     name = queue_name(queue)
 
     def parse(reply: Any) -> Effects[TickReply]:
         refuse_late(reply)
-        codes, due, limited, blocked, more, dropped, told, jobs = reply
+        codes, due, limited, blocked, more, dropped, told, jobs, *at = reply
+        carried_out = at[0] if at else now
         value = TickReply(
             tuple(codes or ()),
-            _picked_up(name, jobs, now, fetch) if jobs and fetch is not None else (),
+            _picked_up(name, jobs, carried_out, fetch) if jobs and fetch is not None else (),
             tuple(map(text, dropped or ())),
             due if due >= 0 else None,
             limited if limited > 0 else None,
             bool(blocked),
             bool(more),
+            carried_out,
         )
         return with_effects(value, told, events_of(finishes, value.codes, now, wants), wants)
 
@@ -170,6 +177,13 @@ def tick(
         resend_for(record),
         ids,
     )
+
+
+def _record_ttl(wanted: Fetch | None, offset: float | None) -> int:
+    """How long the call's record is kept, in milliseconds."""
+    if wanted is None or offset is not None:  # which may come long after it was sent
+        return PRODUCER_TTL_MS
+    return max(2 * wanted.lock_ms, 1)
 
 
 def _picked_up(queue: str, reply: Sequence[Any], now: int, fetch: Fetch) -> tuple[JobSnapshot, ...]:

@@ -3,8 +3,8 @@
 Each turn tells the server in one call what has ended since the last turn, and picks up as many jobs
 as there are free slots. It is sent as soon as the previous one returned, so that a lone job waits
 for nobody and a busy worker pays one round trip for many. Only when a turn brought nothing and
-nothing has ended does the engine wait: for a job to end, for a marker, or for the time at which a
-delayed job is due.
+nothing has ended does the engine wait: for a job to end, for the time at which a delayed job is
+due, or for the next job that comes, for which one of the free slots is kept.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
-
-import msgspec
+from collections.abc import Sequence
+from typing import Final
 
 from toril.clock import Clock
 from toril.protocol.finishing import (
@@ -23,9 +21,9 @@ from toril.protocol.finishing import (
     MOST_FETCHED,
     OPEN_CHILDREN,
     Finish,
-    TickReply,
 )
 from toril.worker.active_job import ActiveJob, JobHost
+from toril.worker.outside import Batch, Outside, Turn
 from toril.worker.runner import FailedChildren, OpenChildren, Runner, give_back
 from toril.worker.slots import Slots
 from toril.worker.start import start
@@ -36,48 +34,9 @@ _TWO_LANES: Final = 8
 """From that concurrency on two calls may be under way at once: the server works on one while this
 process works on what the other brought."""
 
-
-class Batch(msgspec.Struct, frozen=True):
-    """What one call shall do: end these attempts, and pick up so many jobs (0: none)."""
-
-    ended: Sequence[tuple[ActiveJob, Finish]]
-    fetch: int
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """What came of a batch: the token of the jobs that were picked up, and the reply."""
-
-    token: str
-    reply: TickReply
-
-
-class Outside(Protocol):
-    """What the engine needs others to do."""
-
-    async def take_turn(self, batch: Batch, /) -> Turn:
-        """Carry out a batch on the server, however long that takes."""
-        ...
-
-    @property
-    def crowded(self) -> bool:
-        """So much is still to be told to plugins that no more jobs should be picked up."""
-        ...
-
-    async def room(self) -> None:
-        """Wait until that is over."""
-        ...
-
-    def empty_handed(self) -> None:
-        """The engine is about to wait although it has free slots."""
-        ...
-
-    def watch(self) -> None:
-        """The engine waits although it has free slots: call `look` once there may be jobs."""
-        ...
-
-    def hold(self, jobs: Iterable[ActiveJob], /) -> None:
-        """From now on these are the jobs whose locks are to be renewed."""
-        ...
+_ONE: Final = Batch((), 1)
+_TO_RECALL: Final = 3.0
+"""Seconds that a stopping worker waits for the reply to a fetch that was sent ahead."""
 
 
 class Engine:
@@ -126,6 +85,7 @@ class Engine:
         self._hungry = True  # there may be jobs to pick up
         self._quiet = self._paused = False
         self._finishing = False
+        self._watching = False  # for one job, which has a slot reserved
         self._idle_said = False
         self._due: int | None = None  # when the earliest delayed job is due
         self._longest_limited = longest_limited
@@ -137,10 +97,9 @@ class Engine:
         self.resize(slots.size)
 
     @property
-    def wants_jobs(self) -> bool:
-        """Whether jobs could be picked up now."""
-        shut = self._quiet or self._paused or self._outside.crowded
-        return not shut and self._slots.free > 0
+    def _shut(self) -> bool:
+        """Whether no jobs are to be picked up now."""
+        return self._quiet or self._paused or self._outside.crowded
 
     def look(self) -> None:
         """There may be jobs to pick up."""
@@ -174,6 +133,7 @@ class Engine:
     def pause(self) -> None:
         """Pick up no more jobs until `resume`."""
         self._paused = True
+        self._slots.changed.set()
 
     def resume(self) -> None:
         """Pick up jobs again."""
@@ -212,7 +172,7 @@ class Engine:
                     await self._send(batch)
                 elif self._under_way:
                     await slots.changed.wait()
-                elif self._finishing and not slots.held:
+                elif self._finishing and not slots.held and await self._nothing_comes():
                     return
                 else:
                     await self._wait()
@@ -223,14 +183,26 @@ class Engine:
 
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
+        limited = time.monotonic() < self._limited_until
+        may_fetch = not (self._shut or limited)
+        looks = may_fetch and self._may_find_jobs()
+        if self._watching and self._is_in_the_way(limited=limited, looks=looks):
+            self._outside.recall()
+            if limited:
+                return None  # else it would take a job that this call puts back
         ended = self._slots.take_ended()
-        may_fetch = self.wants_jobs and time.monotonic() >= self._limited_until
-        free = min(self._slots.free, self._share) if may_fetch else 0
+        free = max(min(self._slots.free, self._share), 0) if may_fetch else 0
         if ended:
             return Batch(ended, free)
-        if free and self._may_find_jobs():
-            return Batch((), free)
-        return None
+        return Batch((), free) if free and looks else None
+
+    def _is_in_the_way(self, *, limited: bool, looks: bool) -> bool:
+        """Whether the fetch that waits is to end.
+
+        Nobody wants its job, or it holds the one slot with which to look for jobs now.
+        """
+        free = self._slots.free
+        return self._quiet or self._paused or limited or free < 0 or (looks and free == 0)
 
     async def _send(self, batch: Batch) -> None:
         """Take a turn; wait for its end only if there is no other lane, or no use for it yet."""
@@ -238,6 +210,7 @@ class Engine:
         self._under_way += 1
         self._ending.update(job for job, _ in batch.ended)
         if batch.fetch:
+            self._looked(self._clock.now_ms())
             self._hungry = False
             self._slots.reserved += batch.fetch
         if alone:
@@ -266,11 +239,25 @@ class Engine:
             self._broken = turn.exception()
             self._slots.changed.set()
 
-    def _may_find_jobs(self) -> bool:
-        if self._due is not None and self._clock.now_ms() >= self._due:
+    def came(self, turn: Turn | None) -> None:
+        """The wait for a job has ended. None: nobody has looked for one."""
+        self._watching = False
+        self._slots.reserved -= 1
+        if turn is None:
+            self._hungry = True
+        else:
+            self._looked(turn.reply.at)
+            self._take_in(_ONE, turn)
+        self._slots.changed.set()
+        self._slots.freed.set()
+
+    def _looked(self, at: int) -> None:
+        """Jobs that were due at that time have been looked for."""
+        if self._due is not None and self._due <= at:
             self._due = None
-            return True
-        return self._hungry
+
+    def _may_find_jobs(self) -> bool:
+        return self._hungry or (self._due is not None and self._clock.now_ms() >= self._due)
 
     def _settle(self, batch: Batch, codes: Sequence[int]) -> None:
         """Take note of what became of the attempts that ended."""
@@ -347,16 +334,17 @@ class Engine:
     async def _wait(self) -> None:
         """Until something has changed, or there may be jobs to pick up."""
         slots = self._slots
-        if not self.wants_jobs:
+        if self._shut or not (slots.free > 0 or self._watching):
             await (self._room() if self._outside.crowded else slots.changed.wait())
             return
-        self._outside.empty_handed()
+        if slots.free > 0:
+            self._outside.empty_handed()
         if not (self._idle_said or slots.held):
             self._idle_said = True
             log.info("queue %s: nothing to do, waiting for jobs", self._queue)
         seconds = self._limited_until - time.monotonic()
         if seconds <= 0:
-            self._outside.watch()
+            self._watch()
             if self._due is None:
                 await slots.changed.wait()
                 return
@@ -366,6 +354,28 @@ class Engine:
             await slots.changed.wait()
         finally:
             timer.cancel()
+
+    def _watch(self) -> None:
+        """Have one job fetched as soon as there is one, unless that is being done already."""
+        if not self._watching:
+            self._watching = True
+            self._slots.reserved += 1
+            self._outside.watch()
+
+    async def _nothing_comes(self) -> bool:
+        """Wait until no job can come any more; False: look again."""
+        if not self._watching:
+            return True
+        try:
+            async with asyncio.timeout(_TO_RECALL):
+                await self._slots.changed.wait()
+        except TimeoutError:
+            log.warning(
+                "queue %s: the server does not say whether it handed out a job before the worker "
+                "stopped; it would be recovered as stalled", self._queue,
+            )  # fmt: skip
+            return True
+        return False
 
     async def _room(self) -> None:
         """Until something has changed, or the plugins have caught up."""

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from toril.clock import SystemClock
 from toril.connection.blocking import MarkerWait, worker_client_name
 from toril.connection.call import only
 from toril.connection.conversation import Patience
@@ -27,12 +28,13 @@ from toril.protocol.settings import SettingChange, set_live
 from toril.setting import Level, Said, Setting
 from toril.settings import check_declared
 from toril.worker.active_job import ActiveJob
-from toril.worker.engine import Batch, Engine, Turn
+from toril.worker.engine import Engine
 from toril.worker.heartbeat import Heartbeat
 from toril.worker.invoking import Invoker
 from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
+from toril.worker.outside import Batch, Turn
 from toril.worker.runner import Runner
 from toril.worker.series import Series
 from toril.worker.services import services_of
@@ -143,8 +145,12 @@ class Session:
         self._invoker.empty_handed()
 
     def watch(self) -> None:
-        """The engine waits although it has free slots: tell it when there may be jobs."""
+        """Fetch one job as soon as there is one, and give it to the engine's `came`."""
         self._watch.begin()
+
+    def recall(self) -> None:
+        """Do so now, whether there is one or not."""
+        self._watch.recall()
 
     def hold(self, jobs: Iterable[ActiveJob], /) -> None:
         """From now on these are the jobs whose locks are to be renewed."""
@@ -281,23 +287,22 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def _marker_watch(self) -> AsyncGenerator[None]:
+        clock = self._runtime.clock
         marker = MarkerWait(
             self._runtime.executor,
             self._key,
             client_name=worker_client_name(self._prefix, self._queue, self._terms.name),
+            # A clock that somebody else sets cannot be compared with the server's.
+            clock=clock if isinstance(clock, SystemClock) else None,
         )
         self._marker = marker
         await marker.open()
-        self._watch = MarkerWatch(marker, self.engine, self._runtime.clock)
+        self._watch = MarkerWatch(marker, self._turns, self.engine, self._terms.lock_ms / 1000)
         watching = asyncio.create_task(self._watch.run())
         watching.add_done_callback(self._helper_ended)
         try:
             yield
         finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TO_END):
-                    await self._watch.end()
-                    await asyncio.wait((watching,))
             watching.cancel()
             await asyncio.wait((watching,))
             await marker.aclose()

@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 
 from toril.clock import Clock
+from toril.connection.blocking import MarkerWait
+from toril.connection.call import Call
 from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.hooks.buffer import EventBuffer
@@ -34,8 +36,8 @@ from toril.protocol.finishing import (
     tick,
 )
 from toril.protocol.keys import queue_name
-from toril.worker.engine import Batch, Turn
 from toril.worker.insist import insist
+from toril.worker.outside import Batch, Turn
 
 _MOST_UNTOLD: Final = 100
 """Turns whose events may wait for those of an earlier turn, which is still under way."""
@@ -68,8 +70,9 @@ class TurnTerms:
 class Turns:
     """Carries out batches, and sends each until the server has answered.
 
-    Each batch that is under way has a lane of its own. What they did is told to the plugins in the
-    order in which they were sent, so that what happened to one job is told in order.
+    Each batch that is under way has a lane of its own, and so has a fetch that was sent ahead. What
+    they did is told to the plugins in the order in which they were sent, so that what happened to
+    one job is told in order; a fetch that was sent ahead counts as sent when its reply is there.
 
     Args:
         queue_key: What the queue's keys begin with.
@@ -115,10 +118,8 @@ class Turns:
         while self._number - self._told > _MOST_UNTOLD:
             self._caught_up.clear()
             await self._caught_up.wait()
-        self._number += 1
-        number, token = self._number, f"{self._who}:{self._number}"
-        last = self._lanes.pop() if self._lanes else CallRecord(self._who, self._new_lane(), 0)
-        record = CallRecord(self._who, last.lane, last.n + 1)
+        number, record = self._next_number(), self._next_record()
+        token = _token(record)
         now, began = self._clock.now_ms(), time.monotonic()
         finishes = self._planned([finish for _, finish in batch.ended], now)
         call = tick(
@@ -133,12 +134,51 @@ class Turns:
         effects = await insist(self._executor, call)
         if time.monotonic() - began > 2 * self._terms.lock_ms / 1000:
             effects = await self._ask(finishes, now, effects)
-        self._dispatcher.note(effects)
         if finishes:
             self._count(finishes, effects.value.codes)
+        return self._taken(number, record, effects)
+
+    async def fetch_ahead(self, marker: MarkerWait, seconds: float) -> Turn | None:
+        """Fetch one job the moment there is one, but not later than in so many seconds.
+
+        The fetch is sent behind a wait for the marker, so it costs no round trip of its own. None:
+        it could not be sent, or the wait was ended before; somebody has to fetch.
+
+        Raises:
+            ConfigurationError, ServerError: The server refuses, and will go on refusing.
+        """
+        record = self._next_record()
+        fetch = self._fetch(_token(record), 1)
+
+        def call(offset: float | None = None) -> Call[Effects[TickReply]]:
+            return tick(
+                self._queue_key,
+                now=self._clock.now_ms(),
+                offset=offset,
+                fetch=fetch,
+                record=record,
+                wants=self._dispatcher.wants,
+            )
+
+        waited = await marker.wait(seconds, call)
+        if not waited.sent:
+            self._lanes.append(record)
+            return None
+        effects = None if waited.reply is None else call().parse(waited.reply)
+        if effects is None or self._is_old(effects.value):
+            # The same call: if it has been carried out, it tells what is still this worker's.
+            effects = await insist(self._executor, call())
+        return self._taken(self._next_number(), record, effects)
+
+    def _is_old(self, reply: TickReply) -> bool:
+        """Whether locks may have run out since: this process was frozen, or a clock was set."""
+        return self._clock.now_ms() - reply.at > self._terms.lock_ms / 2
+
+    def _taken(self, number: int, record: CallRecord, effects: Effects[TickReply]) -> Turn:
+        self._dispatcher.note(effects)
         self._lanes.append(record)
         self._tell(number, effects.events)
-        return Turn(token, effects.value)
+        return Turn(_token(record), effects.value)
 
     def _count(self, finishes: Sequence[Finish], codes: Sequence[int]) -> None:
         ends: dict[str, int] = {}
@@ -149,9 +189,17 @@ class Turns:
         for ended, number in ends.items():
             self._metrics.count("toril_attempts_total", number, queue=self._queue, ended=ended)
 
-    def _new_lane(self) -> int:
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _next_record(self) -> CallRecord:
+        """A lane that is free, or a new one, and the next number in it."""
+        if self._lanes:
+            last = self._lanes.pop()
+            return CallRecord(self._who, last.lane, last.n + 1)
         self._lane_count += 1
-        return self._lane_count - 1
+        return CallRecord(self._who, self._lane_count - 1, 1)
 
     def _tell(self, number: int, events: Sequence[JobEvent]) -> None:
         self._to_tell[number] = events
@@ -195,6 +243,11 @@ class Turns:
             else finish
             for finish in finishes
         ]
+
+
+def _token(record: CallRecord) -> str:
+    """What locks the jobs that a call picks up: no other call has it."""
+    return f"{record.who}:{record.lane}:{record.n}"
 
 
 def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:

@@ -3,77 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
-from toril.clock import Clock
-from toril.connection.blocking import Marker, MarkerWait
-from toril.errors import ServerError
+from toril.connection.blocking import MarkerWait
 from toril.worker.engine import Engine
-
-log = logging.getLogger("toril.worker")
+from toril.worker.turns import Turns
 
 LONGEST: Final = 5.0
 """Seconds after which an idle worker looks for jobs although no marker has come: a worker that is
 frozen or has just died may have taken it."""
-_SOON: Final = 1.0
-"""Milliseconds: what is due within them is due now."""
 
 
 class MarkerWatch:
-    """Takes the marker while the engine waits with free slots, and tells it when to look.
+    """Waits for the marker while the engine has a free slot, with a fetch sent behind the wait.
 
     Args:
         marker: The wait, on a connection of its own.
-        engine: Who is told.
-        clock: For the times at which delayed jobs are due.
-        longest: Seconds after which the engine is told without a marker.
+        turns: Makes the fetch and reads its reply.
+        engine: Who gets what came.
+        lock: How long a lock lasts, in seconds. Should this process freeze, the wait is to be over
+            before its jobs are recovered, or it would take them once more.
     """
 
-    def __init__(
-        self, marker: MarkerWait, engine: Engine, clock: Clock, longest: float = LONGEST
-    ) -> None:
+    def __init__(self, marker: MarkerWait, turns: Turns, engine: Engine, lock: float) -> None:
         self._marker = marker
+        self._turns = turns
         self._engine = engine
-        self._clock = clock
-        self._longest = longest
+        self._longest = min(LONGEST, lock / 4)
         self._wanted = asyncio.Event()
-        self._ending = False
+        self._waking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """The engine waits: watch, unless that is being done already."""
+        """Wait once, and give the engine what comes."""
         self._wanted.set()
+
+    def recall(self) -> None:
+        """End the wait under way. The engine gets what comes all the same."""
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.create_task(self._marker.wake())
 
     async def run(self) -> None:
-        """Watch whenever that is wanted, until `end`."""
-        while not self._ending:
-            await self._wanted.wait()
-            await self._look()
-
-    async def _look(self) -> None:
-        taken = await self._marker.wait(self._longest)
-        if taken is None:
-            self._tell()
-        elif taken.score - self._clock.now_ms() > _SOON:
-            self._engine.expect(int(taken.score))
-        elif self._engine.wants_jobs:
-            self._tell()
-        else:
-            self._wanted.clear()
-            await self._put_back(taken)
-
-    def _tell(self) -> None:
-        self._wanted.clear()
-        self._engine.look()
-
-    async def _put_back(self, taken: Marker) -> None:
+        """Wait whenever that is wanted, until cancelled."""
         try:
-            await self._marker.put_back(taken)
-        except ServerError as error:
-            log.warning("a marker could not be put back; a job may wait a little: %s", error)
-
-    async def end(self) -> None:
-        """End `run`, and the wait under way."""
-        self._ending = True
-        self._wanted.set()
-        await self._marker.wake()
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                self._engine.came(await self._turns.fetch_ahead(self._marker, self._longest))
+        finally:
+            if self._waking is not None:
+                self._waking.cancel()
