@@ -69,6 +69,7 @@ class Stage:
         self.told: list[Told] = []
         self.gate = asyncio.Event()
         self.marked = asyncio.Event()
+        self._adding = 0
         self._marks: dict[str, str] = {}
         self._stack = AsyncExitStack()
         self.producer, self.worker, self.operator = (
@@ -94,6 +95,8 @@ class Stage:
 
     async def mark(self) -> None:
         """What comes after this belongs to the transition."""
+        while self._adding:  # a worker may have the job before its producer's hooks are told
+            await asyncio.sleep(0.001)
         self.told.clear()
         await self._bytes.slowlog_reset()
         for key in await self.raw.keys("bull:*:events"):
@@ -103,7 +106,11 @@ class Stage:
     async def add(
         self, name: str = "job", data: Any = None, *settings: Setting, **options: Any
     ) -> Job:
-        return await self.producer.queue("stage").add(name, data, *settings, **options)
+        self._adding += 1
+        try:
+            return await self.producer.queue("stage").add(name, data, *settings, **options)
+        finally:
+            self._adding -= 1
 
     async def find(self, job: Job) -> Job:
         """The job as the operator has it."""
