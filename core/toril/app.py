@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from toril.add_batches import AddBatches
 from toril.app_options import AppOptions
-from toril.arguments import name_of_queue, several, whole_number
+from toril.arguments import name_of_queue, several
 from toril.connection.call import Procedure
 from toril.connection.endpoint import Endpoint
 from toril.connection.open import open_endpoint
@@ -292,7 +292,7 @@ class App:
         """
         return self.runtime.samples()
 
-    async def audit(self, queue: str, *, most: int = 100_000) -> AuditReport:
+    async def audit(self, queue: str, *, most: int | None = None) -> AuditReport:
         """Look whether what is stored of a queue agrees with itself, and with what was said.
 
         It only reads, in small steps with pauses, while others work. A finding can be repaired with
@@ -300,13 +300,12 @@ class App:
 
         Args:
             queue: The queue's name.
-            most: So many jobs, and entries of each index, are looked at.
+            most: So many jobs, and entries of each index, are looked at; None: all.
 
         Raises `ServerError`.
         """
         from toril.auditing import Auditor
 
-        whole_number(most, "most", least=1)
         await self.runtime.start()
         return await Auditor(self.runtime, queue, most).run()
 

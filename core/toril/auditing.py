@@ -1,27 +1,34 @@
 """An audit of a queue: that what is stored agrees with itself.
 
 It reads while others work. So what looks wrong is looked at once more, alone and at one moment,
-before it is said to be. Reads are small, with a pause after each as long as it took.
+before it is said to be. Reads are small, with a pause after each as long as it took. It remembers
+eight bytes of each waiting job, and next to nothing of all others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from toril.arguments import limit_of
 from toril.connection.call import Request, only
 from toril.errors import PluginError
 from toril.hooks.findings import Audit, AuditReport, Finding, Repair, Severity
 from toril.hooks.function import settle
 from toril.protocol import auditing, reading
 from toril.protocol.invariants import (
+    HALVES,
     LISTS,
     PARTS,
     SETS,
+    Half,
     OtherKey,
     StoredJob,
     Wrong,
@@ -36,8 +43,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST: Final = 100_000
-"""Jobs and keys of a queue that an audit looks at unless it is told otherwise."""
+MOST_OF_A_PLUGIN: Final = 250_000
+"""Keys that one plugin keeps for a queue: they are remembered, and told it all at once."""
+OTHER_KEYS: Final = 10_000
+"""Keys that are no job's and no plugin's that are remembered until they are looked at."""
 MOST_OF_A_KIND: Final = 1_000
 """Findings of one kind that are told one by one; the others are counted."""
 GAUGE: Final = "toril_audit_findings"
@@ -74,23 +83,24 @@ class Auditor:
     Args:
         runtime: The App's.
         queue: The queue's name.
-        most: Jobs and keys that are looked at.
+        most: Jobs and keys that are looked at; None: all.
     """
 
-    def __init__(self, runtime: Runtime, queue: str, most: int = MOST) -> None:
+    def __init__(self, runtime: Runtime, queue: str, most: int | None = None) -> None:
         self._runtime = runtime
         self._queue = queue
         self._key = runtime.context.key(queue)
-        self._most = most
+        self._most = limit_of(most, "most") or sys.maxsize
         self._now = runtime.clock.now_ms()
         self._looked: Counter[str] = Counter()
         self._whole = True
         self._findings: dict[tuple[str, str], Finding] = {}
         self._kinds: Counter[str] = Counter()
         self._more: Counter[str] = Counter()
-        self._listed: dict[str, Counter[str]] = {}
+        self._listed: dict[str, array[int]] = {}
         self._unread = set(LISTS)
         self._other_keys: dict[str, None] = {}
+        self._halves: dict[Half, set[str]] = {kind: set() for kind in HALVES}
         self._own: defaultdict[str, list[str]] = defaultdict(list)
 
     async def run(self) -> AuditReport:
@@ -99,8 +109,12 @@ class Auditor:
         self._note_version(meta.version)
         self._noted: Mapping[str, float] = await self._ask(auditing.noted(self._key))
         await self._walk_states()
+        for state, hashes in self._listed.items():
+            self._listed[state] = array("q", sorted(hashes))
         await self._walk_keys()
-        await self._look_at_other_keys()
+        await self._look_at_halves()
+        await self._look_at_deferred()
+        self._look_at_leftovers()
         findings = [*self._findings.values(), *await self._ask_plugins()]
         findings += self._counted_only()
         self._gauge(findings)
@@ -144,14 +158,14 @@ class Auditor:
         for state in (*LISTS, *SETS):
             first = 0
             if state in LISTS:
-                self._listed[state] = Counter()
+                self._listed[state] = array("q")
             while True:
                 if self._full("ids"):
                     return
                 size, gone = await self._ask(auditing.without_hash(self._key, state, first))
                 if state in LISTS:
                     ids = await self._ask(auditing.listed(self._key, state, first))
-                    self._listed[state].update(ids)
+                    self._listed[state].extend(map(hash, ids))
                 self._looked["ids"] += size
                 await self._confirm(gone)
                 first += auditing.MOST_IDS
@@ -171,6 +185,8 @@ class Auditor:
         while True:
             keys, cursor = await self._ask(reading.keys_of(self._key, cursor))
             await self._look(self._jobs_of(keys))
+            if cursor == "0" or len(self._other_keys) >= OTHER_KEYS:
+                await self._look_at_other_keys()
             if cursor == "0":
                 return
 
@@ -186,17 +202,18 @@ class Auditor:
                 ids[first] = None
             elif rest.startswith("toril:"):
                 self._note_own(rest)
-            elif len(self._other_keys) < self._most:
+            else:
                 self._other_keys[rest] = None
         return iter(ids)
 
     def _note_own(self, rest: str) -> None:
         _, owner, *suffix = rest.split(":", 2)
-        if suffix and owner not in _OWN_OF_CORE:
-            if len(self._own[owner]) < self._most:
-                self._own[owner].append(suffix[0])
-        elif len(self._other_keys) < self._most:
+        if not suffix or owner in _OWN_OF_CORE:
             self._other_keys[rest] = None
+        elif len(self._own[owner]) < min(self._most, MOST_OF_A_PLUGIN):
+            self._own[owner].append(suffix[0])
+        else:
+            self._whole = False
 
     async def _look(self, ids: Iterator[str]) -> None:
         for some in _chunks(list(ids), auditing.MOST_LOOKS):
@@ -213,8 +230,8 @@ class Auditor:
 
     def _placed(self, job: StoredJob) -> StoredJob:
         """The job with the lists that it was in when those were read."""
-        times = {state: ids[job.id] for state, ids in self._listed.items() if job.id in ids}
-        return replace(job, lists=times)
+        times = {state: _count(hash(job.id), hashes) for state, hashes in self._listed.items()}
+        return replace(job, lists={state: count for state, count in times.items() if count})
 
     async def _confirm(self, ids: Sequence[str]) -> None:
         """Look at jobs again, each at one moment, and tell what is wrong then."""
@@ -242,19 +259,26 @@ class Auditor:
     # Other keys.
 
     async def _look_at_other_keys(self) -> None:
-        for rests in _chunks(list(self._other_keys), auditing.MOST_KEYS):
+        keys, self._other_keys = list(self._other_keys), {}
+        for kind, stored in self._halves.items():
+            begin = f"{kind}:"
+            stored.update(key.removeprefix(begin) for key in keys if key.startswith(begin))
+        for rests in _chunks(keys, auditing.MOST_KEYS):
+            if self._full("keys"):
+                return
             found: list[OtherKey] = await self._ask(auditing.key_looks(self._key, rests))
             self._looked["keys"] += len(found)
             for look in found:
                 for wrong in wrong_about_key(self._key, look):
                     self._tell(look.rest, wrong, "note" if wrong.kind in _NOTES else "problem")
-        for kind in ("repeat", "toril:flows"):
-            begin = f"{kind}:"
-            stored = {rest[len(begin) :] for rest in self._other_keys if rest.startswith(begin)}
+
+    async def _look_at_halves(self) -> None:
+        for kind, stored in self._halves.items():
             listed = set(await self._ask(auditing.members(self._key, kind)))
             for wrong in halves(self._key, kind, listed, stored):
                 self._tell("", wrong, "note")
-        await self._look_at_deferred()
+
+    def _look_at_leftovers(self) -> None:
         for owner, keys in self._own.items():
             self._looked["keys"] += len(keys)
             if owner not in self._runtime.plugins.active:
@@ -323,6 +347,11 @@ _OWN_OF_CORE: Final = frozenset({"call", "lease", "flows", "stalled", "deferred"
 async def _wait_long(awaitable: Any, deadline: float, /) -> Any:
     del deadline
     return await settle(awaitable, _HOOK_DEADLINE)
+
+
+def _count(value: int, ascending: Sequence[int]) -> int:
+    """How often a value stands in an ascending sequence."""
+    return bisect_right(ascending, value) - bisect_left(ascending, value)
 
 
 def _chunks(ids: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -88,7 +88,7 @@ class SyncApp:
         """All counters and gauges of this process; see `App.metrics`."""
         return self.runtime.samples()
 
-    def audit(self, queue: str, *, most: int = 100_000) -> AuditReport:
+    def audit(self, queue: str, *, most: int | None = None) -> AuditReport:
         """Look whether what is stored of a queue agrees with itself; see `App.audit`.
 
         Repairs run on the App's loop: `app.sync.repair(finding)`.

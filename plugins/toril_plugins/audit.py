@@ -26,9 +26,7 @@ COLUMNS = ("queue", "kind", "severity", "count", "what", "key", "repair")
 @click.option(
     "--most",
     type=click.IntRange(min=1),
-    default=100_000,
-    show_default=True,
-    help="So many jobs, and entries of each index, are looked at in each queue.",
+    help="So many jobs, and entries of each index, are looked at in each queue; default: all.",
 )
 @connection_options
 @output_option
@@ -42,7 +40,7 @@ def audit(
     queues: Sequence[str],
     repair: bool,
     dry_run: bool,
-    most: int,
+    most: int | None,
 ) -> None:
     """Check that what is stored agrees with itself, and that what was said is what happens.
 
@@ -61,7 +59,8 @@ def audit(
     output.rows("findings", rows, columns, id="key")
     for report in reports:
         if not report.whole:
-            talk(f"queue {report.queue!r} has more than {most} jobs: not all were looked at")
+            more = f"{most} jobs" if most else "250000 keys of a plugin"
+            talk(f"queue {report.queue!r} has more than {more}: not all were looked at")
     if any(row["severity"] == "problem" and not row["repaired"] for row in rows):
         context.exit(Exit.FOUND_PROBLEM)
 

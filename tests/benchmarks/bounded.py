@@ -250,7 +250,10 @@ def toril(keep: int, most_seconds: float | None = None) -> Callable[[Server], No
 def audit(server: Server) -> None:
     """An audit of the queue as it stands."""
     command = [sys.executable, "-m", "toril", "audit", QUEUE, "--url", server.url]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, status
+    print(f"the audit's process took {used.ru_maxrss / 1024:.0f} MiB at most", file=sys.stderr)
 
 
 def bullmq(keep: int) -> Callable[[Server], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -295,6 +296,24 @@ class TestBounds:
         assert not report.whole
         assert report.looked["ids"] < 6 or report.looked["jobs"] <= 100
 
+    async def test_by_default_it_looks_at_everything(
+        self, app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("toril.auditing.OTHER_KEYS", 3)
+        queue = app.queue("mail")
+        await queue.add_many([NewJob("send", {"n": n}) for n in range(600)])
+        for n in range(20):
+            raw.set(f"{Q}:de:{n}", f"gone{n}")
+            raw.zadd(f"{Q}:repeat", {f"s{n}": 1})
+            raw.hset(f"{Q}:repeat:s{n}", "name", "x")
+        raw.hset(f"{Q}:repeat:half", "name", "x")
+        raw.rpush(f"{Q}:wait", str(raw.lindex(f"{Q}:wait", 300)))
+        report = await app.audit("mail")
+        assert report.whole
+        assert report.looked["jobs"] >= 600
+        kinds = Counter(finding.kind for finding in report.findings)
+        assert kinds.items() >= {"twice": 1, "half": 1, "window-left": 20}.items()
+
     async def test_many_of_a_kind_are_counted(self, app: App, raw: redis.Redis) -> None:
         many = MOST_OF_A_KIND + 250
         raw.zadd(f"{Q}:failed", {f"gone{n}": n for n in range(many)})
@@ -359,6 +378,21 @@ class TestPlugins:
         async with App(redis_url, plugins=[]) as app:
             (found,) = (await app.audit("mail")).findings
             assert (found.kind, found.severity, found.count) == ("leftover", "note", 1)
+
+    async def test_more_keys_than_can_be_remembered(
+        self, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def tell(audit: Audit) -> Sequence[Finding]:
+            return []
+
+        monkeypatch.setattr("toril.auditing.MOST_OF_A_PLUGIN", 3)
+        vault = Vault(tell)
+        async with App(redis_url, plugins=[vault]) as app:
+            for count in (3, 5):
+                for n in range(count):
+                    await vault.context.run_script("mail", "put", {"name": str(n), "value": "1"})
+                assert (await app.audit("mail")).whole is (count == 3)
+                assert len(vault.seen[-1].keys["vault"]) == 3
 
     async def test_one_that_breaks_is_a_finding(
         self, redis_url: str, caplog: pytest.LogCaptureFixture

@@ -46,7 +46,8 @@ class Audit:
 
     `key` is what the queue's keys begin with. `now`: milliseconds since the epoch. `most`: so many
     jobs, or entries of an index, may be looked at. `keys`: the keys that plugins keep for the
-    queue, by plugin, each what follows `Q:toril:<plugin>:` in it; at most `most` of each plugin.
+    queue, by plugin, each what follows `Q:toril:<plugin>:` in it; at most `most` of each plugin,
+    and 250,000.
     """
 
     queue: str

@@ -142,9 +142,12 @@ def wrong_about_key(queue: str, key: OtherKey) -> list[Wrong]:
     return []
 
 
-def halves(
-    queue: str, kind: Literal["repeat", "toril:flows"], listed: set[str], stored: set[str]
-) -> list[Wrong]:
+Half = Literal["repeat", "toril:flows"]
+HALVES: Final[tuple[Half, ...]] = ("repeat", "toril:flows")
+"""What stands in a list and has a key of its own: schedules, and flows on their way in."""
+
+
+def halves(queue: str, kind: Half, listed: set[str], stored: set[str]) -> list[Wrong]:
     """Schedules and unfinished flows that are only listed, or only stored."""
     what = "a schedule by halves" if kind == "repeat" else "a flow by halves"
     return [Wrong("half", f"{queue}:{kind}:{name}", f"is {what}") for name in listed ^ stored]

@@ -31,6 +31,8 @@ KNOWN: Final = frozenset({*INDEXES, "bucket", "buckets", "over", "tomb", "taken"
 ENDING: Final = ("tomb:", "taken:")
 SOME: Final = 500
 """Names in one call."""
+MOST_WRONG: Final = 10_000
+"""Jobs of which one index says what is true no more: the sweeper sees to all of them."""
 
 Wrong: TypeAlias = Mapping[str, int | None]
 """Jobs of which an index says what is true no more; those that went early, and when they were due
@@ -162,7 +164,7 @@ class QueueAudit:
     async def _wrong(self, outcome: Outcome, index: str) -> Wrong:
         wrong: dict[str, int | None] = {}
         looked, cursor = 0, "0"
-        while looked < self.audit.most:
+        while looked < self.audit.most and len(wrong) < MOST_WRONG:
             page = await self._run("drift", outcome=outcome, index=index, cursor=cursor)
             wrong |= {job_id: due[0] if due else None for job_id, *due in page["wrong"]}
             looked, cursor = looked + page["looked"], page["cursor"]
