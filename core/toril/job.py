@@ -186,6 +186,9 @@ class Job(StoredJob, Generic[R]):
                 that have one.
             lifo: It goes before the others of that priority, not behind them.
 
+        To find one waiting job in its list takes the server about 7 ms for each million of jobs
+        that wait before it.
+
         Raises `JobNotFound` if it is gone.
         """
         await self._perform(self._operations.change_priority(priority, lifo=lifo))
@@ -219,6 +222,9 @@ class Job(StoredJob, Generic[R]):
 
     async def remove(self, *, children: bool = True) -> bool:
         """Remove the job, with all jobs below it unless `children` is False.
+
+        To find one waiting job in its list takes the server about 7 ms for each million of jobs
+        that wait before it.
 
         Returns:
             False if it was gone already.

@@ -265,9 +265,9 @@ class Trial:
         return found
 
     def look_at_tombs(self) -> None:
-        took = 1000 * (time.monotonic() - self._began) + 50  # and what is rounded
         for kind, of in (("tomb", attrgetter("tombs")), ("taken", attrgetter("taken"))):
             found = self.lives(kind)
+            took = 1000 * (time.monotonic() - self._began) + 50  # and what is rounded
             told = f"{kind}: {found}, not {of(self.model)}"
             self.models = [model for model in self.models if is_so(found, of(model), took)]
             assert self.models, told
