@@ -251,9 +251,13 @@ def audit(server: Server) -> None:
     """An audit of the queue as it stands."""
     command = [sys.executable, "-m", "toril", "audit", QUEUE, "--url", server.url]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0, status
-    print(f"the audit's process took {used.ru_maxrss / 1024:.0f} MiB at most", file=sys.stderr)
+    most = ""
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        most = next((line for line in status.splitlines() if line.startswith("VmHWM")), most)
+        time.sleep(0.2)
+    assert process.returncode == 0, process.returncode
+    print(f"the audit's process: {most}", file=sys.stderr)
 
 
 def bullmq(keep: int) -> Callable[[Server], None]:
