@@ -71,7 +71,7 @@ async def blocked(raw: redis.Redis) -> None:
 
 async def test_marker_that_is_there(marker: MarkerWait, raw: redis.Redis) -> None:
     raw.zadd(f"{Q}:marker", {"0": 0})
-    assert await marker.wait(5, count) == Waited(sent=True, reply=2)
+    assert await marker.wait(5, count) == Waited(sent=True, result=2)
     assert raw.zcard(f"{Q}:marker") == 0
 
 
@@ -80,13 +80,13 @@ async def test_marker_that_comes(marker: MarkerWait, raw: redis.Redis) -> None:
     await blocked(raw)
     assert raw.get(Q) == "1", "what stands behind the wait is not carried out yet"
     raw.zadd(f"{Q}:marker", {"1": 1790000060000})
-    assert await waiting == Waited(sent=True, reply=2)
+    assert await waiting == Waited(sent=True, result=2)
     assert raw.zcard(f"{Q}:marker") == 0
 
 
 async def test_no_marker_in_time(marker: MarkerWait) -> None:
     start = time.monotonic()
-    assert await marker.wait(0.03, count) == Waited(sent=True, reply=2)
+    assert await marker.wait(0.03, count) == Waited(sent=True, result=2)
     assert 0.03 <= time.monotonic() - start < 1
 
 
@@ -171,7 +171,7 @@ async def test_wake_at_any_moment_ends_the_wait(marker: MarkerWait, raw: redis.R
         sent += waited.sent
         assert raw.get(Q) == str(sent), "what was sent has been carried out"
     raw.zadd(f"{Q}:marker", {"0": 0})
-    assert (await marker.wait(5, count)).reply == sent + 1
+    assert (await marker.wait(5, count)).result == sent + 1
 
 
 async def test_wake_of_a_blocked_wait(marker: MarkerWait, raw: redis.Redis) -> None:
@@ -179,11 +179,11 @@ async def test_wake_of_a_blocked_wait(marker: MarkerWait, raw: redis.Redis) -> N
     await blocked(raw)
     before = raw.info("stats")["total_connections_received"]
     await marker.wake()
-    assert await asyncio.wait_for(waiting, 5) == Waited(sent=True, reply=2)
+    assert await asyncio.wait_for(waiting, 5) == Waited(sent=True, result=2)
     again = asyncio.create_task(marker.wait(60, count))
     await blocked(raw)
     await marker.wake()
-    assert await asyncio.wait_for(again, 5) == Waited(sent=True, reply=3)
+    assert await asyncio.wait_for(again, 5) == Waited(sent=True, result=3)
     assert raw.info("stats")["total_connections_received"] == before
 
 
@@ -202,7 +202,7 @@ async def test_marker_that_comes_while_being_woken_is_not_lost(
         await blocked(raw)
         adding = asyncio.to_thread(raw.zadd, f"{Q}:marker", {"0": 0})
         _, _, waited = await asyncio.gather(adding, marker.wake(), waiting)
-        assert waited == Waited(sent=True, reply=turn)
+        assert waited == Waited(sent=True, result=turn)
         raw.delete(f"{Q}:marker")
 
 
@@ -213,7 +213,7 @@ async def test_connection_that_is_killed(marker: MarkerWait, raw: redis.Redis) -
     assert await asyncio.wait_for(waiting, 5) == Waited(sent=True)
     assert raw.get(Q) == "1", "who is gone gets nothing"
     raw.zadd(f"{Q}:marker", {"0": 0})
-    assert await marker.wait(5, count) == Waited(sent=True, reply=2)
+    assert await marker.wait(5, count) == Waited(sent=True, result=2)
 
 
 async def test_half_open_connection_is_left_after_the_margin(
@@ -230,7 +230,7 @@ async def test_half_open_connection_is_left_after_the_margin(
     assert 0.15 <= time.monotonic() - start < 2
     proxy.restore()
     raw.zadd(f"{Q}:marker", {"0": 0})
-    assert (await through_proxy.wait(5, count)).reply
+    assert (await through_proxy.wait(5, count)).result
 
 
 async def test_half_open_connection_does_not_hold_up_a_stop(
@@ -255,11 +255,11 @@ async def test_server_that_is_away_is_looked_for_with_pauses(
     proxy.refuse()
     start = time.monotonic()
     for _ in range(4):
-        assert (await through_proxy.wait(60, count)).reply is None
+        assert (await through_proxy.wait(60, count)).result is None
     assert time.monotonic() - start > 0.05  # no tight loop
     proxy.accept()
     raw.zadd(f"{Q}:marker", {"0": 0})
-    assert (await through_proxy.wait(5, count)).reply
+    assert (await through_proxy.wait(5, count)).result
 
 
 async def test_wake_ends_the_pause_too(through_proxy: MarkerWait, proxy: FaultProxy) -> None:
@@ -288,7 +288,7 @@ async def test_demoted_server_unblocks_the_wait(fresh_server: ServerFactory) -> 
         assert await marker.wait(60, count) == Waited(sent=True)  # READONLY: no error, no wait
         admin.replicaof("NO", "ONE")
         admin.zadd(f"{Q}:marker", {"0": 0})
-        assert await marker.wait(5, count) == Waited(sent=True, reply=2)
+        assert await marker.wait(5, count) == Waited(sent=True, result=2)
     await marker.aclose()
     await executor.aclose()
 

@@ -61,12 +61,12 @@ def worker_client_name(prefix: str, queue: str, worker: str | None = None) -> st
 class Waited:
     """What came of a wait for a marker.
 
-    `sent`: the call that was to be carried out behind it has been sent; `reply` is what the server
-    answered to that call. No reply: it got lost, or the server refused.
+    `sent`: the call that was to be carried out behind it has been sent; `result` is what came of
+    it. None: the reply got lost, or the server refused.
     """
 
     sent: bool = False
-    reply: Any = None
+    result: Any = None
 
 
 class _Trouble(Exception):
@@ -282,7 +282,7 @@ class MarkerWait(_Blocking):
         """Wait for the marker: until it was taken, for `timeout` seconds, until `wake` or trouble.
 
         Whatever ended the wait, there may be work, also without a marker: if no call was sent, the
-        caller is to fetch; if one was and there is no reply, to send the same again.
+        caller is to fetch; if one was and there is no result, to send the same again.
 
         Args:
             timeout: Seconds.
@@ -291,22 +291,23 @@ class MarkerWait(_Blocking):
 
         Raises:
             ConfigurationError, ServerError: the server refuses, and will go on refusing.
+            Exception: what the `parse` of the call raises.
         """
         block = max(timeout, SHORTEST_BLOCK)
-        sent = False
+        sent: Call[Any] | None = None
 
         def commands() -> tuple[Command, ...]:
             nonlocal sent
             pop = ("BZPOPMIN", self._key, f"{block:.3f}")
             if behind is None or self._offset is None:
                 return (pop,)
-            sent = True
-            return (pop, self._executor.command(behind(self._offset)))
+            sent = behind(self._offset)
+            return (pop, self._executor.command(sent))
 
         replies = await self._ask(commands, block)
-        if not sent or replies is None or isinstance(replies[1], RedisError):
-            return Waited(sent)
-        return Waited(sent, replies[1])
+        if sent is None or replies is None or isinstance(replies[1], RedisError):
+            return Waited(sent=sent is not None)
+        return Waited(sent=True, result=sent.parse(replies[1]))
 
     async def _before(self, connection: Wire) -> None:
         """Compare the clocks, if that was not done just now.

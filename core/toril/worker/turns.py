@@ -164,7 +164,7 @@ class Turns:
         if not waited.sent:
             self._lanes.append(record)
             return None
-        effects = None if waited.reply is None else call().parse(waited.reply)
+        effects: Effects[TickReply] | None = waited.result
         if effects is None or self._is_old(effects.value):
             # The same call: if it has been carried out, it tells what is still this worker's.
             effects = await insist(self._executor, call())
