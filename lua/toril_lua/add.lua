@@ -8,8 +8,8 @@
 --            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
 --            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
 --            reschedule}}: what nodes may have in common; it reads as if it were theirs. A lone
---            node says it itself. delay, priority: only if they are not 0. special: some node has
---            more than a queue, opts and counter.
+--            node says it itself. delay, priority: only if they are not 0. special: there is
+--            more than nodes with a queue, opts and counter.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
 --            whole = {size, ...}: the nodes are those of so many flows, one after another, each
@@ -222,6 +222,8 @@ if has_windows then
   deduplicated_by = rejected_by
 end
 
+local several = #nodes > 1
+
 local function place(queue, node, key)
   local ids = gathered[queue]
   if has_places and (node.delay or node.priority or node.lifo or node.is_parent) then
@@ -230,8 +232,9 @@ local function place(queue, node, key)
   else
     if not ids then
       redis.call('LPUSH', queue .. ':wait', node.id)
+      pushed[queue] = true
       -- The list has taken one, so it is a list, and will take those that come after it.
-      pushed[queue], gathered[queue] = true, {}
+      if several then gathered[queue] = {} end
     end
     emit_capped(queue, 'waiting', 'jobId', node.id)
   end
@@ -285,7 +288,8 @@ local function add(node)
   created = key
   store_job(queue, node.id, node)
   place(queue, node, key)
-  created, written[key] = nil, true
+  created = nil
+  if several then written[key] = true end
 end
 
 if request.flow and kin.is_taken_back(request.flow) then return TAKEN_BACK end

@@ -335,7 +335,8 @@ def add_nodes(
 ) -> Call[Effects[tuple[Added, ...]]]:
     """Add nodes in one call. `extra`: what else the script is told, see there."""
     keys, request = _request(nodes, queue, now, flow_roots)
-    request.update(extra)
+    if extra:
+        request |= {**extra, "special": True}
     if REMOVED in wants:  # a job can take the place of another
         request["want_removed"] = True
     if record is not None:
