@@ -153,7 +153,6 @@ class AddBatches:
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             saved = [of_one(error, node) for node, _ in batch.jobs]
         self._under_way.remove(batch)
-        batch.begun = None  # who is done needs no collector of garbage
         if batch.untold:
             # A plugin may add to this very queue meanwhile, so the next call waits for no plugin.
             telling = asyncio.create_task(self._tell(batch, saved))

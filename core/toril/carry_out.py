@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeGuard, TypeVar, cast
+from typing import Any, Final, Generic, TypeGuard, TypeVar, cast
 
-from toril.connection.call import Procedure, Read, Request, Series
+from toril.connection.begun import Begun
+from toril.connection.call import Procedure, Read, Request, Series, only
 from toril.connection.execute import Executor
 from toril.connection.line import Line
 from toril.connection.steps import Steps
@@ -27,7 +27,6 @@ TO_ANSWER: Final = 1.0
 TO_TELL: Final = 5.0
 """Seconds that the plugins get then for what the reply tells."""
 _UNDER_WAY: Final = 2
-_TURNS_UNTIL_SENT: Final = 2  # a task for the procedure, and one for its request
 
 
 def has_effects(result: object) -> TypeGuard[Effects[Any]]:
@@ -59,110 +58,106 @@ def conversation(
         procedure.close()
 
 
-async def carry_out(
-    executor: Executor,
-    dispatcher: Dispatcher,
-    request: Request,
-    line: Line | None = None,
-) -> Any:
+async def carry_out(executor: Executor, dispatcher: Dispatcher, request: Request) -> Any:
     """The result of `request`, once the plugins have been told of its effects.
 
     A cancellation counts at once while nothing has been sent; later when all is done, but after
-    6 seconds at the latest. Raises what `Executor.run` raises. `line`: the row that it joins.
+    6 seconds at the latest. Raises what `Executor.run` raises.
     """
-    step = _Step(executor, dispatcher, request, line)
     if isinstance(request, Read):
-        return await step.run()
-    task = asyncio.create_task(step.run())
-    try:
-        await asyncio.wait((task,))
-    except asyncio.CancelledError:
-        await step.finish(task)
-        raise
-    return task.result()
+        return await executor.run(request)
+    return await _Asked(executor, dispatcher, only(request)).outcome()
 
 
-class _Step:
-    def __init__(
-        self,
-        executor: Executor,
-        dispatcher: Dispatcher,
-        request: Request,
-        line: Line | None,
-    ) -> None:
-        self._executor = executor
-        self._dispatcher = dispatcher
-        self._request: Any = request
-        self._line = line
-        self._sent = False
-        self._answered = False
-
-    async def run(self) -> Any:
-        result = await self._executor.run(self._request, sending=self._sending, line=self._line)
-        self._answered = True
-        if not has_effects(result):
-            return result
-        self._dispatcher.note(result)
-        await self._dispatcher.publish(result.events)
-        return result.value
-
-    def _sending(self) -> None:
-        self._sent = True
-
-    async def finish(self, task: asyncio.Task[Any]) -> None:
-        """The caller was cancelled: end `task`, which runs this, when it may be ended."""
-        if self._sent:
-            await _wait(task, TO_ANSWER)
-        if self._answered:
-            await _wait(task, TO_TELL)
-        while not task.done():
-            task.cancel()
-            await _wait(task, TO_ANSWER)
-        if not task.cancelled():
-            task.exception()  # nobody is there to whom it could be told
-
-
-class Drive(Protocol):
-    """Carries out a procedure."""
-
-    def __call__(self, procedure: Procedure[Any], line: Line, /) -> Coroutine[Any, Any, Any]: ...
-
-
-async def in_series(series: Series[Any], drive: Drive) -> list[Any]:
+async def in_series(executor: Executor, dispatcher: Dispatcher, series: Series[T]) -> list[T]:
     """The results of the procedures of a series; two are under way at once.
 
     A cancellation counts as in `carry_out`, for those that are under way.
     """
     line = Line()
-    results: list[Any] = []
-    under_way: deque[asyncio.Task[Any]] = deque()
+    results: list[T] = []
+    under_way: deque[_Asked[T]] = deque()
     try:
         for procedure in series.procedures:
-            under_way.append(asyncio.create_task(drive(procedure, line)))
-            for _ in range(_TURNS_UNTIL_SENT):
-                await asyncio.sleep(0)
+            under_way.append(_Asked(executor, dispatcher, procedure, line))
             if len(under_way) == _UNDER_WAY:
-                results.append(await under_way[0])
+                results.append(await under_way[0].outcome())
                 under_way.popleft()
-        results += [await task for task in under_way]
+        while under_way:
+            results.append(await under_way[0].outcome())
+            under_way.popleft()
     except asyncio.CancelledError:
-        for task in under_way:
-            task.cancel()
-        raise
-    finally:
-        while pending := [task for task in under_way if not task.done()]:
+        finishing = [asyncio.create_task(each.finish()) for each in under_way]
+        while pending := [task for task in finishing if not task.done()]:
             with suppress(asyncio.CancelledError):  # being cancelled again does not count
                 await asyncio.wait(pending)
-        for task in under_way:
-            if not task.cancelled():
-                task.exception()  # what counts is raised already
+        raise
+    except BaseException:
+        for each in under_way:
+            with suppress(Exception):  # what counts is raised already
+                await each.outcome()
+        raise
     return results
 
 
-async def _wait(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait for `task`; being cancelled again does not count."""
+class _Asked(Generic[T]):
+    """What the server was asked in the caller's own step, and what is to be done with its reply."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        dispatcher: Dispatcher,
+        procedure: Procedure[T],
+        line: Line | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._untold: list[JobEvent] = []
+        self._telling: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        steps = conversation(executor, dispatcher, procedure, self._untold)
+        self._begun = executor.begin(steps, self._ended, line)
+
+    def _ended(self, _begun: Begun[T]) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def outcome(self) -> T:
+        """The result, once the plugins have been told. Raises what the procedure raises."""
+        try:
+            await self._over
+            if self._untold:
+                await asyncio.wait((self._tell(),))
+        except asyncio.CancelledError:
+            await self.finish()
+            raise
+        return self._begun.result()
+
+    def _tell(self) -> asyncio.Task[None]:
+        if self._telling is None:
+            telling = self._dispatcher.publish(self._untold)
+            self._telling = asyncio.create_task(telling)
+        return self._telling
+
+    async def finish(self) -> None:
+        """The caller was cancelled: end it when it may be ended."""
+        if not self._begun.ended:
+            self._over = asyncio.get_running_loop().create_future()  # the other one is cancelled
+            if self._begun.sent:
+                await _wait(self._over, TO_ANSWER)
+            while not self._begun.ended:
+                self._begun.cancel()
+                await _wait(self._over, TO_ANSWER)
+        if self._untold:
+            await _wait(self._tell(), TO_TELL)
+            while not self._tell().done():
+                self._tell().cancel()
+                await _wait(self._tell(), TO_ANSWER)
+
+
+async def _wait(future: asyncio.Future[None], seconds: float) -> None:
+    """Wait for `future`; being cancelled again does not count."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    while not task.done() and (left := until - loop.time()) > 0:
+    while not future.done() and (left := until - loop.time()) > 0:
         with suppress(asyncio.CancelledError):
-            await asyncio.wait((task,), timeout=left)
+            await asyncio.wait((future,), timeout=left)

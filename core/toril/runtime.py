@@ -260,19 +260,19 @@ class Runtime:
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async def drive(self, procedure: Procedure[T], line: Line | None = None) -> T:
+    async def drive(self, procedure: Procedure[T]) -> T:
         """Carry out a procedure on this loop and tell the plugins what it did.
 
-        A cancellation counts between two requests. `line`: see `carry_out`.
+        A cancellation counts between two requests, see `carry_out`.
         """
         try:
             request = next(procedure)
             while True:
                 try:
                     if isinstance(request, Series):
-                        result = await in_series(request, self.drive)
+                        result = await in_series(self.executor, self.dispatcher, request)
                     else:
-                        result = await carry_out(self.executor, self.dispatcher, request, line)
+                        result = await carry_out(self.executor, self.dispatcher, request)
                 except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                     request = procedure.throw(error)
                     continue

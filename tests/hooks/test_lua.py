@@ -138,13 +138,13 @@ async def test_without_lua_of_others_no_server_is_needed_to_start() -> None:
 async def test_the_server_is_needed_to_compile(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unavailable(*_: object, **__: object) -> None:
+    def unavailable(*_: object) -> None:
         raise ServerUnavailable("gone")
 
     plugin = Plugin("good")
     app = App(redis_url, plugins=[plugin])
     with monkeypatch.context() as patched:
-        patched.setattr(Executor, "run", unavailable)
+        patched.setattr(Executor, "converse", unavailable)
         with pytest.raises(ServerUnavailable):
             await app.queue("q").pause()
     assert plugin.context is None

@@ -28,6 +28,7 @@ from tests.model.programs import (
 from tests.model.world import World
 
 from toril import Every, Flow, Setting
+from toril.connection.steps import Steps
 from toril.errors import GiveWay, IndeterminateError, JobStateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
@@ -294,25 +295,25 @@ class Trial:
         """A sweeper dies before, or just after, its `cut`-th exchange; its lease runs out."""
         self.models = [each for model in self.models for each in self.cut_off(model)]
         executor = self.place.app.runtime.executor
-        run, left = executor.run, cut
+        converse, left = executor.converse, cut
 
-        async def cutting(request: Any, *more: Any, **named: Any) -> Any:
+        def cutting(request: Any, patience: Any = None) -> Steps[Any]:
             nonlocal left
             left -= 1
             if left < 0 or (left == 0 and not lost):
                 raise IndeterminateError("cut off by the test")
-            result = await run(request, *more, **named)
+            result = yield from converse(request, patience)
             if left == 0:
                 raise IndeterminateError("cut off by the test")
             return result
 
-        executor.run = cutting  # type: ignore[method-assign]
+        executor.converse = cutting  # type: ignore[method-assign]
         try:
             self.place.run(self.place.app.run_services("q"))
         except (IndeterminateError, GiveWay):
             pass
         finally:
-            executor.run = run  # type: ignore[method-assign]
+            executor.converse = converse  # type: ignore[method-assign]
         self.place.app.runtime.services.clear()
         for key in self.place.client.scan_iter("bull:q:toril:lease:*"):
             self.place.client.delete(key)

@@ -8,6 +8,7 @@ import redis
 from tests.nouns.witness import Colour, Witness
 
 from toril import App, ConfigurationError, Flow, JobNotFound, NewJob, Reject
+from toril.connection.steps import Steps
 from toril.errors import InvalidJob, ParentError
 from toril.flow import queues_of
 from toril.plugins import Draft, JobRef, JobSaved
@@ -229,14 +230,14 @@ class TestTree:
         ]
         root = await app.add_flow(Flow("p", "root", children=kids))
         executor, made = app.runtime.executor, 0
-        run = executor.run
+        converse = executor.converse
 
-        async def count(*request: Any, **more: Any) -> Any:
+        def count(*request: Any) -> Steps[Any]:
             nonlocal made
             made += 1
-            return await run(*request, **more)
+            return (yield from converse(*request))
 
-        monkeypatch.setattr(executor, "run", count)
+        monkeypatch.setattr(executor, "converse", count)
         tree = await app.flow_tree(root, width=100)
         assert len(list(tree)) == 361
         assert {node.state for node in tree.children} == {"waiting-children"}
@@ -250,18 +251,18 @@ class TestTree:
         """It ends behind the read of that number."""
         root = await app.add_flow(Flow("p", "root", children=[Flow("c", "kid", id="kid")]))
         executor, key = app.runtime.executor, f"bull:p:{root.id}"
-        run, made = executor.run, 0
+        converse, made = executor.converse, 0
 
-        async def run_and_end(*request: Any, **more: Any) -> Any:
+        def run_and_end(*request: Any) -> Steps[Any]:
             nonlocal made
-            result = await run(*request, **more)
+            result = yield from converse(*request)
             made += 1
             if made == reads:
                 raw.srem(f"{key}:dependencies", "bull:c:kid")
                 raw.hset(f"{key}:processed", "bull:c:kid", "1")
             return result
 
-        monkeypatch.setattr(executor, "run", run_and_end)
+        monkeypatch.setattr(executor, "converse", run_and_end)
         (kid,) = (await app.flow_tree(root)).children
         assert kid.job.id == "kid"
         assert made >= reads

@@ -14,6 +14,7 @@ from tests.support.server import Server, paused
 
 from toril import App, Flow, Job, NewJob
 from toril.connection.execute import Executor
+from toril.connection.steps import Steps
 from toril.errors import ServerFull
 
 Q = "bull:mail"
@@ -84,16 +85,16 @@ async def test_many_that_are_given_up_are_added_as_far_as_they_were_sent(
 async def test_after_a_call_that_is_refused_no_other_is_begun(
     app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
-    run, calls = Executor.run, 0
+    converse, calls = Executor.converse, 0
 
-    async def run_once(self: Executor, request: Any, **more: Any) -> Any:
+    def converse_once(self: Executor, request: Any) -> Steps[Any]:
         nonlocal calls
         calls += 1
         if calls == refused:
             raise ServerFull("full")
-        return await run(self, request, **more)
+        return (yield from converse(self, request))
 
-    monkeypatch.setattr(Executor, "run", run_once)
+    monkeypatch.setattr(Executor, "converse", converse_once)
     with pytest.raises(ServerFull):
         await app.queue("mail").add_many(NewJob("n", i) for i in range(900))
     assert calls == refused + 1  # that one had been sent behind it, and its outcome stands

@@ -14,6 +14,8 @@ from tests.worker.conftest import Listener
 
 from toril.app import App
 from toril.clock import ManualClock
+from toril.connection.steps import InThread
+from toril.connection.steps import Steps as Conversation
 from toril.errors import ServerError
 from toril.flow import Flow
 from toril.job_events import JobRemoved, JobSaved
@@ -45,16 +47,16 @@ class Steps:
 
     def __init__(self, app: App, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.left = most
-        self._run = app.runtime.executor.run
-        monkeypatch.setattr(app.runtime.executor, "run", self.run)
+        self._converse = app.runtime.executor.converse
+        monkeypatch.setattr(app.runtime.executor, "converse", self.converse)
 
-    async def run(self, request: Any, **more: Any) -> Any:
+    def converse(self, request: Any, *more: Any) -> Conversation[Any]:
         is_step = getattr(request, "script", "") == "add" and b"\xa5check" not in request.args[0]
         if is_step:
             if self.left == 0:
                 raise asyncio.CancelledError
             self.left -= 1
-        return await self._run(request, **more)
+        return (yield from self._converse(request, *more))
 
 
 async def broken(app: App, most: int, flow: Flow) -> bool:
@@ -148,21 +150,24 @@ async def test_who_comes_too_late_is_told(
 ) -> None:
     """A producer that stood still for more than a minute goes on with its next step."""
     other = App(redis_url, plugins=[], clock=clock)
-    calls = 0
-    run = app.runtime.executor.run
+    calls, loop = 0, asyncio.get_running_loop()
+    converse = app.runtime.executor.converse
 
-    async def slow(request: Any, **more: Any) -> Any:
+    def taken_back() -> None:
+        assert asyncio.run_coroutine_threadsafe(other.run_services("top"), loop).result()
+
+    def slow(request: Any, *more: Any) -> Conversation[Any]:
         nonlocal calls
         if getattr(request, "script", "") == "add" and b"\xa5check" not in request.args[0]:
             calls += 1
             if calls == 4:
                 clock.advance("61s")
-                assert await other.run_services("top")
-        return await run(request, **more)
+                yield InThread(taken_back)
+        return (yield from converse(request, *more))
 
     async with other:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(app.runtime.executor, "run", slow)
+            patch.setattr(app.runtime.executor, "converse", slow)
             with pytest.raises(ServerError, match="the flow was taken back"):
                 await app.add_flow(large())
     assert calls == 4
@@ -175,14 +180,14 @@ async def test_who_comes_too_late_is_told(
 async def test_the_lease_is_renewed_with_every_step(
     app: App, raw: redis.Redis, clock: ManualClock, redis_url: str
 ) -> None:
-    run = app.runtime.executor.run
+    converse = app.runtime.executor.converse
 
-    async def slow(request: Any, **more: Any) -> Any:
+    def slow(request: Any, *more: Any) -> Conversation[Any]:
         if getattr(request, "script", "") == "add":
             clock.advance("30s")
-        return await run(request, **more)
+        return (yield from converse(request, *more))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.runtime.executor, "run", slow)
+        patch.setattr(app.runtime.executor, "converse", slow)
         await app.add_flow(large())
     assert raw.llen("bull:leaf:wait") == 520

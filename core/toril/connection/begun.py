@@ -66,6 +66,8 @@ class Begun(Generic[T]):
         "_steps",
         "_task",
         "_wire",
+        "ended",
+        "sent",
     )
 
     def __init__(
@@ -85,6 +87,9 @@ class Begun(Generic[T]):
         """That on which it waits for replies."""
         self._task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self.sent = False
+        """Whether something has been sent: from then on it may be done."""
+        self.ended = False
         self._advance(None)
 
     def result(self) -> T:
@@ -115,6 +120,7 @@ class Begun(Generic[T]):
         if wire is None:
             return False
         self._pool, self._server, self._wire = pool, server, wire
+        self.sent = True
         if place is not None:
             place.enter(server, wire)
         try:
@@ -153,12 +159,27 @@ class Begun(Generic[T]):
         await wire.disconnect(nowait=True)
         raise ReplyLost.of(self._server, error) from error
 
+    def cancel(self) -> None:
+        """End it as soon as it can be. What has been sent may be done all the same."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.ended:
+            wire = self._leave(usable=False)
+            self._task = asyncio.create_task(self._rest(lambda: self._given_up(wire)))
+
+    async def _given_up(self, wire: Wire) -> None:
+        await wire.disconnect(nowait=True)
+        raise asyncio.CancelledError
+
     def _do(self, step: Step) -> Awaitable[Any]:
-        return self._driver.do(step, None, self._place)
+        return self._driver.do(step, self._sending, self._place)
+
+    def _sending(self) -> None:
+        self.sent = True
 
     async def _rest(self, doing: Callable[[], Awaitable[Any]]) -> None:
         try:
-            result = await self._driver.drive(self._steps, None, self._place, doing())
+            result = await self._driver.drive(self._steps, self._sending, self._place, doing())
         except BaseException as error:
             self._end(None, error)
             if not isinstance(error, Exception):
@@ -169,5 +190,10 @@ class Begun(Generic[T]):
     def _end(self, result: T | None, error: BaseException | None = None) -> None:
         if self._line is not None:
             self._line.leave(cast(Place, self._place))
-        self._result, self._error = cast(T, result), error
-        self._over(self)
+        self._result, self._error, self.ended = cast(T, result), error, True
+        over, self._over = self._over, _nothing  # nothing is left that refers to itself
+        over(self)
+
+
+def _nothing(_begun: Begun[Any]) -> None:
+    """Has been told."""
