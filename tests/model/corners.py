@@ -13,6 +13,7 @@ from tests.model.programs import (
     HoldNames,
     Limit,
     Program,
+    Require,
     Round,
     Say,
     TakeIds,
@@ -26,7 +27,8 @@ FOREVER: Final = Say("queue", Retention(completed=Keep.forever()))
 
 def program(beginning: Say, *rounds: tuple[Change | None, str]) -> Program:
     """Rounds, none of them by a new sweeper: what changes, and the endings of jobs `x` and `y` by
-    Toril; `X` is ended by a foreigner, `!` says for the job before it that nothing is kept."""
+    Toril; `X` is ended by a foreigner. `!` says for the job before it that nothing is kept, `+`
+    that it is, for ever."""
     return Program(
         beginning,
         [Round(change, _endings(text), None, lost=False, fresh=False) for change, text in rounds],
@@ -34,10 +36,14 @@ def program(beginning: Say, *rounds: tuple[Change | None, str]) -> Program:
 
 
 def _endings(text: str) -> list[Ending]:
-    nothing: Mapping[OwnLevel, Retention] = {"job": Retention(completed=Keep.nothing())}
+    said: Mapping[str, Mapping[OwnLevel, Retention]] = {
+        "": {},
+        "!": {"job": Retention(completed=Keep.nothing())},
+        "+": {"job": Retention(completed=Keep.forever())},
+    }
     return [
-        Ending("completed", name.lower(), "a", by_toril=name.islower(), own=nothing if own else {})
-        for name, own in re.findall("([a-zA-Z])(!?)", text)
+        Ending("completed", name.lower(), "a", by_toril=name.islower(), own=said[own])
+        for name, own in re.findall("([a-zA-Z])([!+]?)", text)
     ]
 
 
@@ -66,9 +72,20 @@ CORNERS: Final[Mapping[str, Program]] = {
         (Wait(9), ""),
         (RELEASE, ""),
     ),
+    "a released job goes although those after it stay for ever": program(
+        Say("queue", Retention(completed=Keep(age="10s"))),
+        (HOLD, "xy+"),
+        (Wait(60), ""),
+        (RELEASE, ""),
+    ),
     "a job that goes by a ceiling leaves the tombstone of its rule": program(
         Say("queue", Retention(completed=Keep(age="1m", tombstone="1h"))),
         (Limit(Ceiling(completed=1)), "xy"),
+    ),
+    "what was added before a plugin was required stays": program(
+        Say("queue", Retention(completed=1)),
+        (None, "x"),
+        (Require(required=True), "y"),
     ),
     "the id of a job that goes by nothing but a number stays taken": program(
         Say("queue", Retention(completed=1)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import pytest
 from tests.model.kept import OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier, Tomb
@@ -34,6 +34,11 @@ from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
 from toril_plugins import Ceiling, Hold, Holds, IdWindow, Requires, Retention
+
+Left: TypeAlias = tuple[Outcome, bool, frozenset[Tier]]
+"""How a job ended, whether it is held and out of everybody's reach, and what of it is gone."""
+HELD: Final = 9e15
+"""The score of a held job."""
 
 
 class Trial:
@@ -242,27 +247,29 @@ class Trial:
         left = self.left()
         agreeing: list[Kept] = []
         for model in self.models:
-            if {job.id: (job.outcome, job.lost) for job in model.jobs.values()} == left:
+            if said_of(model) == left:
                 agreeing += [] if model in agreeing else [model]
         assert agreeing, self.told(left)
         self.models = agreeing
         self.look_at_tombs()
 
-    def left(self) -> dict[str, tuple[Outcome, frozenset[Tier]]]:
-        """The jobs that are there, and what is gone of them."""
+    def left(self) -> dict[str, Left]:
+        """The jobs that are there."""
         raw: Any = self.place.client
-        ids: list[tuple[str, Outcome]] = [
-            (job_id, state) for state in OUTCOMES for job_id in raw.zrange(f"bull:q:{state}", 0, -1)
+        ids: list[tuple[str, Outcome, bool]] = [
+            (job_id, state, score == HELD)
+            for state in OUTCOMES
+            for job_id, score in raw.zrange(f"bull:q:{state}", 0, -1, withscores=True)
         ]
         pipe = raw.pipeline(transaction=False)
-        for job_id, _ in ids:
+        for job_id, _, _ in ids:
             pipe.hget(f"bull:q:{job_id}", "data")
             pipe.exists(f"bull:q:{job_id}:logs")
         answers = pipe.execute()
-        found: dict[str, tuple[Outcome, frozenset[Tier]]] = {}
-        for (job_id, state), data, logs in zip(ids, answers[::2], answers[1::2], strict=True):
+        found: dict[str, Left] = {}
+        for (job_id, state, away), data, logs in zip(ids, answers[::2], answers[1::2], strict=True):
             lost: set[Tier] = {"data"} if data == "{ }" else set()
-            found[job_id] = (state, frozenset(lost if logs else {*lost, "logs"}))
+            found[job_id] = (state, away, frozenset(lost if logs else {*lost, "logs"}))
         return found
 
     def look_at_tombs(self) -> None:
@@ -279,11 +286,11 @@ class Trial:
         begin = f"bull:q:toril:cleanup:{kind}:@"
         return {key.removeprefix(begin): raw.pttl(key) for key in raw.scan_iter(f"{begin}*")}
 
-    def told(self, left: Mapping[str, tuple[Outcome, frozenset[Tier]]]) -> str:
+    def told(self, left: Mapping[str, Left]) -> str:
         """How what is there differs from what the models say."""
         lines: list[str] = []
         for model in self.models:
-            said = {job.id: (job.outcome, job.lost) for job in model.jobs.values()}
+            said = said_of(model)
             lines += [
                 f"kept: {sorted(left.items() - said.items())}",
                 f"gone: {sorted(map(str, said.items() - left.items()))}",
@@ -325,6 +332,11 @@ class Trial:
             if model not in found:
                 found.append(model.fork())
         return iter(found)
+
+
+def said_of(model: Kept) -> dict[str, Left]:
+    """What a model says of the jobs that are there."""
+    return {job.id: (job.outcome, job.away, job.lost) for job in model.jobs.values()}
 
 
 def is_so(found: Mapping[str, int], expected: Mapping[str, Tomb], took: float) -> bool:

@@ -298,16 +298,17 @@ async def test_a_tree_with_a_held_job_stays_whole(here: Place, raw: redis.Redis)
 
 
 async def test_clean_and_drain_pass_over_it(here: Place) -> None:
-    await hold(here.queue, Hold(data={"c": "h"}))
+    said = await hold(here.queue, Hold(data={"c": "h"}, why="audit 2026", who="eve"))
     await here.finish("h1", "a1")
     cleaned = await here.queue.clean("completed", older_than="0s")
     assert cleaned == ["a1"]
-    assert [each.id for each in cleaned.kept] == ["h1"]
+    why = f"held ({said.handle}) by eve: audit 2026"
+    assert [(each.id, each.reason) for each in cleaned.kept] == [("h1", why)]
     await here.queue.add("do", {"c": "h"}, id="h2")
     await here.queue.add("do", {"c": "a"}, id="a2")
     drained = await here.queue.drain()
     assert drained == ["a2"]
-    assert (drained.kept_count, drained.kept[0].id) == (1, "h2")
+    assert (drained.kept_count, drained.kept[0].id, drained.kept[0].reason) == (1, "h2", why)
 
 
 async def test_obliterate_removes_nothing_at_all(here: Place, raw: redis.Redis) -> None:
