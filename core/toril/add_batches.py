@@ -120,7 +120,7 @@ class AddBatches:
 
     def _send(self) -> None:
         self._sending = False
-        while jobs := self._next():
+        while self._waiting and self._may_send and (jobs := self._next()):
             batch = _Batch(jobs)
             self._under_way.append(batch)
             self._together = len(jobs)
@@ -134,10 +134,12 @@ class AddBatches:
         """What the next call adds: nothing if a call that is under way is to end before it."""
         # Who was cancelled before the job was sent does not want it any more.
         self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
-        if not wanted or not self._may_send:
+        if not self._may_send:
             return ()
         # Two calls have as much to do each, as one waits for the other.
-        jobs = len(wanted) + sum(len(batch.jobs) for batch in self._under_way)
+        jobs = len(wanted)
+        for batch in self._under_way:
+            jobs += len(batch.jobs)
         share = -(-jobs // MOST_UNDER_WAY) if jobs >= MOST_UNDER_WAY * WORTH_A_CALL else jobs
         # One call: what becomes of another one is nothing to those in this one.
         count = in_one_call([node for node, _ in wanted[: min(share, MOST_ADDED)]])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeGuard, TypeVar, cast
+from typing import Any, Final, Generic, TypeGuard, TypeVar
 
 from toril.connection.begun import Begun
 from toril.connection.call import Procedure, Read, Request, Series, only
@@ -39,10 +39,10 @@ def conversation(
 ) -> Steps[T]:
     """A procedure as one conversation with the server. `untold`: takes what plugins shall hear."""
     try:
-        request = next(procedure)
+        request: Any = next(procedure)
         while True:
             try:
-                result = yield from executor.converse(cast(Request, request))
+                result = yield from executor.converse(request)
             except Exception as error:  # noqa: BLE001 - the procedure decides what it means
                 request = procedure.throw(error)
                 continue

@@ -446,7 +446,7 @@ class TestManyTasks:
         before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
         await asyncio.gather(*(add() for _ in range(callers)))
         made = raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before
-        assert made <= 20 * calls + 3
+        assert made <= 20 * calls * 1.5
         assert raw.llen(f"{Q}:wait") == 20 * callers + 1
 
     async def test_one_that_is_refused_stops_no_other(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 from toril.connection.line import Line, Place
 from toril.connection.pool import WirePool
@@ -81,9 +81,9 @@ class Begun(Generic[T]):
         self._steps = steps
         self._over = over
         self._line = line
-        self._place = None if line is None else line.join()
+        self._place: Any = None if line is None else line.join()
         self._context = copy_context()
-        self._wire: Wire | None = None
+        self._wire: Any = None
         """That on which it waits for replies."""
         self._task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
@@ -96,7 +96,8 @@ class Begun(Generic[T]):
         """What came of it, once it has ended. Raises what the conversation raised."""
         if self._error is not None:
             raise self._error
-        return self._result
+        result: T = self._result
+        return result
 
     def _advance(self, answer: Any) -> None:
         try:
@@ -147,7 +148,7 @@ class Begun(Generic[T]):
         )
 
     def _leave(self, *, usable: bool = True) -> Wire:
-        wire = cast(Wire, self._wire)
+        wire: Wire = self._wire
         self._wire = None
         if self._place is not None:
             self._place.wire = None
@@ -187,10 +188,10 @@ class Begun(Generic[T]):
         else:
             self._end(result)
 
-    def _end(self, result: T | None, error: BaseException | None = None) -> None:
+    def _end(self, result: Any, error: BaseException | None = None) -> None:
         if self._line is not None:
-            self._line.leave(cast(Place, self._place))
-        self._result, self._error, self.ended = cast(T, result), error, True
+            self._line.leave(self._place)
+        self._result, self._error, self.ended = result, error, True
         over, self._over = self._over, _nothing  # nothing is left that refers to itself
         over(self)
 

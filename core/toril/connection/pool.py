@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from toril.connection.endpoint import Server
 from toril.connection.sockets import open_async_connection
@@ -21,20 +22,21 @@ class WirePool:
 
     def __init__(self, client_name: str | None = None) -> None:
         self._client_name = client_name
-        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._left = MAX_CONNECTIONS
+        self._turns: deque[asyncio.Future[None]] = deque()
         self.idle: dict[Server, list[Wire]] = {}
 
     def take_at_once(self, server: Server) -> Wire | None:
         """A free connection; None if nothing can be said of any before the loop comes round."""
         idle = self.idle.get(server)
-        if not idle or idle[-1].has_news or not idle[-1].is_fresh or self._turns.locked():
+        if not idle or not self._left or idle[-1].has_news or not idle[-1].is_fresh:
             return None
-        _complete(self._turns)
+        self._left -= 1
         return idle.pop()
 
     async def take(self, server: Server) -> Wire:
         """A connection that is free, or a new one. Raises `NotSent` if it is not to be had."""
-        await self._turns.acquire()
+        await self._turn()
         try:
             idle = self.idle.get(server)
             while idle:
@@ -53,8 +55,32 @@ class WirePool:
                     return wire
             return await open_async_connection(server, self._client_name)
         except BaseException:
-            self._turns.release()
+            self._release()
             raise
+
+    async def _turn(self) -> None:
+        """Wait for one's turn. A semaphore has none that can be had at once without a coroutine."""
+        if self._left and not self._turns:
+            self._left -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._release()  # it had just been given
+            elif turn in self._turns:
+                self._turns.remove(turn)
+            raise
+
+    def _release(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._left += 1
 
     def give_back(self, server: Server, wire: Wire, *, usable: bool) -> None:
         """Who took the connection, or shared it in a line, has left it; the last one frees it.
@@ -63,7 +89,7 @@ class WirePool:
         """
         if wire.in_use:
             return
-        self._turns.release()
+        self._release()
         if usable and wire.is_connected:
             self.idle.setdefault(server, []).append(wire)
 
@@ -78,11 +104,3 @@ class WirePool:
         for wires in idle.values():
             for wire in wires:
                 await wire.disconnect()
-
-
-def _complete(turns: asyncio.Semaphore) -> None:
-    """Take a turn of those that are left, which waits for nothing."""
-    try:
-        turns.acquire().send(None)
-    except StopIteration:
-        return
