@@ -51,8 +51,8 @@ class Chunk:
     `source` is the body of `function(ctx)`; `point` one of `POINTS`; `meta` the fields of the
     queue's meta that it reads. `only_with`, at the point `finished_batch`: fields of meta without
     which it has nothing to do but for jobs about which its plugin planned something, or could not.
-    `look`, beside it: the body of `function(q, meta, ended, seen)` that says whether there may be
-    something to do where one of the fields is set.
+    `look`, beside it: the body of `function(q, meta, ended, seen, remove)` that says whether there
+    may be something to do where one of the fields is set, or has done it with `remove`.
     """
 
     plugin: str
@@ -298,18 +298,24 @@ def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
         lines += [f"local function may_wake(meta) return {either} end"]
         lines += ["local function looks_of_plugins()", "return {"]
         lines += [
-            f"{{'{chunk.plugin}', function(q, meta, ended, seen)\n{chunk.look}\nend}},"
+            f"{{'{chunk.plugin}', function(q, meta, ended, seen, remove)\n{chunk.look}\nend}},"
             for chunk in at_finish
         ]
         lines += ["}", "end"]
-    listed = "".join(f"{name}," for name in plugins)
-    lines += [f"local ACTIVE_PLUGINS = ',{listed}'", ""]
+    lines += [f"local ACTIVE_PLUGINS = {_listed(plugins)}"]
+    hear = dict.fromkeys(chunk.plugin for chunk in chunks if chunk.point == "removed")
+    lines += [f"local HEAR_OF_REMOVALS = {_listed(hear)}", ""]
     return "\n".join(lines)
 
 
 def _quoted(fields: Iterable[str]) -> str:
     """Fields as a table of Lua, each once."""
     return "{" + ", ".join(f"'{field}'" for field in dict.fromkeys(fields)) + "}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names as one text of Lua, each between commas."""
+    return "'," + "".join(f"{name}," for name in names) + "'"
 
 
 def _script(name: str, text: str) -> Script:

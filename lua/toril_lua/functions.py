@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 LOCAL_BEGINS: Final = "--- @local begins"
@@ -50,12 +50,12 @@ def without_unused(text: str) -> str:
 def where_used(text: str) -> str:
     """`text` with the functions that only local parts name at the start of each of those.
 
-    A local part is there for what few calls do: the others need not pay for its functions. Of local
-    parts in each other the outermost gets them. The marks of the parts are taken away.
+    A local part is there for what few calls do: the others need not pay for its functions. The
+    marks of the parts are taken away.
     """
     lines = text.splitlines()
     parts = list(_local_parts(lines))
-    inside = {number for first, last in parts for number in range(first, last + 1)}
+    inside = {number for part in parts for number in range(part.first, part.last + 1)}
     movable = [each for each in _functions(lines) if each.first not in inside]
     while True:
         bodies = {n for each in movable for n in range(each.first, each.last + 1)}
@@ -67,16 +67,19 @@ def where_used(text: str) -> str:
         }
         left = [each for each in movable if each.name not in named]
         if left == movable:
-            break
+            return _moved(lines, parts, movable)
         movable = left
-    return _moved(lines, parts, movable)
 
 
-def _moved(lines: list[str], parts: Sequence[tuple[int, int]], movable: Sequence[_Function]) -> str:
+def _moved(lines: Sequence[str], parts: Sequence[_Part], movable: Sequence[_Function]) -> str:
     bodies = {each: lines[each.first : each.last + 1] for each in movable}
-    needed = {first: _needed(lines[first : last + 1], bodies) for first, last in parts}
-    result: list[str] = []
     gone = {n for each in movable for n in range(each.first, each.last + 1)}
+    needed: dict[int, list[_Function]] = {}
+    for part in parts:  # an outer one comes before those that stand in it
+        seen = {each for outer in part.outer for each in needed[outer]}
+        wanted = _needed(part.own_lines(lines, parts), bodies)
+        needed[part.first] = [each for each in wanted if each not in seen]
+    result: list[str] = []
     for number, line in enumerate(lines):
         for each in needed.get(number, ()):
             result += bodies[each]
@@ -85,7 +88,7 @@ def _moved(lines: list[str], parts: Sequence[tuple[int, int]], movable: Sequence
     return "\n".join(result) + "\n"
 
 
-def _needed(part: Sequence[str], bodies: dict[_Function, list[str]]) -> list[_Function]:
+def _needed(part: Iterable[str], bodies: Mapping[_Function, list[str]]) -> list[_Function]:
     """What of `bodies` the lines name, or what these name, in their order."""
     words = {word for line in part for word in _words(line)}
     while True:
@@ -96,18 +99,30 @@ def _needed(part: Sequence[str], bodies: dict[_Function, list[str]]) -> list[_Fu
         words |= more
 
 
-def _local_parts(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """First and last line of each local part that stands in no other."""
-    depth, first = 0, 0
+class _Part(NamedTuple):
+    """A local part: its first and last line, and the first lines of those that it stands in."""
+
+    first: int
+    last: int
+    outer: tuple[int, ...]
+
+    def own_lines(self, lines: Sequence[str], parts: Iterable[_Part]) -> Iterator[str]:
+        """Its lines without those of parts in it."""
+        inner = {n for each in parts if self.first in each.outer for n in range(*each[:2])}
+        return (lines[n] for n in range(self.first, self.last) if n not in inner)
+
+
+def _local_parts(lines: Sequence[str]) -> list[_Part]:
+    """In the order in which they begin."""
+    found: list[_Part] = []
+    open_parts: list[int] = []
     for number, line in enumerate(lines):
         if line == LOCAL_BEGINS:
-            if depth == 0:
-                first = number
-            depth += 1
+            open_parts.append(number)
         elif line == LOCAL_ENDS:
-            depth -= 1
-            if depth == 0:
-                yield first, number
+            first = open_parts.pop()
+            found.append(_Part(first, number, tuple(open_parts)))
+    return sorted(found)
 
 
 def _words(line: str) -> list[str]:

@@ -126,12 +126,18 @@ if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 -- Where no chunk has anything to do nothing of the seam is even defined.
 local awake, seen = finishing.planned or not MAY_SLEEP, nil
 if not awake and finishing.ended > 0 and may_wake(meta) then
-  local ended = {completed = finishing.ended - finishing.failed, failed = finishing.failed}
-  seen = {}
+  local ended, plugin = {
+    completed = finishing.ended - finishing.failed, failed = finishing.failed,
+  }, nil
+  local function remove(outcome, ids, rule, value)
+--- @local "remove-known"
+    return #ids <= MOST_KNOWN and remove_known(Q, outcome, ids, plugin, rule, #ids == 1, value)
+  end
+  want_removed, seen = wants_removed, {}
   for _, look in ipairs(looks_of_plugins()) do
-    local plugin = look[1]
+    plugin = look[1]
     seen[plugin] = seen[plugin] or {}
-    local looked, found = pcall(look[2], Q, meta, ended, seen[plugin])
+    local looked, found = pcall(look[2], Q, meta, ended, seen[plugin], remove)
     awake = awake or found or not looked
   end
 end

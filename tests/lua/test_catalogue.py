@@ -161,16 +161,16 @@ one()
     found = where_used(text)
     assert not {begins, ends} & set(found.splitlines())
     lines = [line.strip() for line in found.splitlines() if line]
-    assert lines[:3] == [
+    rare = ["local function deep() return 1 end", "local function rare()", "return deep()", "end"]
+    assert lines[:4] == [
         "local function common() return 2 end",
         "local function both() return common() end",
         "local function one()",
+        "local function two()",  # the inner part only names it
     ]
-    assert lines[3:7] == ["local function deep() return 1 end", *RARE]
-    assert lines[lines.index("if both() then") + 1 :][:4] == lines[3:7]
-
-
-RARE = ("local function rare()", "return deep()", "end")
+    assert lines[4:8] == rare
+    assert lines[lines.index("if both() then") + 1 :][:4] == rare
+    assert found.count("function rare") == 2
 
 
 def test_an_unknown_script_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import redis
@@ -170,6 +171,51 @@ class TestFinished:
         end(plugins.run, finish("f", "t:2"), finish("g", "t:2"))
         end(plugins.run, finish("b", plans={"p": 1}))
         assert plugins.reported[1:] == ["nothing", "nothing"]
+
+    def test_a_look_lets_go_what_it_knows(self, raw: redis.Redis, seed: Seed) -> None:
+        look = """local ids = redis.call('LRANGE', q .. ':x', 0, -1)
+            return not remove(meta['toril.x'], ids, 'r', {'gone', ids})"""
+        own_chunks = [
+            chunk("ctx.report('awake')", "finished_batch", only_with=("toril.x",), look=look),
+            chunk("ctx.report('told')", "removed"),
+        ]
+        raw.hset(f"{Q}:meta", "toril.x", "failed")
+        for n in range(103):
+            seed.job(f"j{n}", "failed", score=NOW)
+        raw.rpush(f"{Q}:j0:logs", "a line")
+        plugins = Plugins(raw, *own_chunks)
+
+        def ends(job: str, *ids: str, run: Runner = plugins.run, **more: Any) -> list[Json]:
+            run.reports.clear()
+            raw.delete(f"{Q}:x")
+            raw.rpush(f"{Q}:x", *ids)
+            assert end(run, finish(job), **more).codes == (0,)
+            return [report.value for report in run.reports]
+
+        assert ends("a", "j0") == [["gone", ["j0"]]]
+        assert raw.keys(f"{Q}:j0*") == []
+        assert contents(raw)[f"{Q}:events"][-1] == {
+            "event": "removed",
+            "jobId": "j0",
+            "prev": "failed",
+            "rule": "r",
+        }
+        assert ends("b", *(f"j{n}" for n in range(1, 101))) == [["gone", ANY]]
+        assert raw.zrange(f"{Q}:failed", 0, -1) == ["j101", "j102"]
+        assert [event["event"] for event in contents(raw)[f"{Q}:events"]].count("removed") == 1
+
+        # All or none: else the chunk sees to it.
+        raw.set(f"{Q}:j101:lock", "somebody")
+        assert ends("c", "j101", "j102") == ["awake"]
+        plugins.run(add_jobs([node(name) for name in ("d", "e", "f", "g")], now=NOW))
+        take(plugins.run, 4)
+        assert ends("d", *(f"j{n}" for n in range(101))) == ["awake"]  # too many
+        assert ends("e", "j102", wants=WANTS) == ["awake"]
+        heard = Runner(raw, (*own_chunks, chunk("ctx.report('heard')", "removed", "q")))
+        assert ends("f", "j102", run=heard) == ["awake"]
+        raw.hset(f"{Q}:meta", "toril.x", "wait")
+        assert ends("g", "j102") == ["awake"]  # no place of finished jobs
+        assert raw.zrange(f"{Q}:failed", 0, -1) == ["j101", "j102"]
 
     def test_it_is_asleep_where_another_is_awake(self, raw: redis.Redis) -> None:
         plugins = Plugins(

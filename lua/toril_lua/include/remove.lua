@@ -1,5 +1,6 @@
 --- @include "keys"
 --- @include "events"
+--- @include "remove-known"
 --- @include "effects"
 --- @when removed
 --- @include "seam"
@@ -30,15 +31,6 @@ local function tell_removal(Q, id, key, state, cause, rule, plugin, knowing)
       for _, part in ipairs(fields) do noted = noted + #part end
     end
   end
-end
-
--- Whether nobody wants to hear of the removal of a job of which this plugin knows.
-local function nobody_listens(plugin)
-  local silent = not want_removed
---- @when removed
-  for _, chunk in ipairs(CHUNKS.removed) do silent = silent and chunk[1] == plugin end
---- @end
-  return silent
 end
 
 -- Whether a child keeps a living parent waiting. If the parent's children are garbled it may.
@@ -93,25 +85,6 @@ local function check_finished(Q, outcome, jobs)
     end
   end
   return going, staying
-end
-
--- Takes finished jobs out of their set, with all their keys.
-local function drop_finished(Q, outcome, ids)
-  redis.call('ZREM', Q .. ':' .. outcome, unpack(ids))
-  unlink_jobs(Q, ids)
-end
-
--- Removes jobs, as above, by their ids: all fresh, `known` and no children. Returns true; or false,
--- and nothing has happened, where one is locked or somebody wants to hear of them one by one.
-local function remove_known(Q, outcome, ids, plugin, rule, announce)
-  local locks = {}
-  for n = 1, #ids do locks[n] = Q .. ':' .. ids[n] .. ':lock' end
-  if not nobody_listens(plugin) or redis.call('EXISTS', unpack(locks)) > 0 then return false end
-  drop_finished(Q, outcome, ids)
-  for n = 1, announce and #ids or 0 do
-    emit(Q, 'removed', 'jobId', ids[n], 'prev', outcome, 'rule', rule)
-  end
-  return true
 end
 
 -- Removes those of the jobs, as above with `rule` and `known` (the plugin needs not be told of it),

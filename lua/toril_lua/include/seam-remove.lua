@@ -14,12 +14,6 @@ local function add_removals(ctx)
   }
   local STRIPPED_KEYS = {logs = true, processed = true, failed = true}
 
-  local function check_outcome(outcome)
-    if outcome ~= 'completed' and outcome ~= 'failed' then
-      error('a rule touches only completed and failed jobs')
-    end
-  end
-
   -- Data that was always empty stays as it is.
   local function take_data(key)
     local size = redis.call('HSTRLEN', key, 'data')
