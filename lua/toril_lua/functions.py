@@ -88,7 +88,7 @@ def _moved(lines: Sequence[str], parts: Sequence[_Part], movable: Sequence[_Func
     return "\n".join(result) + "\n"
 
 
-def _needed(part: Iterable[str], bodies: Mapping[_Function, list[str]]) -> list[_Function]:
+def _needed(part: Iterable[str], bodies: Mapping[_Function, Sequence[str]]) -> list[_Function]:
     """What of `bodies` the lines name, or what these name, in their order."""
     words = {word for line in part for word in _words(line)}
     while True:
