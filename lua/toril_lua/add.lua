@@ -100,8 +100,19 @@ if has_parents or request.whole or request.check or request.flow or request.link
     return living[key] or false
   end
 
-  function family.link(parent_key, key)
+  local function link(parent_key, key)
     redis.call('SADD', parent_key .. ':dependencies', key)
+  end
+
+  -- A new job becomes a child of its parent; the children of one in the same flow, together.
+  function family.join_parent(node, key)
+    if node.inner then
+      local keys_of_children = children[node.parent_key] or {}
+      children[node.parent_key] = keys_of_children
+      keys_of_children[#keys_of_children + 1] = key
+    else
+      link(node.parent_key, key)
+    end
   end
 
   -- What stands against adding a node, or OK.
@@ -136,7 +147,7 @@ if has_parents or request.whole or request.check or request.flow or request.link
       redis.call('SREM', node.parent_key .. ':dependencies', key)
       done_children[#done_children + 1] = {node.parent_key, node.parent}
     else
-      family.link(node.parent_key, key)
+      link(node.parent_key, key)
     end
     redis.call('HSET', key, 'parentKey', node.parent_key, 'parent', node.parent)
   end
@@ -224,30 +235,6 @@ end
 
 local several = #nodes > 1
 
-local function place(queue, node, key)
-  local ids = gathered[queue]
-  if has_places and (node.delay or node.priority or node.lifo or node.is_parent) then
-    place_elsewhere(queue, node)
-    ids = nil
-  else
-    if not ids then
-      redis.call('LPUSH', queue .. ':wait', node.id)
-      pushed[queue] = true
-      -- The list has taken one, so it is a list, and will take those that come after it.
-      if several then gathered[queue] = {} end
-    end
-    emit_capped(queue, 'waiting', 'jobId', node.id)
-  end
-  if node.inner then
-    local keys_of_children = children[node.parent_key] or {}
-    children[node.parent_key] = keys_of_children
-    keys_of_children[#keys_of_children + 1] = key
-  elseif node.parent_key then
-    kin.link(node.parent_key, key)
-  end
-  if ids then ids[#ids + 1] = node.id end
-end
-
 -- Returns true if the job existed, and what stands against it.
 local function add(node)
   local queue = KEYS[node.q]
@@ -287,7 +274,21 @@ local function add(node)
   end
   created = key
   store_job(queue, node.id, node)
-  place(queue, node, key)
+  local ids = gathered[queue]
+  if has_places and (node.delay or node.priority or node.lifo or node.is_parent) then
+    place_elsewhere(queue, node)
+    ids = nil
+  else
+    if not ids then
+      redis.call('LPUSH', queue .. ':wait', node.id)
+      pushed[queue] = true
+      -- The list has taken one, so it is a list, and will take those that come after it.
+      if several then gathered[queue] = {} end
+    end
+    emit_capped(queue, 'waiting', 'jobId', node.id)
+  end
+  if node.parent_key then kin.join_parent(node, key) end
+  if ids then ids[#ids + 1] = node.id end
   created = nil
   if several then written[key] = true end
 end
@@ -309,19 +310,12 @@ max_events(Q, most_events)
 seam.now = now
 --- @end
 
-local function note_result(i)
-  if existed[i] or codes[i] or nodes[i].counter then
-    results[#results + 1] = {i, nodes[i].id or '', existed[i] and 1 or 0, codes[i] or OK}
-  end
-end
-
 if request.whole then
   -- Returns what stands against the flow, if something does.
   local function add_flow(first, last)
     local found = first == 1 and against_first or kin.objections(first, last)
     for i = first, #found == 0 and last or 0 do
       existed[i], codes[i] = add(nodes[i])
-      note_result(i)
     end
     return found
   end
@@ -351,7 +345,11 @@ else
       end
       existed[i], codes[i], created = nil, CORRUPT, nil
     end
-    note_result(i)
+  end
+end
+for i, node in ipairs(nodes) do
+  if existed[i] or codes[i] or (node.counter and node.id ~= '') then
+    results[#results + 1] = {i, node.id, existed[i] and 1 or 0, codes[i] or OK}
   end
 end
 for queue, ids in pairs(gathered) do
