@@ -18,14 +18,13 @@ from tests.support.server import free_port
 from toril.clock import SystemClock
 from toril.connection import blocking
 from toril.connection.blocking import (
-    MarkerWait,
     StreamRead,
     SyncStreamRead,
-    Waited,
     worker_client_name,
 )
 from toril.connection.call import Call
 from toril.connection.execute import Executor, SyncExecutor
+from toril.connection.marker import MarkerWait, Waited
 from toril.connection.open import open_endpoint
 from toril.errors import ConfigurationError
 

@@ -15,9 +15,10 @@ from tests.support.server import free_port
 from tests.support.topology import Cluster, Group, cluster, node_id, sentinel
 
 from toril.clock import SystemClock
-from toril.connection.blocking import MarkerWait, StreamRead, Waited
+from toril.connection.blocking import StreamRead
 from toril.connection.call import Call, Resend
 from toril.connection.execute import Executor
+from toril.connection.marker import MarkerWait, Waited
 from toril.connection.open import open_endpoint
 from toril.errors import ConfigurationError, ServerUnavailable
 

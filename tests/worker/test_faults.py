@@ -244,7 +244,7 @@ async def test_an_end_whose_reply_was_lost_for_longer_than_its_record_lives_is_t
     listener = Listener()
 
     async def handler(job: ActiveJob) -> str:
-        proxy.drop_reply("EVALSHA")  # the one that ends this job
+        proxy.drop_reply("EVALSHA", firsts=[app.runtime.scripts["tick"].sha1])
         return "done"
 
     with FaultProxy.start(server.port) as proxy:

@@ -77,7 +77,7 @@ async def test_a_job_costs_an_idle_worker_two_scripts(
         assert scripts(raw) - before == 3, "one of them adds"
     stored = (await job.refresh()).snapshot
     assert stored.processed is not None
-    assert 0 <= stored.processed - stored.created < 1000
+    assert -50 <= stored.processed - stored.created < 1000
 
 
 async def test_with_many_jobs_the_first_comes_alone(app: App, raw: redis.Redis, runs: Runs) -> None:
@@ -285,4 +285,4 @@ async def test_the_servers_clock_may_be_wrong(
         await ran_once(app, raw, runs, 1)
     stored = (await job.refresh()).snapshot
     assert stored.processed is not None
-    assert 0 <= stored.processed - stored.created < 1000
+    assert -50 <= stored.processed - stored.created < 1000

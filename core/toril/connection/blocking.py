@@ -1,4 +1,4 @@
-"""Waiting for the server: the worker's wait for a marker, and reading a stream as it grows.
+"""Waiting for the server: what all waits have in common, and reading a stream as it grows.
 
 Each wait has a connection of its own, a time limit that the server keeps, and one a little longer
 that the client keeps, for the case that the connection is dead and nobody says so. A wait is ended
@@ -18,13 +18,10 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from toril.clock import SystemClock
-from toril.connection.call import Call
 from toril.connection.conversation import pause_before
 from toril.connection.endpoint import Server
 from toril.connection.execute import Executor, SyncExecutor
@@ -36,15 +33,11 @@ from toril.connection.sockets import (
     open_connection,
 )
 from toril.connection.steps import Command, Exchange, Forget, NotSent, Refused, ReplyLost, Steps
-from toril.connection.wire import Wire
+from toril.connection.wire import Tell, Wire
 from toril.errors import ConfigurationError
 
 MARGIN = 2.0
 """Seconds that the client waits longer than it asked the server to."""
-SHORTEST_BLOCK = 0.002
-"""Seconds. Older servers take less than a millisecond for 'no limit'."""
-_COMPARED_EVERY = 1.0
-"""Seconds for which a comparison of two clocks counts; one of them may be set."""
 
 T = TypeVar("T")
 
@@ -55,18 +48,6 @@ def worker_client_name(prefix: str, queue: str, worker: str | None = None) -> st
     """The name that BullMQ's dashboards look for on the connection of a worker that waits."""
     name = f"{prefix}:{b64encode(queue.encode()).decode()}"
     return f"{name}:w:{worker}" if worker else name
-
-
-@dataclass(frozen=True, slots=True)
-class Waited:
-    """What came of a wait for a marker.
-
-    `sent`: the call that was to be carried out behind it has been sent; `result` is what came of
-    it. None: the reply got lost, or the server refused.
-    """
-
-    sent: bool = False
-    result: Any = None
 
 
 class _Trouble(Exception):
@@ -89,7 +70,7 @@ def _trouble(error: Exception, server: Server | None, where: str) -> Exception:
     return _Trouble(str(cause) or type(cause).__name__, server)
 
 
-class _Blocking:
+class Blocking:
     """One connection that commands may block on, one at a time."""
 
     def __init__(self, executor: Executor, key: str, client_name: str | None) -> None:
@@ -121,7 +102,12 @@ class _Blocking:
         """By which the server knows the connection; 0 while there is none."""
         return self._client_id if self._connection is not None else 0
 
-    async def _ask(self, commands: Callable[[], tuple[Command, ...]], block: float) -> Any:
+    async def ask(
+        self,
+        commands: Callable[[], tuple[Command, ...]],
+        block: float,
+        tell: Tell | None = None,
+    ) -> Any:
         """The replies to `commands`, of which the first may block for so many seconds.
 
         None: woken before they were sent, or trouble (after a pause).
@@ -130,7 +116,7 @@ class _Blocking:
             if self._woken.is_set():
                 return None
             try:
-                replies = await self._replies(commands, block)
+                replies = await self._replies(commands, block, tell)
             except _Trouble as trouble:
                 await self._recover(trouble)
                 return None
@@ -139,7 +125,9 @@ class _Blocking:
         finally:
             self._woken.clear()
 
-    async def _replies(self, commands: Callable[[], tuple[Command, ...]], block: float) -> Any:
+    async def _replies(
+        self, commands: Callable[[], tuple[Command, ...]], block: float, tell: Tell | None
+    ) -> Any:
         where = str(self._executor.endpoint)
         try:
             connection = self._connection
@@ -147,13 +135,13 @@ class _Blocking:
                 connection = await self._unless_woken(self._connect())
             if connection is None:
                 return None
-            await self._before(connection)
+            await self.before(connection)
             if self._woken.is_set():
                 return None
             self._waits += 1
             self._wait = self._waits
             try:
-                replies = await connection.exchange(commands(), block + MARGIN)
+                replies = await connection.exchange(commands(), block + MARGIN, tell)
             except BaseException:
                 await self._drop()
                 raise
@@ -168,7 +156,7 @@ class _Blocking:
             raise _trouble(replies[0], self._server, where) from replies[0]
         return replies
 
-    async def _before(self, connection: Wire) -> None:
+    async def before(self, connection: Wire) -> None:
         """What is to be known before a wait begins."""
 
     async def _unless_woken(self, work: Coroutine[Any, Any, T]) -> T | None:
@@ -227,7 +215,7 @@ class _Blocking:
         if wait is None or self._connection is None:
             return
         # A connection that is dead without saying so must not hold up who wants to stop.
-        self._connection.hurry(MARGIN)
+        self._connection.hurry(MARGIN / 2)
         while self._wait == wait and self._server is not None and self._client_id:
             command = ("CLIENT", "UNBLOCK", self._client_id)
             try:
@@ -248,86 +236,7 @@ class _Blocking:
             await connection.disconnect()
 
 
-class MarkerWait(_Blocking):
-    """Waits until a queue has work, as BullMQ's workers do: by taking its marker.
-
-    A call can be sent behind the wait: the server carries it out the moment the wait ends, and
-    answers both in one go. That saves the way there and back, and the caller is woken once. It has
-    to be safe to send again, as its reply may be lost, and gets no time, as that would be over.
-
-    Args:
-        executor: Finds the server and wakes the wait.
-        queue: The queue's key prefix (`bull:mail`).
-        client_name: The connection's name; see `worker_client_name`.
-        clock: The clock by which the calls are carried out; None: none can be sent ahead.
-    """
-
-    def __init__(
-        self,
-        executor: Executor,
-        queue: str,
-        *,
-        client_name: str | None = None,
-        clock: SystemClock | None = None,
-    ) -> None:
-        super().__init__(executor, f"{queue}:marker", client_name)
-        self._clock = clock
-        self._offset: float | None = None
-        self._compared = 0.0
-        self._compared_on: Wire | None = None
-
-    async def wait(
-        self, timeout: float, behind: Callable[[float], Call[Any]] | None = None
-    ) -> Waited:
-        """Wait for the marker: until it was taken, for `timeout` seconds, until `wake` or trouble.
-
-        Whatever ended the wait, there may be work, also without a marker: if no call was sent, the
-        caller is to fetch; if one was and there is no result, to send the same again.
-
-        Args:
-            timeout: Seconds.
-            behind: Makes the call that is carried out when the wait ends, if it was begun. It is
-                given by how many milliseconds the clock is ahead of the server's.
-
-        Raises:
-            ConfigurationError, ServerError: the server refuses, and will go on refusing.
-            Exception: what the `parse` of the call raises.
-        """
-        block = max(timeout, SHORTEST_BLOCK)
-        sent: Call[Any] | None = None
-
-        def commands() -> tuple[Command, ...]:
-            nonlocal sent
-            pop = ("BZPOPMIN", self._key, f"{block:.3f}")
-            if behind is None or self._offset is None:
-                return (pop,)
-            sent = behind(self._offset)
-            return (pop, self._executor.command(sent))
-
-        replies = await self._ask(commands, block)
-        if sent is None or replies is None or isinstance(replies[1], RedisError):
-            return Waited(sent=sent is not None)
-        return Waited(sent=True, result=sent.parse(replies[1]))
-
-    async def _before(self, connection: Wire) -> None:
-        """Compare the clocks, if that was not done just now.
-
-        The result is never too great, however long the answer took: what is not due yet must not
-        seem so.
-        """
-        fresh = time.monotonic() - self._compared < _COMPARED_EVERY
-        if self._clock is None or (fresh and connection is self._compared_on):
-            return
-        asked = self._clock.now_us()
-        (reply,) = await connection.exchange((("TIME",),), MARGIN)
-        self._offset = None  # it may be refused
-        if not isinstance(reply, RedisError):
-            seconds, micros = map(int, reply)
-            self._offset = (asked - seconds * 1_000_000 - micros) / 1000
-        self._compared, self._compared_on = time.monotonic(), connection
-
-
-class StreamRead(_Blocking):
+class StreamRead(Blocking):
     """Waits for entries of streams. `key` is one of them; in a cluster all are in its slot."""
 
     def __init__(self, executor: Executor, key: str, *, client_name: str | None = None) -> None:
@@ -339,7 +248,7 @@ class StreamRead(_Blocking):
         Raises:
             ConfigurationError, ServerError: the server refuses, and will go on refusing.
         """
-        replies = await self._ask(lambda: (command,), block)
+        replies = await self.ask(lambda: (command,), block)
         return None if replies is None else replies[0]
 
 

@@ -10,7 +10,7 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -45,6 +45,9 @@ class OpenConnection(Protocol):
         """Close it; `nowait`: without waiting until that is done."""
 
 
+Tell: TypeAlias = Callable[[list[Any]], None]
+
+
 class Waiter(Protocol):
     """Who waits for replies: a future, or what is led on within the step that reads them."""
 
@@ -57,6 +60,26 @@ class Waiter(Protocol):
 
     def set_exception(self, error: Exception, /) -> None:
         """The connection broke, or the time ran out."""
+
+
+class _Teller:
+    """A future that tells somebody of the replies before it wakes who awaits it."""
+
+    __slots__ = ("_future", "_tell", "done", "set_exception")
+
+    def __init__(self, future: asyncio.Future[list[Any]], tell: Tell) -> None:
+        self._future = future
+        self._tell = tell
+        self.done = future.done
+        self.set_exception = future.set_exception
+
+    def set_result(self, replies: list[Any], /) -> None:
+        try:
+            self._tell(replies)
+        except Exception as error:  # noqa: BLE001 - for who awaits the replies
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(replies)
 
 
 class _Exchange:
@@ -126,7 +149,9 @@ class Wire(asyncio.Protocol):
         """Whether something came, or it was closed, and the loop has not looked there yet."""
         return not self._transport.is_closing() and bool(self._unread.poll(0))
 
-    async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
+    async def exchange(
+        self, commands: Sequence[Command], timeout: float, tell: Tell | None = None
+    ) -> list[Any]:
         """Send `commands` and read as many replies; errors of the server are among them.
 
         They are sent before this waits for the first time. Who gives up, or is cancelled, has to
@@ -135,14 +160,17 @@ class Wire(asyncio.Protocol):
         Args:
             commands: What is said.
             timeout: Seconds until it is given up.
+            tell: Called with the replies in the step of the loop that reads them, before this
+                returns.
 
         Raises:
             RedisError: the connection broke.
             TimeoutError: the time ran out.
+            Exception: what `tell` raised.
         """
         done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         try:
-            self.begin(commands, timeout, done)
+            self.begin(commands, timeout, done if tell is None else _Teller(done, tell))
             return await done
         finally:
             self.leave()

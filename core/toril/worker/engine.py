@@ -35,7 +35,7 @@ _TWO_LANES: Final = 8
 process works on what the other brought."""
 
 _ONE: Final = Batch((), 1)
-_TO_RECALL: Final = 3.0
+_TO_RECALL: Final = 1.0
 """Seconds that a stopping worker waits for the reply to a fetch that was sent ahead."""
 
 
@@ -186,23 +186,17 @@ class Engine:
         limited = time.monotonic() < self._limited_until
         may_fetch = not (self._shut or limited)
         looks = may_fetch and self._may_find_jobs()
-        if self._watching and self._is_in_the_way(limited=limited, looks=looks):
-            self._outside.recall()
-            if limited:
+        if self._watching:
+            unwanted = self._quiet or self._paused or limited
+            if unwanted or self._slots.free < (1 if looks else 0):  # it holds the only free slot
+                self._outside.recall()
+            if unwanted:
                 return None  # else it would take a job that this call puts back
         ended = self._slots.take_ended()
         free = max(min(self._slots.free, self._share), 0) if may_fetch else 0
         if ended:
             return Batch(ended, free)
         return Batch((), free) if free and looks else None
-
-    def _is_in_the_way(self, *, limited: bool, looks: bool) -> bool:
-        """Whether the fetch that waits is to end.
-
-        Nobody wants its job, or it holds the one slot with which to look for jobs now.
-        """
-        free = self._slots.free
-        return self._quiet or self._paused or limited or free < 0 or (looks and free == 0)
 
     async def _send(self, batch: Batch) -> None:
         """Take a turn; wait for its end only if there is no other lane, or no use for it yet."""

@@ -14,10 +14,11 @@ from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequ
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from toril.clock import SystemClock
-from toril.connection.blocking import MarkerWait, worker_client_name
+from toril.connection.blocking import worker_client_name
 from toril.connection.call import only
 from toril.connection.conversation import Patience
 from toril.connection.execute import SyncExecutor
+from toril.connection.marker import MarkerWait
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.context import WorkerInfo
 from toril.protocol import reading

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from toril.clock import Clock
-from toril.connection.blocking import MarkerWait
 from toril.connection.call import Call
 from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
+from toril.connection.marker import MarkerWait
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
 from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent
@@ -138,17 +138,25 @@ class Turns:
             self._count(finishes, effects.value.codes)
         return self._taken(number, record, effects)
 
-    async def fetch_ahead(self, marker: MarkerWait, seconds: float) -> Turn | None:
+    async def fetch_ahead(
+        self, marker: MarkerWait, seconds: float, came: Callable[[Turn | None], None]
+    ) -> None:
         """Fetch one job the moment there is one, but not later than in so many seconds.
 
-        The fetch is sent behind a wait for the marker, so it costs no round trip of its own. None:
-        it could not be sent, or the wait was ended before; somebody has to fetch.
+        The fetch is sent behind a wait for the marker, so it costs no round trip of its own.
+
+        Args:
+            marker: The wait.
+            seconds: How long it lasts.
+            came: Gets what came of it, once: mostly in the step of the loop that reads the reply.
+                None: it could not be sent, or the wait was ended before; somebody has to fetch.
 
         Raises:
             ConfigurationError, ServerError: The server refuses, and will go on refusing.
         """
         record = self._next_record()
         fetch = self._fetch(_token(record), 1)
+        done = False
 
         def call(offset: float | None = None) -> Call[Effects[TickReply]]:
             return tick(
@@ -160,15 +168,22 @@ class Turns:
                 wants=self._dispatcher.wants,
             )
 
-        waited = await marker.wait(seconds, call)
+        def take(effects: Effects[TickReply]) -> None:
+            nonlocal done
+            done = True
+            came(self._taken(self._next_number(), record, effects))
+
+        def answered(effects: Effects[TickReply]) -> None:
+            if not self._is_old(effects.value):
+                take(effects)
+
+        waited = await marker.wait(seconds, call, answered)
         if not waited.sent:
             self._lanes.append(record)
-            return None
-        effects: Effects[TickReply] | None = waited.result
-        if effects is None or self._is_old(effects.value):
+            came(None)
+        elif not done:
             # The same call: if it has been carried out, it tells what is still this worker's.
-            effects = await insist(self._executor, call())
-        return self._taken(self._next_number(), record, effects)
+            take(await insist(self._executor, call()))
 
     def _is_old(self, reply: TickReply) -> bool:
         """Whether locks may have run out since: this process was frozen, or a clock was set."""

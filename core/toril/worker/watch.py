@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from toril.connection.blocking import MarkerWait
+from toril.connection.marker import MarkerWait
 from toril.worker.engine import Engine
 from toril.worker.turns import Turns
 
@@ -48,7 +48,7 @@ class MarkerWatch:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                self._engine.came(await self._turns.fetch_ahead(self._marker, self._longest))
+                await self._turns.fetch_ahead(self._marker, self._longest, self._engine.came)
         finally:
             if self._waking is not None:
                 self._waking.cancel()
