@@ -184,8 +184,8 @@ class Engine:
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
         limited = time.monotonic() < self._limited_until
-        may_fetch = not (self._shut or limited)
-        looks = may_fetch and self._may_find_jobs()
+        may_fetch = not (limited or self._shut)
+        looks = may_fetch and (self._hungry or self._is_due())
         if self._watching:
             unwanted = self._quiet or self._paused or limited
             if unwanted or self._slots.free < (1 if looks else 0):  # it holds the only free slot
@@ -193,10 +193,10 @@ class Engine:
             if unwanted:
                 return None  # else it would take a job that this call puts back
         ended = self._slots.take_ended()
-        free = max(min(self._slots.free, self._share), 0) if may_fetch else 0
+        free = self._slots.free if may_fetch else 0
         if ended:
-            return Batch(ended, free)
-        return Batch((), free) if free and looks else None
+            return Batch(ended, min(free, self._share) if free > 0 else 0)
+        return Batch((), min(free, self._share)) if looks and free > 0 else None
 
     async def _send(self, batch: Batch) -> None:
         """Take a turn; wait for its end only if there is no other lane, or no use for it yet."""
@@ -204,7 +204,8 @@ class Engine:
         self._under_way += 1
         self._ending.update(job for job, _ in batch.ended)
         if batch.fetch:
-            self._looked(self._clock.now_ms())
+            if self._due is not None:
+                self._looked(self._clock.now_ms())
             self._hungry = False
             self._slots.reserved += batch.fetch
         if alone:
@@ -250,8 +251,8 @@ class Engine:
         if self._due is not None and self._due <= at:
             self._due = None
 
-    def _may_find_jobs(self) -> bool:
-        return self._hungry or (self._due is not None and self._clock.now_ms() >= self._due)
+    def _is_due(self) -> bool:
+        return self._due is not None and self._clock.now_ms() >= self._due
 
     def _settle(self, batch: Batch, codes: Sequence[int]) -> None:
         """Take note of what became of the attempts that ended."""

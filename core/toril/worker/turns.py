@@ -118,7 +118,8 @@ class Turns:
         while self._number - self._told > _MOST_UNTOLD:
             self._caught_up.clear()
             await self._caught_up.wait()
-        number, record = self._next_number(), self._next_record()
+        self._number += 1
+        number, record = self._number, self._next_record()
         token = _token(record)
         now, began = self._clock.now_ms(), time.monotonic()
         finishes = self._planned([finish for _, finish in batch.ended], now)
@@ -136,7 +137,7 @@ class Turns:
             effects = await self._ask(finishes, now, effects)
         if finishes:
             self._count(finishes, effects.value.codes)
-        return self._taken(number, record, effects)
+        return self._taken(number, record, token, effects)
 
     async def fetch_ahead(
         self, marker: MarkerWait, seconds: float, came: Callable[[Turn | None], None]
@@ -155,7 +156,8 @@ class Turns:
             ConfigurationError, ServerError: The server refuses, and will go on refusing.
         """
         record = self._next_record()
-        fetch = self._fetch(_token(record), 1)
+        token = _token(record)
+        fetch = self._fetch(token, 1)
         done = False
 
         def call(offset: float | None = None) -> Call[Effects[TickReply]]:
@@ -171,7 +173,8 @@ class Turns:
         def take(effects: Effects[TickReply]) -> None:
             nonlocal done
             done = True
-            came(self._taken(self._next_number(), record, effects))
+            self._number += 1
+            came(self._taken(self._number, record, token, effects))
 
         def answered(effects: Effects[TickReply]) -> None:
             if not self._is_old(effects.value):
@@ -189,11 +192,13 @@ class Turns:
         """Whether locks may have run out since: this process was frozen, or a clock was set."""
         return self._clock.now_ms() - reply.at > self._terms.lock_ms / 2
 
-    def _taken(self, number: int, record: CallRecord, effects: Effects[TickReply]) -> Turn:
+    def _taken(
+        self, number: int, record: CallRecord, token: str, effects: Effects[TickReply]
+    ) -> Turn:
         self._dispatcher.note(effects)
         self._lanes.append(record)
         self._tell(number, effects.events)
-        return Turn(_token(record), effects.value)
+        return Turn(token, effects.value)
 
     def _count(self, finishes: Sequence[Finish], codes: Sequence[int]) -> None:
         ends: dict[str, int] = {}
@@ -203,10 +208,6 @@ class Turns:
                 ends[ended] = ends.get(ended, 0) + 1
         for ended, number in ends.items():
             self._metrics.count("toril_attempts_total", number, queue=self._queue, ended=ended)
-
-    def _next_number(self) -> int:
-        self._number += 1
-        return self._number
 
     def _next_record(self) -> CallRecord:
         """A lane that is free, or a new one, and the next number in it."""
