@@ -46,9 +46,9 @@ def test_import_toril_imports_nothing_else() -> None:
 def test_an_app_and_a_worker_import_only_what_they_need() -> None:
     modules = imported("from toril import App, Worker")
     assert below(modules, ON_REQUEST) == set()
-    # 150 ms over redis.asyncio are the aim; a module takes about one, half of it its dataclasses.
-    assert len(below(modules, {"toril", "toril_lua"})) <= 130
-    assert len(modules) <= 165
+    # 150 ms over redis.asyncio are the aim; a module takes 0.7, half of it for its dataclasses.
+    assert len(below(modules, {"toril", "toril_lua"})) <= 145
+    assert len(modules) <= 180
 
 
 def test_a_worker_that_is_ready_has_loaded_its_plugins_and_nothing_for_people(
@@ -58,7 +58,7 @@ def test_a_worker_that_is_ready_has_loaded_its_plugins_and_nothing_for_people(
     loaded = {"importlib_metadata", "toril.plugins", "toril_plugins"}
     assert below(modules, ON_REQUEST - loaded) == set()
     assert below(modules, loaded) != set()
-    assert len(below(modules, {"toril", "toril_lua", "toril_plugins"})) <= 180
+    assert len(below(modules, {"toril", "toril_lua", "toril_plugins"})) <= 195
 
 
 def test_help_imports_no_part_that_works() -> None:
