@@ -67,14 +67,17 @@ async def test_a_job_costs_an_idle_worker_two_scripts(
 ) -> None:
     """It is picked up by one, at the time at which it was added, and finished by the other."""
     queue = app.queue("q")
+    spent: list[int] = []
     async with app.worker("q", runs, concurrency=10):
-        await (await queue.add("n", 0)).result(timeout="5s")
-        await until(waiting(raw))
-        before = scripts(raw)
-        job = await queue.add("n", 1)
-        await until(lambda: _completed(app, 2))
-        await until(waiting(raw))
-        assert scripts(raw) - before == 3, "one of them adds"
+        for number in range(4):
+            await until(waiting(raw))
+            before = scripts(raw)
+            job = await queue.add("n", number)
+            await until(lambda ended=number + 1: _completed(app, ended))
+            await until(waiting(raw))
+            spent.append(scripts(raw) - before)
+    # One of them adds. A service may fall in between.
+    assert min(spent) == 3, spent
     stored = (await job.refresh()).snapshot
     assert stored.processed is not None
     assert -50 <= stored.processed - stored.created < 1000
