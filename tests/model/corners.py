@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from tests.model.kept import OwnLevel
+from tests.model.ended import OwnLevel
 from tests.model.programs import (
     Change,
     Ending,

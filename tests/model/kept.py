@@ -13,85 +13,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tests.model.ended import (
+    LIVE_LEVELS,
+    OUTCOMES,
+    TIERS,
+    Ended,
+    LiveLevel,
+    Tier,
+    Tomb,
+)
 
 from toril.plugins import Outcome
 from toril_plugins import Ceiling, Keep, Retention
 
-OwnLevel = Literal["job", "flow", "template"]
-LiveLevel = Literal["queue", "worker", "application"]
-Tier = Literal["logs", "data"]
-OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow", "template")
-LIVE_LEVELS: Final[tuple[LiveLevel, ...]] = ("queue", "worker", "application")
-OUTCOMES: Final[tuple[Outcome, ...]] = ("completed", "failed")
-TIERS: Final[tuple[Tier, ...]] = ("logs", "data")
 ASKED_AGAIN: Final = 60_000
 """Milliseconds after which a job is asked about again whose sweep was cut off."""
-
-
-@dataclass(slots=True)
-class Ended:
-    """A job that has ended.
-
-    `lost`: tiers that are gone. `known`: Toril ended it, or a sweep has seen it; `number`: how many
-    of its outcome had ended by Toril then. `parked`: a sweep asks about it, from then on (ms).
-    `away`: it is held, and out of everybody's reach. `over`: it goes as soon as anything may go.
-    """
-
-    id: str
-    outcome: Outcome
-    name: str
-    customer: str
-    finished_on: int
-    own: dict[OwnLevel, Retention] = field(default_factory=dict[OwnLevel, Retention])
-    lost: frozenset[Tier] = frozenset()
-    known: bool = False
-    number: int = 0
-    parked: int | None = None
-    away: bool = False
-    over: bool = False
-
-    @property
-    def said(self) -> Keep | None:
-        """What was said for this job itself."""
-        for level in OWN_LEVELS:
-            value = self.own.get(level)
-            keep = None if value is None else value.of(self.outcome)
-            if keep is not None:
-                return keep
-        return None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is known not to follow the live rule."""
-        return self.known and self.said is not None and self.parked is None and not self.away
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it counts among those of the live rule."""
-        return not (self.is_own or self.parked is not None or self.away)
-
-    def is_aged(self, keep: Keep, now: int) -> bool:
-        """Whether its age has come."""
-        return keep.age_ms is not None and now - self.finished_on >= keep.age_ms
-
-    def bucket(self, keep: Keep) -> Hashable:
-        """With whom it is counted together."""
-        customer = None if "data" in self.lost else self.customer
-        return {"name": self.name, "data.customer": customer}.get(keep.key or "")
-
-
-@dataclass(frozen=True, slots=True)
-class Tomb:
-    """What is left of a job that went at `since`, until `until` (ms): a tombstone, or its id."""
-
-    since: int
-    until: int
-
-    @property
-    def life(self) -> int:
-        return self.until - self.since
 
 
 @dataclass(slots=True)
@@ -107,10 +46,12 @@ class Kept:
     """The finished jobs that are left, and what is said for their queue.
 
     `held`: the names of jobs that are held; `required`: a plugin is required that nobody has;
-    `window`: for how long an id stays taken (ms).
+    `window`: for how long an id stays taken (ms). `asking`: there is a strategy, which may have
+    something to say about any job; so a sweep asks before one goes by a live rule.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, asking: bool = False) -> None:
+        self.asking = asking
         self.jobs: dict[str, Ended] = {}
         self.tombs: dict[str, Tomb] = {}
         self.taken: dict[str, Tomb] = {}
@@ -125,7 +66,7 @@ class Kept:
 
     def fork(self) -> Kept:
         """Another one in the same state."""
-        other = Kept()
+        other = Kept(asking=self.asking)
         other.__dict__.update(self.__dict__)
         other.jobs = {job.id: replace(job) for job in self.jobs.values()}
         other.tombs, other.taken, other.live = dict(self.tombs), dict(self.taken), dict(self.live)
@@ -156,6 +97,8 @@ class Kept:
         self._apply_ceiling(outcome, now)
         if rule is None or job.away or job.said is not None:
             return
+        if self.asking and rule.last != 0:
+            return
         if is_bucketed(rule):
             self._let_go(_too_many(self._live_buckets(outcome, rule, job), rule), now)
         elif rule.last is not None:
@@ -181,11 +124,16 @@ class Kept:
             ]
             for job in asked:
                 job.parked = now + ASKED_AGAIN  # if this sweep does not come to its end
+            beyond: list[Ended] = []
             for outcome in OUTCOMES if not self.required else ():
                 self._remove_due(outcome, now)
+                beyond += self._remove_by_rule(outcome, now)
             yield
             for job in asked:
                 self._decide(job, now)
+            for job in beyond:
+                if job.id in self.jobs and self._is_beyond(job, now):
+                    self._let_go([job], now)
             yield
             rules = tuple(self._rule_and_level(outcome) for outcome in OUTCOMES)
             before, self._sweeper.rules = self._sweeper.rules, rules
@@ -226,7 +174,7 @@ class Kept:
         ]
         for job in strange:
             job.away = job.name in self.held
-            job.known = not job.away and job.said is None
+            job.known = not job.away and job.said is None and not self.asking
         yield
         for job in strange:
             if not (job.away or job.known):
@@ -240,14 +188,36 @@ class Kept:
         self._let_go(due, now)
         self._let_go(self._counted_out(outcome), now)
         self._apply_ceiling(outcome, now)
+
+    def _remove_by_rule(self, outcome: Outcome, now: int) -> list[Ended]:
+        """What the live rule does not keep goes, or is returned, to be asked about first."""
         rule = self._rule(outcome)
-        if rule is not None:
-            aged = [job for job in self._of(outcome) if job.is_live and job.is_aged(rule, now)]
-            crowded = [] if is_bucketed(rule) else self._crowded(outcome, rule)
-            self._let_go({job.id: job for job in (*aged, *crowded)}.values(), now)
-            self._strip([(job, rule) for job in self._of(outcome) if job.is_live], now)
-            if is_bucketed(rule):
-                self._let_go(_too_many(self._live_buckets(outcome, rule), rule), now)
+        if rule is None:
+            return []
+        aged = [job for job in self._of(outcome) if job.is_live and job.is_aged(rule, now)]
+        crowded = [] if is_bucketed(rule) else self._crowded(outcome, rule)
+        beyond = list({job.id: job for job in (*aged, *crowded)}.values())
+        if not self.asking:
+            self._let_go(beyond, now)
+        self._strip([(job, rule) for job in self._of(outcome) if job.is_live], now)
+        if is_bucketed(rule):
+            many = list(_too_many(self._live_buckets(outcome, rule), rule))
+            if self.asking:
+                beyond += many
+            else:
+                self._let_go(many, now)
+        return beyond if self.asking else []
+
+    def _is_beyond(self, job: Ended, now: int) -> bool:
+        """Whether the live rule does not keep the job, about which nothing else was said."""
+        rule = self._rule(job.outcome)
+        if rule is None or not job.is_live:
+            return False
+        if is_bucketed(rule):
+            many = _too_many(self._live_buckets(job.outcome, rule), rule)
+        else:
+            many = iter(self._of(job.outcome) if self._crowded(job.outcome, rule) else ())
+        return job.is_aged(rule, now) or job in many
 
     def _follow_holds(self, now: int) -> bool:
         """Hold and release. Returns whether there was anything to do."""

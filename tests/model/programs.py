@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeAlias
 
-from tests.model.kept import LIVE_LEVELS, OUTCOMES, LiveLevel, OwnLevel
+from tests.model.ended import LIVE_LEVELS, OUTCOMES, LiveLevel, OwnLevel
 
 from toril.plugins import Outcome
 from toril_plugins import Ceiling, IdWindow, Keep, Retention
@@ -35,6 +35,11 @@ CEILINGS: Final = (
     Ceiling(failed=1),
 )
 
+ANSWERS: Final[Mapping[tuple[Outcome, str], Keep]] = {
+    ("failed", "x"): Keep(age="10s", tombstone="1m"),
+    ("completed", "y"): Keep(last=2, key="name"),
+}
+"""What a strategy says of jobs of an outcome and a name."""
 NAMES: Final[Sequence[frozenset[str]]] = (frozenset(), frozenset("x"), frozenset("xy"))
 SAYING: Final[Sequence[Sequence[OwnLevel]]] = (
     *[()] * 5,

@@ -13,27 +13,51 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 import pytest
 import redis
 from tests.model.corners import CORNERS
-from tests.model.programs import Program, random_program
+from tests.model.programs import ANSWERS, Program, random_program
 from tests.model.trial import Trial
 from tests.model.world import World, world
 from tests.support.invariants import check
 
-PROGRAMS: Final = {"quick": 40, "long": 2500}
-SLICES: Final = {"cleanup": {"slice": 100}}
-"""The model does not know where a slice ends: one does it all."""
+from toril import hookimpl
+from toril.plugins import FinishedJob
+from toril_plugins import Keep
+
+PROGRAMS: Final = {"quick": 25, "long": 2500}
+Kind: TypeAlias = Literal["alone", "listening", "asking"]
+"""Whether nobody wants to hear of removals, which then take another path; whether there is a
+strategy, so that a sweep asks first."""
 
 
-def failure(place: World, program: Program) -> AssertionError | None:
+class Strategy:
+    """Says what is kept of some jobs."""
+
+    @hookimpl
+    def toril_plan_retention(self, job: FinishedJob) -> Keep | None:
+        return ANSWERS.get((job.outcome, job.name))
+
+
+@contextmanager
+def made(url: str, client: redis.Redis, kind: Kind) -> Generator[World]:
+    plugins = [Strategy()] if kind == "asking" else []
+    listening = kind != "alone"
+    # The model does not know where a slice ends: one does it all.
+    config = {"cleanup": {"slice": 100}}
+    with world(url, client, config, listening=listening, plugins=plugins) as place:
+        yield place
+
+
+def failure(place: World, program: Program, kind: Kind) -> AssertionError | None:
     """What is not as the model says, if anything is."""
     try:
-        Trial(place).run(program)
+        Trial(place, ANSWERS if kind == "asking" else None).run(program)
         assert check(place.client) == []
     except AssertionError as error:
         return error
@@ -64,27 +88,24 @@ def smallest(program: Program, fails: Callable[[Program], object]) -> Program:
     return program
 
 
-listening = pytest.mark.parametrize("listening", [False, True], ids=["alone", "listening"])
-"""Where nobody wants to hear of removals they take another path."""
+kinds = pytest.mark.parametrize("kind", get_args(Kind))
 
 
 @pytest.mark.timeout(6 * 3600)
-@listening
-def test_what_is_kept_is_what_the_model_says(
-    redis_url: str, raw: redis.Redis, *, listening: bool
-) -> None:
-    with world(redis_url, raw, SLICES, listening=listening) as place:
+@kinds
+def test_what_is_kept_is_what_the_model_says(redis_url: str, raw: redis.Redis, kind: Kind) -> None:
+    with made(redis_url, raw, kind) as place:
         for _ in range(PROGRAMS[os.environ.get("TORIL_MODEL", "quick")]):
             program = random_program(random.Random(random.getrandbits(64)))
-            if failure(place, program):
-                found = smallest(program, lambda other: failure(place, other))
-                pytest.fail(f"{found}\n{failure(place, found)}")
+            if failure(place, program, kind):
+                found = smallest(program, lambda other: failure(place, other, kind))
+                pytest.fail(f"{found}\n{failure(place, found, kind)}")
 
 
-@listening
+@kinds
 def test_what_is_kept_is_what_the_model_says_in_corners(
-    redis_url: str, raw: redis.Redis, *, listening: bool
+    redis_url: str, raw: redis.Redis, kind: Kind
 ) -> None:
-    with world(redis_url, raw, SLICES, listening=listening) as place:
-        found = {name: failure(place, program) for name, program in CORNERS.items()}
+    with made(redis_url, raw, kind) as place:
+        found = {name: failure(place, program, kind) for name, program in CORNERS.items()}
     assert not any(found.values()), found

@@ -10,7 +10,8 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import pytest
-from tests.model.kept import OUTCOMES, Ended, Kept, LiveLevel, OwnLevel, Tier, Tomb
+from tests.model.ended import OUTCOMES, Ended, LiveLevel, OwnLevel, Tier, Tomb
+from tests.model.kept import Kept
 from tests.model.programs import (
     Change,
     Ending,
@@ -33,21 +34,27 @@ from toril.errors import GiveWay, IndeterminateError, JobStateError, Reject
 from toril.plugins import Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
-from toril_plugins import Ceiling, Hold, Holds, IdWindow, Requires, Retention
+from toril_plugins import Ceiling, Hold, Holds, IdWindow, Keep, Requires, Retention
 
 Left: TypeAlias = tuple[Outcome, bool, frozenset[Tier]]
 """How a job ended, whether it is held and out of everybody's reach, and what of it is gone."""
+Answers: TypeAlias = Mapping[tuple[Outcome, str], Keep]
 HELD: Final = 9e15
 """The score of a held job."""
 
 
 class Trial:
-    """The server and the model, and the way to do the same in both."""
+    """The server and the model, and the way to do the same in both.
 
-    def __init__(self, place: World) -> None:
+    `answers`: what a strategy says, if there is one.
+    """
+
+    def __init__(self, place: World, answers: Answers | None = None) -> None:
         place.begin()
         self.place = place
-        self.models = [Kept()]  # what may be the case; more than one after a sweep was cut off
+        self.answers = answers
+        # What may be the case; more than one after a sweep was cut off.
+        self.models = [Kept(asking=answers is not None)]
         self.queue = place.app.queue("q")
         self._serial = 0
         self._began = time.monotonic()
@@ -177,7 +184,8 @@ class Trial:
 
     def ended(self, job: Ended, *, by_toril: bool) -> None:
         for model in self.models:
-            one = replace(job, finished_on=self.now)
+            answer = (self.answers or {}).get((job.outcome, job.name))
+            one = replace(job, finished_on=self.now, answer=answer)
             if by_toril:
                 model.ended(one, self.now)
             else:

@@ -69,11 +69,17 @@ class World:
     """An App with the default plugins, and everything that its calls said.
 
     `sent` are the calls that may be sent again, with their results, since the last `begin`. Without
-    `listening` nobody hears of events, and `listener` stays empty.
+    `listening` nobody hears of events, and `listener` stays empty. `plugins`: more of them.
     """
 
     def __init__(
-        self, url: str, client: redis.Redis, config: Mapping[str, Any], *, listening: bool = True
+        self,
+        url: str,
+        client: redis.Redis,
+        config: Mapping[str, Any],
+        *,
+        listening: bool = True,
+        plugins: Sequence[object] = (),
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._url = url
@@ -81,7 +87,7 @@ class World:
         self.clock = ManualClock(START)
         self.listener = Listener()
         # Nobody is rescued: whom a worker takes, and when, is for the test to say.
-        plugins = [self.listener, "*"] if listening else ["*"]
+        plugins = [*([self.listener] if listening else []), *plugins, "*"]
         self.app = App(url, plugins=plugins, config=config, clock=self.clock, rescue_after="36500d")
         self.sent: list[tuple[Call[Any], Any]] = []
         self._numbers: dict[str, int] = {}
@@ -155,8 +161,9 @@ def world(
     config: Mapping[str, Any] = MappingProxyType({}),
     *,
     listening: bool = True,
+    plugins: Sequence[object] = (),
 ) -> Generator[World]:
-    made = World(url, client, config, listening=listening)
+    made = World(url, client, config, listening=listening, plugins=plugins)
     try:
         made.run(made.start())
         yield made
