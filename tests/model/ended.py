@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from toril.plugins import Outcome
 from toril_plugins import Keep, Retention
@@ -12,6 +12,8 @@ from toril_plugins import Keep, Retention
 OwnLevel = Literal["job", "flow", "template"]
 LiveLevel = Literal["queue", "worker", "application"]
 Tier = Literal["logs", "data"]
+Answers: TypeAlias = Mapping[tuple[Outcome, str], Keep]
+"""What a strategy says, by outcome and name."""
 OWN_LEVELS: Final[tuple[OwnLevel, ...]] = ("job", "flow", "template")
 LIVE_LEVELS: Final[tuple[LiveLevel, ...]] = ("queue", "worker", "application")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("completed", "failed")
@@ -25,7 +27,7 @@ class Ended:
     `lost`: tiers that are gone. `known`: Toril ended it, or a sweep has seen it; `number`: how many
     of its outcome had ended by Toril then. `parked`: a sweep asks about it, from then on (ms).
     `away`: it is held, and out of everybody's reach. `over`: it goes as soon as anything may go.
-    `answer`: what a strategy says of it.
+    `answer`: what a strategy said of it when it was asked last.
     """
 
     id: str
@@ -44,7 +46,7 @@ class Ended:
 
     @property
     def said(self) -> Keep | None:
-        """What a strategy says, or what was said for this job itself."""
+        """What a strategy said, or what was said for this job itself."""
         if self.answer is not None:
             return self.answer
         for level in OWN_LEVELS:

@@ -12,14 +12,15 @@ are there.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 from tests.model.ended import (
     LIVE_LEVELS,
     OUTCOMES,
     TIERS,
+    Answers,
     Ended,
     LiveLevel,
     Tier,
@@ -33,12 +34,21 @@ ASKED_AGAIN: Final = 60_000
 """Milliseconds after which a job is asked about again whose sweep was cut off."""
 
 
+Rules: TypeAlias = Sequence[tuple[LiveLevel, Keep] | None]
+"""The live rule of each outcome, and the level where it was said."""
+
+
 @dataclass(slots=True)
 class Sweeper:
-    """What a sweeper remembers; a new one remembers nothing, and looks at everything."""
+    """What a sweeper remembers; a new one remembers nothing, and looks at everything.
+
+    `seen`: until when the jobs had finished that it has got to know (ms). It looks at the last ones
+    of these again each time.
+    """
 
     begun: bool = False
-    rules: tuple[object, ...] | None = None
+    seen: Mapping[Outcome, int] = field(default_factory=dict[Outcome, int])
+    rules: Rules | None = None
     held: frozenset[str] | None = None
 
 
@@ -46,12 +56,13 @@ class Kept:
     """The finished jobs that are left, and what is said for their queue.
 
     `held`: the names of jobs that are held; `required`: a plugin is required that nobody has;
-    `window`: for how long an id stays taken (ms). `asking`: there is a strategy, which may have
-    something to say about any job; so a sweep asks before one goes by a live rule.
+    `window`: for how long an id stays taken (ms). `answers`: what a strategy says now, if there is
+    one. It may have something to say about any job, so a sweep asks before one goes by a live rule;
+    what it said when a job was decided about holds.
     """
 
-    def __init__(self, *, asking: bool = False) -> None:
-        self.asking = asking
+    def __init__(self, answers: Answers | None = None) -> None:
+        self.answers = answers
         self.jobs: dict[str, Ended] = {}
         self.tombs: dict[str, Tomb] = {}
         self.taken: dict[str, Tomb] = {}
@@ -66,7 +77,7 @@ class Kept:
 
     def fork(self) -> Kept:
         """Another one in the same state."""
-        other = Kept(asking=self.asking)
+        other = Kept()
         other.__dict__.update(self.__dict__)
         other.jobs = {job.id: replace(job) for job in self.jobs.values()}
         other.tombs, other.taken, other.live = dict(self.tombs), dict(self.taken), dict(self.live)
@@ -97,7 +108,7 @@ class Kept:
         self._apply_ceiling(outcome, now)
         if rule is None or job.away or job.said is not None:
             return
-        if self.asking and rule.last != 0:
+        if self.answers is not None and rule.last != 0:
             return
         if is_bucketed(rule):
             self._let_go(_too_many(self._live_buckets(outcome, rule, job), rule), now)
@@ -132,11 +143,14 @@ class Kept:
             for job in asked:
                 self._decide(job, now)
             for job in beyond:
-                if job.id in self.jobs and self._is_beyond(job, now):
+                if self._answer(job) is not None:
+                    self._decide(job, now)
+                elif job.id in self.jobs and self._is_beyond(job, now):
                     self._let_go([job], now)
             yield
             rules = tuple(self._rule_and_level(outcome) for outcome in OUTCOMES)
             before, self._sweeper.rules = self._sweeper.rules, rules
+            self._forget_seen(before, rules)
             again = self._follow_holds(now) or before not in (None, rules)
             self._sweeper.begun = True
             yield
@@ -167,19 +181,30 @@ class Kept:
 
     def _adopt(self, outcome: Outcome, now: int) -> Iterator[None]:
         """Get to know what others have ended."""
+        there = [job for job in self._of(outcome) if not job.away]
+        seen = self._sweeper.seen.get(outcome, 0)
+        asking = self.answers is not None
         strange = [
             job
-            for job in self._of(outcome)
-            if not (job.known or job.parked is not None or job.away)
+            for job in there
+            if job.is_live and (not job.known or (asking and job.finished_on >= seen))
         ]
+        if there:
+            self._sweeper.seen = {**self._sweeper.seen, outcome: there[-1].finished_on}
         for job in strange:
             job.away = job.name in self.held
-            job.known = not job.away and job.said is None and not self.asking
+            job.known = not job.away and (job.known or (job.said is None and not asking))
         yield
         for job in strange:
-            if not (job.away or job.known):
+            if not job.away and (asking or not job.known):
                 self._decide(job, now)
         yield
+
+    def _forget_seen(self, before: Rules | None, rules: Rules) -> None:
+        """Where jobs are counted together in another way, it looks at all of them."""
+        for outcome, old, new in zip(OUTCOMES, before or rules, rules, strict=True):
+            if counted_by(old) != counted_by(new):
+                self._sweeper.seen = {**self._sweeper.seen, outcome: 0}
 
     def _remove_due(self, outcome: Outcome, now: int) -> None:
         own = [(job, job.said) for job in self._of(outcome) if job.is_own]
@@ -197,16 +222,16 @@ class Kept:
         aged = [job for job in self._of(outcome) if job.is_live and job.is_aged(rule, now)]
         crowded = [] if is_bucketed(rule) else self._crowded(outcome, rule)
         beyond = list({job.id: job for job in (*aged, *crowded)}.values())
-        if not self.asking:
+        if self.answers is None:
             self._let_go(beyond, now)
         self._strip([(job, rule) for job in self._of(outcome) if job.is_live], now)
         if is_bucketed(rule):
             many = list(_too_many(self._live_buckets(outcome, rule), rule))
-            if self.asking:
+            if self.answers is not None:
                 beyond += many
             else:
                 self._let_go(many, now)
-        return beyond if self.asking else []
+        return [] if self.answers is None else beyond
 
     def _is_beyond(self, job: Ended, now: int) -> bool:
         """Whether the live rule does not keep the job, about which nothing else was said."""
@@ -236,8 +261,9 @@ class Kept:
     # What is said --------------------------------------------------------------------------------
 
     def _decide(self, job: Ended, now: int) -> None:
-        """Get to know the job, and what was said for it."""
+        """Get to know the job, and what is said for it."""
         job.known, job.parked, job.number = True, None, self._ends[job.outcome]
+        job.answer = self._answer(job)
         keep = job.said
         if keep is not None and keep.is_nothing:
             self._let_go([job], now)
@@ -251,6 +277,10 @@ class Kept:
                 and other.bucket(keep) == job.bucket(keep)
             ]
             self._let_go(_too_many([together], keep), now)
+
+    def _answer(self, job: Ended) -> Keep | None:
+        """What a strategy says of the job now."""
+        return None if self.answers is None else self.answers.get((job.outcome, job.name))
 
     def _counted_out(self, outcome: Outcome) -> list[Ended]:
         """Those with an own count after which so many have ended by Toril."""
@@ -346,6 +376,11 @@ def own_count(job: Ended) -> int | None:
     """The number of newer jobs after which it goes, if that was said for the job itself."""
     keep = job.said
     return None if keep is None or is_bucketed(keep) else keep.last
+
+
+def counted_by(rule: tuple[LiveLevel, Keep] | None) -> str | None:
+    """By what a live rule counts jobs together; None: it does not."""
+    return None if rule is None or not is_bucketed(rule[1]) else rule[1].key or ""
 
 
 def is_bucketed(keep: Keep) -> bool:

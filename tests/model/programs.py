@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeAlias
 
-from tests.model.ended import LIVE_LEVELS, OUTCOMES, LiveLevel, OwnLevel
+from tests.model.ended import LIVE_LEVELS, OUTCOMES, Answers, LiveLevel, OwnLevel
 
 from toril.plugins import Outcome
 from toril_plugins import Ceiling, IdWindow, Keep, Retention
@@ -35,11 +35,15 @@ CEILINGS: Final = (
     Ceiling(failed=1),
 )
 
-ANSWERS: Final[Mapping[tuple[Outcome, str], Keep]] = {
-    ("failed", "x"): Keep(age="10s", tombstone="1m"),
-    ("completed", "y"): Keep(last=2, key="name"),
-}
-"""What a strategy says of jobs of an outcome and a name."""
+ANSWERS: Final[Sequence[Answers]] = (
+    {},
+    {
+        ("failed", "x"): Keep(age="10s", tombstone="1m"),
+        ("completed", "y"): Keep(last=2, key="name"),
+    },
+    {("completed", "x"): Keep.nothing(), ("completed", "y"): Keep.forever()},
+    {("completed", "x"): Keep(last=1), ("failed", "y"): Keep(age="1m", data="5s")},
+)
 NAMES: Final[Sequence[frozenset[str]]] = (frozenset(), frozenset("x"), frozenset("xy"))
 SAYING: Final[Sequence[Sequence[OwnLevel]]] = (
     *[()] * 5,
@@ -98,6 +102,13 @@ class TakeIds:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """The strategy, if there is one, says something else from now on."""
+
+    answers: Answers
+
+
+@dataclass(frozen=True)
 class Retry:
     """Some finished job is run again, and ends again."""
 
@@ -123,7 +134,9 @@ class WaitForOne:
     early: bool
 
 
-Change: TypeAlias = Say | Limit | HoldNames | Require | TakeIds | Retry | Remove | Wait | WaitForOne
+Change: TypeAlias = (
+    Say | Limit | HoldNames | Require | TakeIds | Answer | Retry | Remove | Wait | WaitForOne
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +191,7 @@ def _change(rng: Random) -> Change | None:
         HoldNames(rng.choice(NAMES)),
         Require(rng.random() < 0.3),
         TakeIds(rng.choice((None, IdWindow("1h"), IdWindow("2h")))),
+        Answer(rng.choice(ANSWERS)),
     )
     return rng.choice(changes)
 

@@ -10,9 +10,10 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import pytest
-from tests.model.ended import OUTCOMES, Ended, LiveLevel, OwnLevel, Tier, Tomb
+from tests.model.ended import OUTCOMES, Answers, Ended, LiveLevel, OwnLevel, Tier, Tomb
 from tests.model.kept import Kept
 from tests.model.programs import (
+    Answer,
     Change,
     Ending,
     HoldNames,
@@ -28,33 +29,45 @@ from tests.model.programs import (
 )  # fmt: skip
 from tests.model.world import World
 
-from toril import Every, Flow, Setting
+from toril import Every, Flow, Setting, hookimpl
 from toril.connection.steps import Steps
 from toril.errors import GiveWay, IndeterminateError, JobStateError, Reject
-from toril.plugins import Outcome
+from toril.plugins import FinishedJob, Outcome
 from toril.protocol.finishing import Finish
 from toril.protocol.settings import set_live
 from toril_plugins import Ceiling, Hold, Holds, IdWindow, Keep, Requires, Retention
 
 Left: TypeAlias = tuple[Outcome, bool, frozenset[Tier]]
 """How a job ended, whether it is held and out of everybody's reach, and what of it is gone."""
-Answers: TypeAlias = Mapping[tuple[Outcome, str], Keep]
 HELD: Final = 9e15
 """The score of a held job."""
+
+
+class Strategy:
+    """A plugin that says of some jobs what is kept."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {}
+
+    @hookimpl
+    def toril_plan_retention(self, job: FinishedJob) -> Keep | None:
+        return self.answers.get((job.outcome, job.name))
 
 
 class Trial:
     """The server and the model, and the way to do the same in both.
 
-    `answers`: what a strategy says, if there is one.
+    `strategy`: the one of the App, if it has one.
     """
 
-    def __init__(self, place: World, answers: Answers | None = None) -> None:
+    def __init__(self, place: World, strategy: Strategy | None = None) -> None:
         place.begin()
         self.place = place
-        self.answers = answers
+        self.strategy = strategy
+        if strategy is not None:
+            strategy.answers = {}
         # What may be the case; more than one after a sweep was cut off.
-        self.models = [Kept(asking=answers is not None)]
+        self.models = [Kept(None if strategy is None else {})]
         self.queue = place.app.queue("q")
         self._serial = 0
         self._began = time.monotonic()
@@ -97,6 +110,10 @@ class Trial:
                     self.advance((ahead[number % len(ahead)] - self.now - early) / 1000)
             case Limit() | HoldNames() | Require() | TakeIds():
                 self.guard(change)
+            case Answer(answers) if self.strategy is not None:
+                self.strategy.answers = answers
+                for model in self.models:
+                    model.answers = answers
             case Retry(number, outcome) if (job := self.pick(number)) is not None:
                 found: Any = self.place.run(self.queue.get(job.id))
                 if "data" in job.lost:
@@ -184,8 +201,7 @@ class Trial:
 
     def ended(self, job: Ended, *, by_toril: bool) -> None:
         for model in self.models:
-            answer = (self.answers or {}).get((job.outcome, job.name))
-            one = replace(job, finished_on=self.now, answer=answer)
+            one = replace(job, finished_on=self.now)
             if by_toril:
                 model.ended(one, self.now)
             else:
