@@ -2,7 +2,7 @@
 --
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {sets = names of sets, before = ms, position = {set, skip},
---                         limit = 1..50, last = boolean: this slice reaches the limit of the whole
+--                         limit = 1..25, last = boolean: this slice reaches the limit of the whole
 --                         cleaning, done = removed in earlier slices, want_removed, now = ms}
 -- Returns:   {ids removed, {position to go on from} or {}, {{queue, id, plugin, reason}, ...} of
 --            what is kept, effects}

@@ -1,7 +1,7 @@
 -- One slice of draining: remove the jobs that wait for their turn.
 --
 -- Keys:      [1] the queue
--- Arguments: [1] msgpack {sets = names of sets, position = {set, skip}, limit = 1..50,
+-- Arguments: [1] msgpack {sets = names of sets, position = {set, skip}, limit = 1..25,
 --                         want_removed, now = ms}
 -- Returns:   {ids removed, {position to go on from} or {}, {{queue, id, plugin, reason}, ...} of
 --            what is kept, effects}

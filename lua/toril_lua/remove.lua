@@ -41,7 +41,7 @@ seam.now = request.now
 --- @end
 
 local PENDING, LOCKED, TOO_LARGE, KEPT, LEFT = -8, -21, -22, -24, -26
-local MAX_JOBS, MAX_LOOKS, MAX_COMPARED = 50, 500, 200000
+local MAX_JOBS, MAX_LOOKS, MAX_COMPARED = 50, 500, 100000
 local jobs_left, looks_left = MAX_JOBS, MAX_LOOKS
 
 -- Where a job's children are: suffix, how to count them, how to read them.

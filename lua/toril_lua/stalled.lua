@@ -16,7 +16,7 @@
 --- @include "enqueue"
 --- @include "lists"
 
-local SLICE, MAX_RECOVERED, MAX_COMPARED = 500, 100, 200000
+local SLICE, MAX_RECOVERED, MAX_COMPARED = 500, 100, 100000
 local TOO_OFTEN = 'job stalled more than allowable limit'
 
 local Q = KEYS[1]

@@ -93,7 +93,7 @@ def test_in_slices_with_one_event(run: Runner, seed: Seed, raw: redis.Redis) -> 
         # Every second waiting job is too young.
         seed.job(f"w{n:03}", timestamp=NOW + n % 2)
     assert cleaned(run, "completed") == [f"{n:03}" for n in range(250)]
-    assert len(run.requests) == 5
+    assert len(run.requests) == 10
     assert cleaned(run, "waiting") == [f"w{n:03}" for n in range(0, 250, 2)]
     assert raw.llen(f"{Q}:wait") == 125
     assert [event["count"] for event in events(raw, Q)] == ["250", "125"]

@@ -18,7 +18,7 @@ from toril.protocol.trees import kept_jobs
 from toril.removals import Removals, rejection
 from toril.types import State
 
-TAKEN_PER_CALL: Final = 50
+TAKEN_PER_CALL: Final = 25
 """So many jobs of a state go in one slice, at most."""
 _KEYS_PER_CALL: Final = 500
 _KEPT: Final = -24
@@ -47,7 +47,7 @@ def clean(
     """Remove the jobs of a state that are as old as `before` or older; their ids.
 
     Kept are jobs that a plugin keeps, that a worker runs, that a schedule waits for, and that keep
-    a living parent waiting: cleaning changes nothing for any other job. Works in slices of 50.
+    a living parent waiting: cleaning changes nothing for any other job. Works in slices of 25.
 
     Args:
         queue: The queue's key.
@@ -88,7 +88,7 @@ def drain(
     """Remove the jobs that wait for their turn, on request the delayed ones, too.
 
     Iterations that schedules wait for stay, and so does what a plugin keeps. A parent of the queue
-    that loses its last open child goes along; one of another queue runs. Works in slices of 50,
+    that loses its last open child goes along; one of another queue runs. Works in slices of 25,
     and takes no more jobs than there were when it began. Returns the ids of the jobs that went.
     """
     sets = ("wait", "paused", "prioritized", *(("delayed",) if delayed else ()))
@@ -112,7 +112,7 @@ def obliterate(queue: str, *, force: bool, now: int, wants: Wants = frozenset())
     """Remove a queue: its jobs, schedules, settings, events and everything of Toril's.
 
     Plugins are asked about every job first. Then the queue is paused; if it is refused because
-    somebody took a job just then, it stays so. Works in slices of 50 jobs.
+    somebody took a job just then, it stays so. Works in slices of 25 jobs.
 
     Args:
         queue: The queue's key.

@@ -1,7 +1,7 @@
 -- Going through the ids of several sets and lists in slices.
 
 local LISTS = {wait = true, paused = true, active = true}
-local MAX_TAKEN, MAX_LOOKS = 50, 200
+local MAX_TAKEN, MAX_LOOKS = 25, 200
 local DEPTH = 500 -- a list is looked through for so many ids in the time of a look
 
 -- Up to `count` ids behind the first `skip` ones; lists from the tail, where the oldest are.
