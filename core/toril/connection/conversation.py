@@ -137,6 +137,10 @@ def redirection(error: RedisError, asked: Server) -> tuple[int, Address]:
 class _Trial:
     """The attempts at one request: what went wrong so far, and whether to go on."""
 
+    _failures = 0
+    _redirects = 0
+    _lost_since: float | None = None
+
     def __init__(
         self,
         route: Route,
@@ -152,9 +156,6 @@ class _Trial:
         self._patience = patience
         self._clock = clock
         self._start = clock()
-        self._failures = 0
-        self._redirects = 0
-        self._lost_since: float | None = None
 
     def take(self, turn: _Turn) -> Steps[list[Any]]:
         """One attempt: the replies to the commands of the request."""
@@ -164,21 +165,17 @@ class _Trial:
             if self._request.shard >= len(shards):
                 return []
             server = shards[self._request.shard]
-        server = server or (yield from self._route.locate(self._key))
+        server = server or self._route.holder or (yield from self._route.locate(self._key))
         commands = self._commands
         if turn.load and isinstance(self._request, Call):
             text = self._scripts[self._request.script].text
             commands = (("SCRIPT", "LOAD", text), *commands)
-        replies = yield from self._ask(server, commands)
-        if turn.load:
-            del replies[0]
-        return replies
-
-    def _ask(self, server: Server, commands: tuple[Command, ...]) -> Steps[list[Any]]:
         replies: list[Any] = yield Exchange(server, commands, asked=True)
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise Refused(reply, server)
+        if turn.load:
+            del replies[0]
         return replies
 
     def after(self, problem: NotSent | ReplyLost | Refused, turn: _Turn) -> Steps[_Turn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from itertools import count
 
 import msgspec
 
@@ -32,60 +32,47 @@ class LanePool:
     """
 
     def __init__(self, who: str | None = None) -> None:
-        self._lock = threading.Lock()
         self._start(who or new_id())
 
     def _start(self, who: str) -> None:
         self._who = who
         self._pid = os.getpid()
-        self._lanes = 0
-        self._free: list[tuple[int, int]] = []
+        self._numbers = count()
+        self._free: list[Lane] = []
 
     @property
     def who(self) -> str:
         """The name under which this process makes its calls."""
         return self._who
 
-    def call(self) -> LaneOfCall:
-        """The record of one call, which is made and answered within the `with` block."""
-        return LaneOfCall(self)
-
-    def take(self) -> CallRecord:
-        """A record on a lane that nobody uses."""
+    def call(self) -> Lane:
+        """A lane that nobody uses, for one call, which is made and answered within `with`."""
         if os.getpid() != self._pid:
-            # The parent's numbers go on there; and its lock may be held for ever here.
-            self._lock = threading.Lock()
-            self._start(new_id())
-        with self._lock:
-            if self._free:
-                lane, n = self._free.pop()
-            else:
-                lane, n = self._lanes, 0
-                self._lanes += 1
-            return CallRecord(self._who, lane, n + 1)
-
-    def give_back(self, record: CallRecord) -> None:
-        """The lane can be used again."""
-        with self._lock:
-            if record.who == self._who:
-                self._free.append((record.lane, record.n))
+            self._start(new_id())  # the parent's numbers go on there
+        try:
+            return self._free.pop()  # no other thread gets it, too
+        except IndexError:
+            return Lane(self._who, next(self._numbers), self._free)
 
 
-class LaneOfCall:
-    """A lane of a pool while a call is made on it."""
+class Lane:
+    """A lane of a pool, which goes back to those that are free after a call."""
 
-    __slots__ = ("_pool", "_record")
+    __slots__ = ("_free", "_n", "_number", "_who")
 
-    def __init__(self, pool: LanePool) -> None:
-        self._pool = pool
+    def __init__(self, who: str, number: int, free: list[Lane]) -> None:
+        self._who = who
+        self._number = number
+        self._free = free
+        self._n = 0
 
     def __enter__(self) -> CallRecord:
-        self._record = self._pool.take()
-        return self._record
+        self._n += 1
+        return CallRecord(self._who, self._number, self._n)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Not when it is not known whether the call was made, nor when it was given up.
         if kind is None or (
             issubclass(kind, Exception) and not issubclass(kind, IndeterminateError)
         ):
-            self._pool.give_back(self._record)
+            self._free.append(self)

@@ -29,7 +29,7 @@ class WirePool:
     def take_at_once(self, server: Server) -> Wire | None:
         """A free connection; None if nothing can be said of any before the loop comes round."""
         idle = self.idle.get(server)
-        if not idle or not self._left or idle[-1].has_news or not idle[-1].is_fresh:
+        if not idle or not self._left or not idle[-1].is_fresh or idle[-1].has_news:
             return None
         self._left -= 1
         return idle.pop()

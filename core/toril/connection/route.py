@@ -26,10 +26,14 @@ _log = logging.getLogger("toril.connection")
 class Route(ABC):
     """Finds the server for a key and remembers it until it is told to forget it."""
 
+    _one_holds_all = True
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._servers: dict[Address, Server] = {}
         self._known_good: set[Server] = set()
+        self.holder: Server | None = None
+        """Who holds every key, if that is known already: `locate` would find nothing else."""
 
     def locate(self, key: str | bytes | None) -> Steps[Server]:
         """The server that holds `key` (None: any that can be written to).
@@ -40,6 +44,8 @@ class Route(ABC):
         server = yield from self._find(key)
         if server not in self._known_good:
             yield from self._check(server)
+        elif self._one_holds_all:
+            self.holder = server
         return server
 
     def masters(self) -> Steps[Sequence[Server]]:
@@ -112,7 +118,7 @@ class EmbeddedRoute(Route):
 
     def forget(self) -> None:
         """The server may have ended; then the next use starts it again."""
-        self._server = None
+        self._server = self.holder = None
 
     def close(self) -> Steps[None]:
         """Leave the directory; the last one waits for the server's end."""
@@ -135,7 +141,7 @@ class SentinelRoute(Route):
 
     def forget(self) -> None:
         """The master may have changed."""
-        self._master = None
+        self._master = self.holder = None
 
     def _discover(self) -> Steps[Server]:
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.endpoint.service)
@@ -166,6 +172,8 @@ class SentinelRoute(Route):
 
 class ClusterRoute(Route):
     """The node that holds the slot of a key."""
+
+    _one_holds_all = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
+import msgspec
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from toril.alarm import Alarm
@@ -27,7 +28,7 @@ _pack_command = cast(Callable[[Command], bytes], cast(Any, hiredis).pack_command
 
 def pack(commands: Iterable[Command]) -> bytes:
     """The commands as they go over the wire."""
-    return b"".join([_pack_command(command) for command in commands])
+    return b"".join(map(_pack_command, commands))
 
 
 class OpenConnection(Protocol):
@@ -82,16 +83,13 @@ class _Teller:
             self._future.set_result(replies)
 
 
-class _Exchange:
+class _Exchange(msgspec.Struct):
     """Commands that have been sent: how many replies they get, those that came, and until when."""
 
-    __slots__ = ("due", "replies", "waiter", "wanted")
-
-    def __init__(self, wanted: int, due: float, waiter: Waiter) -> None:
-        self.wanted = wanted
-        self.due = due
-        self.waiter = waiter
-        self.replies: list[Any] = []
+    wanted: int
+    due: float
+    waiter: Waiter
+    replies: list[Any] = []
 
 
 class Wire(asyncio.Protocol):
@@ -120,22 +118,20 @@ class Wire(asyncio.Protocol):
         self._users = 0
         self._unasked = False  # whether something came for which nobody waits
         self._alarm = Alarm(self._look_at_clock)
+        self._now = asyncio.get_running_loop().time
         self._lost: Exception | None = None
+        self.is_connected = True
+        """Whether it is open as far as this side knows."""
         self._unread = select.poll()
         self._unread.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @property
-    def is_connected(self) -> bool:
-        """Whether it is open as far as this side knows."""
-        return self._lost is None and self._connection.is_connected
-
-    @property
     def is_fresh(self) -> bool:
-        """Whether it is open and has nothing unread."""
+        """Whether it is open and has nothing unread, as far as the loop has looked."""
         return (
             self.is_connected
-            and not self._transport.is_closing()
             and not self._unasked
+            and not self._transport.is_closing()
             and not self._reader.has_data()
         )
 
@@ -147,7 +143,7 @@ class Wire(asyncio.Protocol):
     @property
     def has_news(self) -> bool:
         """Whether something came, or it was closed, and the loop has not looked there yet."""
-        return not self._transport.is_closing() and bool(self._unread.poll(0))
+        return bool(self._unread.poll(0)) and not self._transport.is_closing()
 
     async def exchange(
         self, commands: Sequence[Command], timeout: float, tell: Tell | None = None
@@ -184,7 +180,7 @@ class Wire(asyncio.Protocol):
         self._users += 1
         if self._lost is not None:
             raise self._lost
-        mine = _Exchange(len(commands), asyncio.get_running_loop().time() + timeout, waiter)
+        mine = _Exchange(len(commands), self._now() + timeout, waiter)
         self._transport.write(pack(commands))
         self._under_way.append(mine)
         self._alarm.set(mine.due)
@@ -195,14 +191,14 @@ class Wire(asyncio.Protocol):
 
     def hurry(self, timeout: float) -> None:
         """Give what is under way up after so many seconds, if it is not sooner."""
-        due = asyncio.get_running_loop().time() + timeout
+        due = self._now() + timeout
         for exchange in self._under_way:
             exchange.due = min(exchange.due, due)
         self._alarm.set(due)
 
     def _look_at_clock(self) -> float | None:
         """Give the exchanges up whose time is over; say when that of the next one will be."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         following: float | None = None
         for exchange in self._under_way:
             if exchange.waiter.done():
@@ -215,6 +211,7 @@ class Wire(asyncio.Protocol):
 
     async def disconnect(self, *, nowait: bool = False) -> None:
         """Close it; `nowait`: without waiting until that is done."""
+        self.is_connected = False
         self._alarm.stop()
         await self._connection.disconnect(nowait=nowait)
 
@@ -246,6 +243,7 @@ class Wire(asyncio.Protocol):
         self._former.connection_lost(exc)  # who waits for the end of closing waits there
 
     def _break(self, error: Exception) -> None:
+        self.is_connected = False
         self._lost = self._lost or error
         for exchange in self._under_way:
             if not exchange.waiter.done():
