@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
+import msgspec
+
 from toril.connection.begun import Begun
-from toril.connection.call import at_once
 from toril.connection.line import Line
 from toril.errors import IndeterminateError, JobError
 from toril.job_events import JobEvent
@@ -29,15 +30,12 @@ WORTH_A_CALL: Final = 25
 _inherited: list[object] = []
 
 
-class _Batch:
+class _Batch(msgspec.Struct, eq=False):
     """Jobs that are added in one call, and what plugins shall hear of it."""
 
-    __slots__ = ("begun", "jobs", "untold")
-
-    def __init__(self, jobs: Sequence[_Waiting]) -> None:
-        self.jobs = jobs
-        self.untold: list[JobEvent] = []
-        self.begun: object = None  # kept in a forked child, too, which must not close it
+    jobs: Sequence[_Waiting]
+    untold: list[JobEvent] = []
+    begun: object = None  # kept in a forked child, too, which must not close it
 
 
 class AddBatches:
@@ -65,8 +63,7 @@ class AddBatches:
         self._loop = loop
         self._waiting: list[_Waiting] = []
         self._under_way = []
-        self._quiet = asyncio.Event()  # nothing waits, and nothing is under way
-        self._quiet.set()
+        self._quiet: asyncio.Event | None = None  # for who waits until nothing is under way
         self._sending = False  # whether the loop is to send when it comes round
         self._together = 1  # jobs of the last call
         self._line = Line()
@@ -79,15 +76,12 @@ class AddBatches:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._start(loop)
-        planning = self._operations.planned((drafted,))
-        if self._operations.plans_at_once and not self._planning.locked():
-            (node,) = at_once(planning)
-        else:
+        node = None if self._planning.locked() else self._operations.planned_now(drafted)
+        if node is None:
             async with self._planning:  # what is to be read first must not change the order
-                (node,) = await self._runtime.drive(planning)
+                (node,) = await self._runtime.drive(self._operations.planned((drafted,)))
         saved: asyncio.Future[JobSnapshot] = loop.create_future()
         self._waiting.append((node, saved))
-        self._quiet.clear()
         if self._together == 1 and len(self._waiting) == 1 and not self._under_way:
             self._send()
         elif self._may_send:
@@ -97,7 +91,8 @@ class AddBatches:
     async def settled(self) -> None:
         """Wait until nothing is under way; also what a cancelled caller has left."""
         here = asyncio.get_running_loop()
-        if self._loop is here:
+        if self._loop is here and (self._waiting or self._under_way):
+            self._quiet = self._quiet or asyncio.Event()
             await self._quiet.wait()
         while telling := [task for task in self._telling if task.get_loop() is here]:
             await asyncio.wait(telling)
@@ -120,7 +115,7 @@ class AddBatches:
 
     def _send(self) -> None:
         self._sending = False
-        while self._waiting and self._may_send and (jobs := self._next()):
+        while jobs := self._next():
             batch = _Batch(jobs)
             self._under_way.append(batch)
             self._together = len(jobs)
@@ -134,7 +129,7 @@ class AddBatches:
         """What the next call adds: nothing if a call that is under way is to end before it."""
         # Who was cancelled before the job was sent does not want it any more.
         self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
-        if not self._may_send:
+        if not wanted or not self._may_send:
             return ()
         # Two calls have as much to do each, as one waits for the other.
         jobs = len(wanted)
@@ -167,8 +162,9 @@ class AddBatches:
         self._look_whether_quiet()
 
     def _look_whether_quiet(self) -> None:
-        if not self._waiting and not self._under_way:
+        if self._quiet is not None and not self._waiting and not self._under_way:
             self._quiet.set()
+            self._quiet = None
 
     async def _tell(self, batch: _Batch, saved: Sequence[JobSnapshot | BaseException]) -> None:
         try:

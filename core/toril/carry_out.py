@@ -115,7 +115,7 @@ class _Asked(Generic[T]):
         self._telling: asyncio.Task[None] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         steps = conversation(executor, dispatcher, procedure, self._untold)
-        self._begun = executor.begin(steps, self._ended, line)
+        self._begun = Begun(executor, steps, self._ended, line)
 
     def _ended(self, _begun: Begun[T]) -> None:
         if not self._over.done():

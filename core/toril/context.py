@@ -13,9 +13,9 @@ from toril.connection.call import Procedure
 from toril.connection.lanes import LanePool
 from toril.errors import JobNotFound
 from toril.hooks.function import HookFunction
-from toril.live import LiveAtSave, LiveSettings
+from toril.live import NOTHING_SAID, LiveAtSave, LiveSettings
 from toril.new_job import Drafted
-from toril.planning import SAVE, Functions, plan_removal, plan_save
+from toril.planning import Functions, plan_removal, plan_save
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_key, queue_name, split_job_key
@@ -28,14 +28,16 @@ from toril.types import RemovalCause, State
 class Context:
     """What operations need to know of their App.
 
-    `functions`, `wants` and `check_settings` answer once the plugins run, which is before a
-    procedure does.
+    `functions`, `savers`, `wants` and `check_settings` answer once the plugins run, which is before
+    a procedure does.
     """
 
     prefix: str
     clock: Clock
     lanes: LanePool
     functions: Functions
+    savers: Callable[[bool], Sequence[HookFunction]]
+    """The functions that plan a save, by whether somebody has said something for the job."""
     wants: Callable[[], frozenset[str]]
     """The event hooks that somebody implements."""
     check_settings: Callable[[Sequence[Said[Any]]], None]
@@ -68,26 +70,25 @@ class Context:
         return JobNotFound(f"there is no job {id!r} in queue {queue!r}", queue=queue, job_id=id)
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
-        """The nodes to write, once every plugin has been asked about every draft.
+        """The nodes to write, once every plugin has been asked about every draft."""
+        live = yield from self.live.of(
+            {one.node.queue for one in drafted if one.node.prefix is None}
+        )
+        return [self.plan(one, live.get(one.node.queue, NOTHING_SAID)) for one in drafted]
 
-        A plugin that asks for it is passed over where nobody has said anything.
+    def plan(self, one: Drafted, live: LiveAtSave) -> NewNode:
+        """The node to write, once every plugin has been asked about the draft.
+
+        A plugin that asks for it is passed over where nobody has said anything. `live` is what is
+        said for its queue.
         """
-        live = yield from self.live.of([one.queue for one in drafted if one.node.prefix is None])
-        spoken = {queue for queue, kinds in live.items() if any(kinds.values())}
-        said = [said for one in drafted for said in one.said]
+        node, said = one.node, one.said
         if said:
             self.check_settings(said)
-        functions = self.functions(SAVE)
-        always = [function for function in functions if not function.only_when_said]
-        nodes: list[NewNode] = []
-        for one in drafted:
-            node = one.node
-            here = node.prefix is None
-            asked = functions if one.said or (here and one.queue in spoken) else always
-            if asked or one.said:
-                node = _asked(asked, one, live.get(one.queue, {}) if here else {})
-            nodes.append(node)
-        return nodes
+        if live and node.prefix is not None:
+            live = NOTHING_SAID
+        functions = self.savers(bool(said or live))
+        return _asked(functions, one, live) if functions or said else node
 
     def ask_before_removal(
         self,
@@ -104,7 +105,7 @@ def _asked(functions: Sequence[HookFunction], one: Drafted, live: LiveAtSave) ->
     """The node of a draft with what the plugins add to it."""
     node = one.node
     draft = Draft(
-        one.queue,
+        queue_name(node.queue),
         node.id,
         node.name,
         one.data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from toril.connection.call import Procedure
 from toril.errors import JobNotFound
@@ -93,7 +93,7 @@ class StoredJob:
         return self.snapshot.reason
 
 
-def plain(result: Json) -> Json:
+def plain(result: Json) -> Any:
     """The result of a job that is of no task: as it is."""
     return result
 
@@ -110,7 +110,7 @@ class Job(StoredJob, Generic[R]):
     ) -> None:
         super().__init__(snapshot)
         self._app = app
-        self._decode = decode or cast("Callable[[Json], R]", plain)
+        self._decode: Callable[[Json], R] = decode or plain
 
     @cached_property
     def _operations(self) -> JobOperations:  # most jobs that are added are not looked at again

@@ -14,6 +14,8 @@ FRESH: Final = 10_000
 """Milliseconds after which what is said for a queue is read again."""
 
 LiveAtSave: TypeAlias = "Mapping[type[Setting], Sequence[Said[Any]]]"
+"""By kind; kinds of which nothing is said are not in it."""
+NOTHING_SAID: Final[LiveAtSave] = {}
 
 
 class LiveSettings:
@@ -21,43 +23,40 @@ class LiveSettings:
 
     Args:
         kinds: The settings that somebody wants to know; without any the server is not asked.
-        key: What a queue's keys begin with, by its name.
         clock: Where the time comes from.
     """
 
-    def __init__(
-        self, kinds: Callable[[], Sequence[type[Setting]]], key: Callable[[str], str], clock: Clock
-    ) -> None:
+    def __init__(self, kinds: Callable[[], Sequence[type[Setting]]], clock: Clock) -> None:
         self._kinds = kinds
-        self._key = key
         self._clock = clock
         self._known: dict[str, tuple[int, LiveAtSave]] = {}
 
-    def is_known(self, queue: str) -> bool:
-        """Whether what is said for the queue need not be read again yet."""
+    def known(self, queue: str) -> LiveAtSave | None:
+        """What is said for the queue with that key; None: it has to be read (again)."""
         if not self._kinds():
-            return True
+            return NOTHING_SAID
         known = self._known.get(queue)
-        return known is not None and abs(self._clock.now_ms() - known[0]) < FRESH
+        if known is None or abs(self._clock.now_ms() - known[0]) >= FRESH:
+            return None
+        return known[1]
 
     def of(self, queues: Iterable[str]) -> Procedure[Mapping[str, LiveAtSave]]:
         """What is said for each of these queues; read, in one go, where it is not known.
 
         Who saves while somebody else reads goes on with what was known before.
         """
-        queues = dict.fromkeys(queues)
-        missing = [queue for queue in queues if not self.is_known(queue)]
+        known = {queue: self.known(queue) for queue in dict.fromkeys(queues)}
+        missing = [queue for queue, said in known.items() if said is None]
         if missing:
             before = {queue: self._known[queue] for queue in missing if queue in self._known}
             for queue, (_, said) in before.items():
                 self._known[queue] = (self._clock.now_ms(), said)
             try:
-                found: Sequence[LiveAtSave] = yield read_all_live(
-                    [self._key(queue) for queue in missing], self._kinds()
-                )
+                found: Sequence[LiveAtSave] = yield read_all_live(missing, self._kinds())
             except BaseException:
                 self._known.update(before)
                 raise
             for queue, said in zip(missing, found, strict=True):
                 self._known[queue] = (self._clock.now_ms(), said)
-        return {queue: self._known[queue][1] for queue in queues if queue in self._known}
+                known[queue] = said
+        return {queue: said or NOTHING_SAID for queue, said in known.items()}

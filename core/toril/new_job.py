@@ -144,11 +144,10 @@ def job_id(given: str) -> str:
 class Drafted(msgspec.Struct, frozen=True, gc=False):
     """A job to be added, checked, before the plugins are asked.
 
-    `queue` is the plain name of its queue, `data` the payload as the caller gave it, `said` what
-    was said for this job, most specific first.
+    `data` is the payload as the caller gave it, `said` what was said for this job, most specific
+    first.
     """
 
-    queue: str
     node: NewNode
     data: Json
     said: tuple[Said[Any], ...]
@@ -156,8 +155,8 @@ class Drafted(msgspec.Struct, frozen=True, gc=False):
 
 def draft(
     queue_key: str,
-    name: str,
-    data: Json,
+    name: object,
+    data: Json | Setting,
     options: JobOptions,
     checked: CheckedOptions,
     *,
@@ -187,9 +186,9 @@ def draft(
         TypeError: A value of the wrong type; a number where a duration is wanted.
         ValueError: A value out of range (`InvalidJob` for what could not be saved).
     """
-    if not isinstance(cast(object, name), str):
+    if not isinstance(name, str):
         raise TypeError(f"a job's name is a text, not {name!r}")
-    if isinstance(cast(object, data), Setting):
+    if isinstance(data, Setting):
         raise TypeError(
             f"{data!r} stands where the data of job {name!r} should be; settings come "
             "after the data, which may be None"
@@ -197,23 +196,21 @@ def draft(
     if parent is None and options:
         parent = _parent(queue_key, options.get("parent"))
     opts = checked.of(options, parent, now)
-    given = cast("str | None", opts.get("jobId"))
+    given: str | None = opts.get("jobId")
     node = NewNode(
         queue_key,
         given or ("" if counter else new_id()),
         name,
-        encode_json(
-            data, f"data of job {name!r}", most_bytes=cast("int | None", opts.get("sizeLimit"))
-        ),
+        encode_json(data, f"data of job {name!r}", most_bytes=opts.get("sizeLimit")),
         opts,
-        cast(int, opts.get("timestamp", now)),
+        opts.get("timestamp", now),
         parent,
         is_parent=has_children,
         counter=counter and not given,
         given=given is not None,
         prefix=prefix,
     )
-    return Drafted(queue_key.rpartition(":")[2], node, data, said)
+    return Drafted(node, data, said)
 
 
 class CheckedOptions:
@@ -227,14 +224,15 @@ class CheckedOptions:
 
     def __init__(self, defaults: QueueDefaults | None = None) -> None:
         self._defaults: Mapping[str, object] = defaults or {}
-        self._known: dict[Hashable, Mapping[str, Json]] = {}
+        self._known: dict[Hashable, Mapping[str, Any]] = {}
 
-    def of(self, options: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Json]:
+    def of(self, options: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Any]:
         """The options of one job; `parent` is its parent, `now` in milliseconds since the epoch.
 
         Raises what `draft` raises.
         """
-        said = (parent, *((name, type(value), value) for name, value in options.items()))
+        values = options.values()
+        said = (parent, *zip(options, map(type, values), values, strict=True))
         if options and (
             not self._OF_ONE_JOB.isdisjoint(options)
             or isinstance(options.get("delay"), datetime)
@@ -248,7 +246,7 @@ class CheckedOptions:
             known = self._known[said] = self._check(options, parent, now)
         return known
 
-    def _check(self, given: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Json]:
+    def _check(self, given: JobOptions, parent: ParentRef | None, now: int) -> Mapping[str, Any]:
         options: dict[str, Any] = {**self._defaults}
         options |= {name: value for name, value in given.items() if value is not None}
         options = {name: value for name, value in options.items() if value is not None}

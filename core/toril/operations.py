@@ -69,7 +69,8 @@ class QueueOperations:
         self, name: str, data: Json, settings: tuple[Setting, ...], options: JobOptions
     ) -> Drafted:
         """The same for a single job, as `add` gets it."""
-        check_options("add", options)
+        if options:
+            check_options("add", options)
         return self._drafted(name, data, settings, options)
 
     def _drafted(
@@ -87,10 +88,10 @@ class QueueOperations:
             counter=self._counter,
         )
 
-    @property
-    def plans_at_once(self) -> bool:
-        """Whether `planned` would ask the server nothing now."""
-        return self._context.live.is_known(self.name)
+    def planned_now(self, drafted: Drafted) -> NewNode | None:
+        """`planned` for one job; None if the server has to be asked something before."""
+        live = self._context.live.known(self.key)
+        return None if live is None else self._context.plan(drafted, live)
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The jobs as they are to be written, once every plugin has been asked about each."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from toril.errors import ConfigurationError, PluginError, Reject
 from toril.hooks.function import HookFunction
+from toril.hooks.plugin_set import SAVE
 from toril.options import POLICY_OPTION
 from toril.setting import LEVELS, Said
 from toril.snapshots import Draft, Removal, SavePlan
@@ -16,7 +17,6 @@ from toril.types import Json, JsonObject
 Functions = Callable[[str], Sequence[HookFunction]]
 """The functions of active plugins for a hook, in the order in which they are asked."""
 
-SAVE: Final = "toril_plan_save"
 _REMOVE: Final = "toril_plan_remove"
 
 _NOT_A_PLUGINS: Final = frozenset({"jobId", "parent", "timestamp", *POLICY_OPTION.values()})

@@ -85,9 +85,10 @@ class Runtime:
             clock=self.clock,
             lanes=self.lanes,
             functions=self._functions,
+            savers=lambda said: self.plugins.savers[said],
             wants=lambda: self.plugins.wants,
             check_settings=lambda said: check_declared(said, self.plugins.settings),
-            live=LiveSettings(lambda: self.plugins.settings_at_save, self._key, self.clock),
+            live=LiveSettings(lambda: self.plugins.settings_at_save, self.clock),
         )
         self.declared = DeclaredSettings(self.context.key, self.clock)
         self.metrics = Metrics()
@@ -103,14 +104,13 @@ class Runtime:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started: Future[None] | None = None
+        self.started = False
+        """Whether the plugins run."""
         self._starter: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self.declared.forget()
         self.services: dict[str, list[LeasedService]] = {}
-
-    def _key(self, queue: str) -> str:
-        return self.context.key(queue)
 
     def _functions(self, hook: str) -> Sequence[HookFunction]:
         return self.plugins.functions(hook)
@@ -124,11 +124,6 @@ class Runtime:
     def place(self) -> str:
         """The server's URL without secrets, for people; a question mark if none is named yet."""
         return str(self._target or "?")
-
-    @property
-    def started(self) -> bool:
-        """Whether the plugins run."""
-        return self._started is not None and self._started.done()
 
     def _load(self) -> None:
         if _refused is not None:
@@ -210,6 +205,7 @@ class Runtime:
             self._started = None
             starting.set_exception(error)
         else:
+            self.started = True
             starting.set_result(None)
 
     def start_sync(self) -> None:
@@ -245,6 +241,7 @@ class Runtime:
                 self._started = None
                 starting.set_exception(error)
                 raise
+            self.started = True
             starting.set_result(None)
         starting.result()
 
@@ -299,7 +296,7 @@ class Runtime:
             line: The row that it joins.
         """
         steps = conversation(self.executor, self.dispatcher, procedure, untold)
-        return self.executor.begin(steps, over, line)
+        return Begun(self.executor, steps, over, line)
 
     async def perform(self, procedure: Procedure[T], queues: Sequence[str] = ()) -> T:
         """`drive`, once everything is ready for it."""

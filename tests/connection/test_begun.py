@@ -51,7 +51,7 @@ class Outcome:
 
 def begin(executor: Executor, steps: Steps[Any], line: Line | None = None) -> Outcome:
     outcome = Outcome()
-    executor.begin(steps, outcome, line)
+    Begun(executor, steps, outcome, line)
     return outcome
 
 

@@ -78,17 +78,6 @@ Procedure: TypeAlias = Generator[Request | Series[Any], Any, T]
 """A conversation of several calls; `return` gives its result."""
 
 
-def at_once(procedure: Procedure[T]) -> T:
-    """The result of a procedure that asks the server nothing. Raises what it raises."""
-    try:
-        next(procedure)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    procedure.close()
-    raise RuntimeError("a procedure that should ask nothing has asked the server")
-
-
 def only(request: Call[Any] | Read[Any]) -> Procedure[Any]:
     """The procedure of a single call or read."""
     return (yield request)

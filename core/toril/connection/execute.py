@@ -11,7 +11,6 @@ from typing import Any, TypeVar, overload
 
 from redis.exceptions import RedisError
 
-from toril.connection.begun import Begun
 from toril.connection.call import Call, Read, Request
 from toril.connection.conversation import PRODUCER, Patience, command_of, converse
 from toril.connection.endpoint import Endpoint, Server
@@ -123,12 +122,6 @@ class Executor:
     def converse(self, request: Request, patience: Patience | None = None) -> Steps[Any]:
         """The conversation in which `request` is carried out; see `run`."""
         return converse(self.route, self._scripts, request, patience or self._patience)
-
-    def begin(
-        self, steps: Steps[T], over: Callable[[Begun[T]], None], line: Line | None = None
-    ) -> Begun[T]:
-        """Begin a conversation, which goes on by itself; see `Begun`."""
-        return Begun(self, steps, over, line)
 
     def command(self, call: Call[Any]) -> Command:
         """The command that `call` is, for who sends it on a connection of his own."""

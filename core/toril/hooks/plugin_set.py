@@ -22,6 +22,8 @@ Status = Literal["active", "off", "blocked", "broken", "conflict", "waiting"]
 
 OWN_DISTRIBUTION: Final = "toril"
 
+SAVE: Final = "toril_plan_save"
+
 EVENT_HOOKS: Final = frozenset(
     f"toril_jobs_{what}"
     for what in ("saved", "completed", "failed", "retried", "stalled", "removed")
@@ -104,6 +106,9 @@ class PluginSet:
                 functions.append(self._made.setdefault(key, function))
             if functions:
                 self._functions[hook] = tuple(functions)
+        savers = self.functions(SAVE)
+        self.savers = {True: savers, False: tuple(f for f in savers if not f.only_when_said)}
+        """The functions that plan a save, by whether somebody has said something for the job."""
         self.wants = frozenset(EVENT_HOOKS & self._functions.keys())
         self._named = {
             (each.kind, each.name): each

@@ -98,22 +98,19 @@ class NewNode(msgspec.Struct, frozen=True, gc=False):
     def terms(self) -> dict[str, Any]:
         """What scripts get of it that other nodes may have in common with it.
 
-        Raises `InvalidJob` if an option cannot be stored.
+        Its queue is that of the call (number 1), unless the caller says otherwise. Raises
+        `InvalidJob` if an option cannot be stored.
         """
-        opts = self.opts
-        terms: dict[str, Any] = {"opts": _stored_opts(opts)}
-        for option in ("delay", "priority", "lifo"):
-            if stored := opts.get(option):
-                terms[option] = stored
+        terms = {"q": 1, **_terms_of_opts(self)}
         if self.parent is not None:
             terms["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
             terms["parent"] = _parent_json(self, self.parent)
-        window = _window(self)
-        if window is not None:
-            terms["window"], terms["deid"] = window, window["id"]
-        for flag in ("is_parent", "counter", "given"):
-            if getattr(self, flag):
-                terms[flag] = True
+        if self.is_parent:
+            terms["is_parent"] = True
+        if self.counter:
+            terms["counter"] = True
+        if self.given:
+            terms["given"] = True
         return terms
 
     def snapshot(self, id: str) -> JobSnapshot:
@@ -160,20 +157,28 @@ class WrittenFields(Mapping[bytes, bytes]):
         return len(self._made())
 
 
-_shared_opts: dict[int, tuple[Mapping[str, Json], str]] = {}
+_shared_opts: dict[int, tuple[Mapping[str, Json], dict[str, Any]]] = {}
 _MOST_SHARED: Final = 256
 
 
-def _stored_opts(opts: Mapping[str, Json]) -> str:
-    """The options as they are stored; of those that cannot change the text is remembered."""
-    if not isinstance(opts, MappingProxyType):
-        return encode_opts(opts)
+def _terms_of_opts(node: NewNode) -> dict[str, Any]:
+    """What scripts get of its options; remembered for options that cannot change."""
+    opts = node.opts
     known = _shared_opts.get(id(opts))
-    if known is None:
+    if known is not None and known[0] is opts:
+        return known[1]
+    terms: dict[str, Any] = {"opts": encode_opts(opts)}
+    for option in ("delay", "priority", "lifo"):
+        if stored := opts.get(option):
+            terms[option] = stored
+    window = _window(node)
+    if window is not None:
+        terms["window"], terms["deid"] = window, window["id"]
+    if isinstance(opts, MappingProxyType):
         if len(_shared_opts) >= _MOST_SHARED:
             _shared_opts.clear()
-        known = _shared_opts[id(opts)] = opts, encode_opts(opts)  # while it is here its id is its
-    return known[1]
+        _shared_opts[id(opts)] = opts, terms
+    return terms
 
 
 def _window(node: NewNode) -> dict[str, Any] | None:
@@ -287,7 +292,7 @@ def _request(
     """
     if len(nodes) == 1 and not flow_roots and nodes[0].queue == queue:
         terms = nodes[0].terms()
-        request = {"now": now, "nodes": [{**_own_fields(nodes[0]), **terms, "q": 1}]}
+        request = {"now": now, "nodes": [_packed(nodes[0], terms)]}
         return (queue,), request if terms.keys() <= _PLAIN else {**request, "special": True}
     numbers = {queue: 1}
     common: list[dict[str, Any]] = []
@@ -303,20 +308,21 @@ def _request(
                 common[-1]["inner"] = True
             number = len(common)
         last[inner] = node, number
-        packed.append({**_own_fields(node), "terms": number})
+        packed.append(_packed(node, {"terms": number}))
     request = {"now": now, "nodes": packed, "terms": common}
     if not all(terms.keys() <= _PLAIN for terms in common):
         request["special"] = True
     return tuple(numbers), request
 
 
-def _own_fields(node: NewNode) -> dict[str, Any]:
-    """What scripts get of it that no other node has."""
+def _packed(node: NewNode, terms: dict[str, Any]) -> dict[str, Any]:
+    """The node as scripts get it: what no other node has, and its terms, or their number."""
     fields: dict[str, Any] = {
         "id": node.id,
         "name": node.name,
         "data": node.data,
         "timestamp": node.timestamp,
+        **terms,
     }
     if node.own is not None:
         fields["toril"] = _own_json(node.own)
@@ -348,9 +354,10 @@ def add_nodes(
             raise ServerError(
                 "the flow was taken back, as its last step was more than a minute ago; add it again"
             )
+        results: Sequence[tuple[int, bytes, int, int]]
         written, results, told = (1, (), b"") if reply == _NOTHING_TO_TELL else reply
         added = [Added(node.id, duplicate=False) for node in nodes]
-        for number, id, existed, code in cast("list[tuple[int, bytes, int, int]]", results):
+        for number, id, existed, code in results:
             node = nodes[number - 1]
             error = _error(node, code) if code else None
             if error is not None and not written:

@@ -74,15 +74,17 @@ def read_all_live(
 ) -> Read[list[dict[type[Setting], tuple[Said[Any], ...]]]]:
     """The live values of several settings, queue by queue, each most specific first.
 
-    Raises `ConfigurationError` if what is stored is not one.
+    Kinds of which nothing is said are left out. Raises `ConfigurationError` if what is stored is
+    not one.
     """
     fields = [_field(kind) for kind in kinds]
 
     def parse(replies: list[Any]) -> list[dict[type[Setting], tuple[Said[Any], ...]]]:
         return [
             {
-                kind: _said(queue, kind, _stored(queue, kind, raw))
+                kind: said
                 for kind, raw in zip(kinds, stored, strict=True)
+                if (said := _said(queue, kind, _stored(queue, kind, raw)))
             }
             for queue, stored in zip(queues, replies, strict=True)
         ]
