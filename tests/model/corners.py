@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.model.ended import OwnLevel
 from tests.model.programs import (
+    Answer,
     Change,
     Ending,
     HoldNames,
@@ -47,6 +48,7 @@ def _endings(text: str) -> list[Ending]:
     ]
 
 
+KEEP_X: Final = Answer({("completed", "x"): Keep.forever()})
 HOLD, RELEASE = HoldNames(frozenset("x")), HoldNames(frozenset())
 
 CORNERS: Final[Mapping[str, Program]] = {
@@ -91,6 +93,25 @@ CORNERS: Final[Mapping[str, Program]] = {
         Say("queue", Retention(completed=1)),
         (TakeIds(IdWindow("1h")), "xy"),
         (TakeIds(None), "y"),
+    ),
+    "a strategy that says something by now keeps a job whose age has come": program(
+        Say("queue", Retention(completed=Keep(age="10s"))),
+        (None, "xy"),
+        (KEEP_X, ""),
+        (Wait(60), ""),
+    ),
+    "a strategy that says something by now keeps a job beyond a lowered count": program(
+        Say("queue", Retention(completed=3)),
+        (None, "xxy"),
+        (KEEP_X, ""),
+        (Say("queue", Retention(completed=Keep.nothing())), ""),
+    ),
+    "what a strategy keeps is not counted together with the others any more": program(
+        Say("queue", Retention(completed=Keep(last=2, key="name"))),
+        (None, "x"),
+        (KEEP_X, ""),
+        (Answer({}), "xx"),
+        (None, ""),
     ),
 }
 """What is to be seen there -> the program."""
