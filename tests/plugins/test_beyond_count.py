@@ -6,6 +6,7 @@ to leave to the others.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,147 +17,214 @@ from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
 
 from toril.hooks.loader import load_plugins
-from toril.plugins import Said
+from toril.plugins import Outcome, Said
 from toril.protocol.adding import add_jobs
 from toril.types import Json
 from toril_plugins import Ceiling, Hold, Holds, IdWindow, Keep, Requires, Retention
 
 OWN_VALUE = '{"said":{"retention":[{"v":{"completed":{"age":"1d"},"failed":{"age":"1d"}}}]}}'
+ENDS = ("added", "waiting", "active", "failed", "completed", "retries-exhausted", "drained")
+"""Events of what happens besides."""
 
 
-@pytest.fixture
-def run(raw: redis.Redis) -> Runner:
-    """Two jobs are active: `new` and `newer`; `old` has failed before."""
+@dataclass
+class Here:
+    """A queue in which `new` and `newer` are active; `old` has ended as they are going to."""
+
+    raw: redis.Redis
+    run: Runner
+    outcome: Outcome
+
+    def say(self, *values: Any) -> None:
+        """Say something for the queue."""
+        for value in values:
+            for field, text in type(value).project([Said(value, "queue", "test", NOW)]).items():
+                self.raw.hset(f"{Q}:meta", f"toril.{type(value).name}.{field}", text)
+
+    def keep(self, keep: Any) -> Retention:
+        return Retention(**{self.outcome: keep})
+
+    def end(self, *names: str, wants: Any = frozenset(), **more: Any) -> list[dict[str, str]]:
+        """Let jobs end; the events after those of the ends."""
+        value = "null" if self.outcome == "completed" else "x"
+        finishes = (finish(name, kind=self.outcome, value=value, **more) for name in names)
+        assert set(end(self.run, *finishes, wants=wants).codes) == {0}
+        assert not self.run.chunk_errors
+        told: Any = contents(self.raw)[f"{Q}:events"]
+        return [event for event in told if event["event"] not in ENDS]
+
+    @property
+    def reports(self) -> list[Json]:
+        """What the plugin's Lua has reported."""
+        return [report.value for report in self.run.reports]
+
+    @property
+    def kept(self) -> list[Any]:
+        return list(self.raw.zrange(f"{Q}:{self.outcome}", 0, -1))
+
+
+@pytest.fixture(params=["completed", "failed"])
+def here(request: pytest.FixtureRequest, raw: redis.Redis) -> Here:
     runner = Runner(raw, load_plugins(["persistence", "cleanup"]).chunks)
     runner(add_jobs([node("new"), node("newer")], now=NOW))
     take(runner, 2)
-    Seed(raw).job("old", "failed", score=NOW - 1000)
-    return runner
+    Seed(raw).job("old", request.param, score=NOW - 1000)
+    return Here(raw, runner, request.param)
 
 
-def say(raw: redis.Redis, *values: Any) -> None:
-    """Say something for the queue."""
-    for value in values:
-        for field, text in type(value).project([Said(value, "queue", "test", NOW)]).items():
-            raw.hset(f"{Q}:meta", f"toril.{type(value).name}.{field}", text)
-
-
-def fail(run: Runner, raw: redis.Redis, *names: str) -> tuple[list[Json], list[dict[str, str]]]:
-    """Let jobs fail; what the plugin's Lua reports, and the events after those of the ends."""
-    assert set(end(run, *(finish(name, kind="failed", value="x") for name in names)).codes) == {0}
-    assert not run.chunk_errors
-    told: Any = contents(raw)[f"{Q}:events"]
-    ends = ("added", "waiting", "active", "failed", "retries-exhausted", "drained")
-    return [report.value for report in run.reports], [
-        event for event in told if event["event"] not in ends
-    ]
-
-
-def failed(raw: redis.Redis) -> list[Any]:
-    return list(raw.zrange(f"{Q}:failed", 0, -1))
-
-
-def test_one_goes_with_an_event_of_its_own(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=1))
-    raw.rpush(f"{Q}:old:logs", "a line")
-    reports, events = fail(run, raw, "new")
-    assert failed(raw) == ["new"]
-    assert raw.keys(f"{Q}:old*") == []
-    assert reports == [[Q, "removed", "failed", "queue", 1]]
-    (event,) = events
-    assert (event["event"], event["jobId"], event["prev"]) == ("removed", "old", "failed")
+def test_one_goes_with_an_event_of_its_own(here: Here) -> None:
+    here.say(here.keep(1))
+    here.raw.rpush(f"{Q}:old:logs", "a line")
+    (event,) = here.end("new")
+    assert here.kept == ["new"]
+    assert here.raw.keys(f"{Q}:old*") == []
+    assert here.reports == [[Q, "removed", here.outcome, "queue", 1]]
+    assert (event["event"], event["jobId"], event["prev"]) == ("removed", "old", here.outcome)
     assert event["rule"].startswith("queue: ")
 
 
-def test_several_go_with_one_event(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=1))
-    reports, events = fail(run, raw, "new", "newer")
-    assert failed(raw) == ["newer"]
-    assert reports == [[Q, "removed", "failed", "queue", 2]]
-    assert events == [{"event": "toril:evicted", "outcome": "failed", "count": "2"}]
+def test_several_go_with_one_event(here: Here) -> None:
+    here.say(here.keep(1))
+    events = here.end("new", "newer")
+    assert here.kept == ["newer"]
+    assert here.reports == [[Q, "removed", here.outcome, "queue", 2]]
+    assert events == [{"event": "toril:evicted", "outcome": here.outcome, "count": "2"}]
 
 
-def test_below_its_count_nothing_goes(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=3))
-    assert fail(run, raw, "new", "newer") == ([], [])
-    assert len(failed(raw)) == 3
+def test_of_very_many_the_oldest_go(here: Here) -> None:
+    here.say(here.keep(1))
+    for n in range(150):
+        Seed(here.raw).job(f"{n:03}", here.outcome, score=NOW - 900 + n)
+    here.end("new")
+    assert here.kept == [*(f"{n:03}" for n in range(99, 150)), "new"]  # a call removes 100
+    here.run(add_jobs([node("next")], now=NOW))
+    take(here.run)
+    here.end("next")
+    assert here.kept == ["next"]
 
 
-def test_another_outcome_does_not_count(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(completed=1))
-    fail(run, raw, "new", "newer")
-    assert len(failed(raw)) == 3
+def test_below_its_count_nothing_goes(here: Here) -> None:
+    here.say(here.keep(3))
+    assert here.end("new", "newer") == []
+    assert here.reports == []
+    assert len(here.kept) == 3
+
+
+def test_another_outcome_does_not_count(here: Here) -> None:
+    here.say(Retention(failed=1) if here.outcome == "completed" else Retention(completed=1))
+    here.end("new", "newer")
+    assert len(here.kept) == 3
 
 
 @pytest.mark.parametrize(
     "said",
-    [Holds(Hold(id="old", why="audit")), Requires("archive")],
-    ids=["held", "requires"],
-)
-def test_what_must_not_go_stays(run: Runner, raw: redis.Redis, said: Any) -> None:
-    say(raw, Retention(failed=1), said)
-    reports, _ = fail(run, raw, "new")
-    assert raw.exists(f"{Q}:old")
-    assert not [report for report in reports if isinstance(report, list) and "removed" in report]
-
-
-def test_a_locked_one_stays(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=1))
-    raw.set(f"{Q}:old:lock", "somebody")
-    reports, _ = fail(run, raw, "new")
-    assert failed(raw) == ["old", "new"]
-    assert reports == [[Q, "parked", "failed", "locked", 1]]
-
-
-def test_a_child_that_keeps_its_parent_waiting_stays(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=1))
-    seed = Seed(raw)
-    seed.job("old", None, parent=seed.job("p", "waiting-children", queue=OTHER))
-    reports, _ = fail(run, raw, "new")
-    assert failed(raw) == ["old", "new"]
-    assert reports == [[Q, "parked", "failed", "blocked", 1]]
-
-
-@pytest.mark.parametrize(
-    "fields", [{"toril": OWN_VALUE}, {"opts": '{"removeOnFail":100}'}], ids=["toril", "bullmq"]
-)
-def test_one_about_which_something_is_said_is_asked_about(
-    run: Runner, raw: redis.Redis, fields: dict[Any, Any]
-) -> None:
-    say(raw, Retention(failed=1))
-    raw.hset(f"{Q}:old", mapping=fields)
-    reports, _ = fail(run, raw, "new")
-    assert failed(raw) == ["old", "new"]
-    assert reports == []
-    assert raw.zrange(f"{Q}:toril:cleanup:due:failed", 0, -1) == ["old"]
-
-
-@pytest.mark.parametrize(
-    ("said", "left"),
     [
-        ((Retention(failed=1), IdWindow("1h")), f"{Q}:toril:cleanup:taken:@old"),
-        ((Retention(failed=Keep(last=1, tombstone="1h")),), f"{Q}:toril:cleanup:tomb:@old"),
+        Holds(Hold(id="old", why="audit")),
+        Holds(Hold(name="send", why="audit")),
+        Holds(Hold(data={"customer.id": 7}, why="audit")),
+        Requires("archive"),
     ],
-    ids=["id window", "tombstone"],
+    ids=["held by id", "held by name", "held by data", "requires"],
 )
-def test_what_is_to_be_left_is_left(
-    run: Runner, raw: redis.Redis, said: tuple[Any, ...], left: str
-) -> None:
-    say(raw, *said)
-    fail(run, raw, "new")
-    assert failed(raw) == ["new"]
-    assert raw.exists(left)
+def test_what_must_not_go_stays(here: Here, said: Any) -> None:
+    here.raw.hset(f"{Q}:old", "data", '{"customer":{"id":7}}')
+    here.say(here.keep(1), said)
+    here.end("new")
+    assert here.raw.exists(f"{Q}:old")
+    assert "removed" not in str(here.reports)
 
 
-def test_a_ceiling_beats_the_count(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=3), Ceiling(failed=1))
-    fail(run, raw, "new")
-    assert failed(raw) == ["new"]
+def test_a_locked_one_stays(here: Here) -> None:
+    here.say(here.keep(1))
+    here.raw.set(f"{Q}:old:lock", "somebody")
+    here.end("new")
+    assert here.kept == ["old", "new"]
+    assert here.reports == [[Q, "parked", here.outcome, "locked", 1]]
 
 
-def test_jobs_with_decisions_do_not_count(run: Runner, raw: redis.Redis) -> None:
-    say(raw, Retention(failed=1))
-    raw.zadd(f"{Q}:toril:cleanup:own:failed", {"old": NOW - 1000})
-    raw.hset(f"{Q}:meta", "toril.cleanup.own.failed", 1)
-    fail(run, raw, "new")
-    assert failed(raw) == ["old", "new"]
+def test_a_child_that_keeps_its_parent_waiting_stays(here: Here) -> None:
+    here.say(here.keep(1))
+    seed = Seed(here.raw)
+    seed.job("old", None, parent=seed.job("p", "waiting-children", queue=OTHER))
+    here.end("new")
+    assert here.kept == ["old", "new"]
+    assert here.reports == [[Q, "parked", here.outcome, "blocked", 1]]
+
+
+def test_a_child_whose_parent_has_gone_goes(here: Here) -> None:
+    here.say(here.keep(1))
+    Seed(here.raw).job("old", None, parent=f"{OTHER}:p")
+    here.end("new")
+    assert here.kept == ["new"]
+
+
+@pytest.mark.parametrize("kind", ["toril", "bullmq"])
+def test_one_about_which_something_is_said_is_asked_about(here: Here, kind: str) -> None:
+    here.say(here.keep(1))
+    option = "removeOnComplete" if here.outcome == "completed" else "removeOnFail"
+    here.raw.hset(
+        f"{Q}:old",
+        mapping={"toril": OWN_VALUE} if kind == "toril" else {"opts": f'{{"{option}":100}}'},
+    )
+    here.end("new")
+    assert here.kept == ["old", "new"]
+    assert here.reports == []
+    assert here.raw.zrange(f"{Q}:toril:cleanup:due:{here.outcome}", 0, -1) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "more", "left"),
+    [
+        (1, (IdWindow("1h"),), "taken"),
+        (Keep(last=1, tombstone="1h"), (), "tomb"),
+        (Keep(last=1, tombstone="1h"), (IdWindow("1h"),), "taken"),
+    ],
+    ids=["id window", "tombstone", "id window and tombstone"],
+)
+def test_what_is_to_be_left_is_left(here: Here, keep: Any, more: Any, left: str) -> None:
+    here.say(here.keep(keep), *more)
+    here.end("new")
+    assert here.kept == ["new"]
+    assert here.raw.exists(f"{Q}:toril:cleanup:{left}:@old")
+
+
+@pytest.mark.parametrize("keep", [Keep(last=1, key="name"), Keep(first=1), Keep(last=1, age="1d")])
+def test_what_counts_in_another_way(here: Here, keep: Keep) -> None:
+    """Per name nobody has counted `old` yet; the first one that was counted stays."""
+    here.say(here.keep(keep))
+    here.end("new", "newer")
+    expected = {"name": ["old", "newer"], None: ["old", "new"] if keep.first else ["newer"]}
+    assert here.kept == expected[keep.key]
+
+
+def test_a_ceiling_beats_the_count(here: Here) -> None:
+    here.say(here.keep(3), Ceiling(**{here.outcome: 1}))
+    here.end("new")
+    assert here.kept == ["new"]
+
+
+def test_jobs_with_decisions_do_not_count(here: Here) -> None:
+    here.say(here.keep(1))
+    here.raw.zadd(f"{Q}:toril:cleanup:own:{here.outcome}", {"old": NOW - 1000})
+    here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    here.end("new")
+    assert here.kept == ["old", "new"]
+
+
+@pytest.mark.parametrize("keep", [1, Keep.nothing()], ids=str)
+@pytest.mark.parametrize("plan", [{"careful": True}, {"asking": True}], ids=["careful", "asking"])
+def test_where_plugins_have_a_say_nothing_goes_before(here: Here, plan: Any, keep: Any) -> None:
+    """They review or copy, somebody only wants a report, or has a strategy, which has been asked
+    about the job that ends and not about the others."""
+    here.say(here.keep(keep))
+    here.end("new", plans={"cleanup": plan})
+    assert here.kept == (["old"] if "asking" in plan and keep != 1 else ["old", "new"])
+    assert ("removed" in str(here.reports)) == (len(here.kept) == 1)
+
+
+def test_who_wants_to_hear_of_removals_hears_of_each(here: Here) -> None:
+    here.say(here.keep(1))
+    here.end("new", "newer", wants=frozenset({"toril_jobs_removed"}))
+    assert here.kept == ["newer"]
+    gone = [event for event in here.run.events if type(event).__name__ == "JobRemoved"]
+    assert {event.job.id for event in gone} == {"old", "new"}
