@@ -3,9 +3,9 @@
 -- Keys:      [1] the queue
 -- Arguments: [1] msgpack {phase, now, interval (ms), max_stalled, from}
 --            phase 'begin': take the turn, unless somebody had it less than `interval` ago;
---            'recover': look at up to 500 of the ids to check, put back at most 100, fewer
+--            'recover': look at up to 250 of the ids to check, put back at most 100, fewer
 --            if `active` is long; `oldest` = boolean: those at its end first, if there are any;
---            'mark': note up to 500 active ids, from number `from`, for the next check.
+--            'mark': note up to 250 active ids, from number `from`, for the next check.
 -- Returns:   begin: ms until the next check is due, 0: it is our turn.
 --            recover: {1 if there is more, {{id, stalled count, 1 if it must fail}, ...},
 --            ids dropped}. mark: 1 if there may be more, else 0.
@@ -16,7 +16,7 @@
 --- @include "enqueue"
 --- @include "lists"
 
-local SLICE, MAX_RECOVERED, MAX_COMPARED = 500, 100, 100000
+local SLICE, MAX_RECOVERED, MAX_COMPARED = 250, 100, 100000
 local TOO_OFTEN = 'job stalled more than allowable limit'
 
 local Q = KEYS[1]

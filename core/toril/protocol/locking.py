@@ -19,7 +19,7 @@ from toril.snapshots import JobRef
 
 MOST_RENEWED: Final = 250
 """Locks renewed by one call."""
-STALLED_SLICE: Final = 500
+STALLED_SLICE: Final = 250
 """Ids looked at by one call of the stalled check."""
 
 
@@ -115,7 +115,7 @@ def stalled_check(
 
     A job is taken for stalled if it was active at the last check and has no lock now. One that
     stalled more than `max_stalled` times is failed by the worker that takes it next. Works in
-    slices of 500 jobs.
+    slices of 250 jobs.
     """
     request: dict[str, Any] = {"now": now, "interval": interval_ms, "max_stalled": max_stalled}
 

@@ -22,7 +22,7 @@ from toril.protocol.replies import text
 from toril.removals import KeptJob, Removals, rejection
 from toril.types import RemovalCause
 
-REMOVED_PER_CALL: Final = 50
+REMOVED_PER_CALL: Final = 25
 _TOO_LARGE: Final = -22
 _KEPT: Final = -24
 
