@@ -34,6 +34,7 @@ class _Batch(msgspec.Struct, eq=False):
     """Jobs that are added in one call, and what plugins shall hear of it."""
 
     jobs: Sequence[_Waiting]
+    nodes: Sequence[NewNode]
     untold: list[JobEvent] = []
     begun: object = None  # kept in a forked child, too, which must not close it
 
@@ -115,31 +116,32 @@ class AddBatches:
 
     def _send(self) -> None:
         self._sending = False
-        while jobs := self._next():
-            batch = _Batch(jobs)
+        while self._waiting and (batch := self._next()):
             self._under_way.append(batch)
-            self._together = len(jobs)
-            saving = self._operations.save_in_one([node for node, _ in jobs])
+            self._together = len(batch.jobs)
+            saving = self._operations.save_in_one(batch.nodes)
             batch.begun = self._runtime.begin(
                 saving, batch.untold, partial(self._ended, batch), self._line
             )
-        self._look_whether_quiet()
+        if self._quiet is not None:
+            self._look_whether_quiet(self._quiet)
 
-    def _next(self) -> Sequence[_Waiting]:
+    def _next(self) -> _Batch | None:
         """What the next call adds: nothing if a call that is under way is to end before it."""
         # Who was cancelled before the job was sent does not want it any more.
         self._waiting = wanted = [each for each in self._waiting if not each[1].done()]
         if not wanted or not self._may_send:
-            return ()
+            return None
         # Two calls have as much to do each, as one waits for the other.
         jobs = len(wanted)
         for batch in self._under_way:
             jobs += len(batch.jobs)
         share = -(-jobs // MOST_UNDER_WAY) if jobs >= MOST_UNDER_WAY * WORTH_A_CALL else jobs
         # One call: what becomes of another one is nothing to those in this one.
-        count = in_one_call([node for node, _ in wanted[: min(share, MOST_ADDED)]])
+        nodes = [node for node, _ in wanted[: min(share, MOST_ADDED)]]
+        count = in_one_call(nodes)
         self._waiting = wanted[count:]
-        return wanted[:count]
+        return _Batch(wanted[:count], nodes[:count])
 
     def _ended(self, batch: _Batch, begun: Begun[list[JobSnapshot | JobError]]) -> None:
         saved: Sequence[JobSnapshot | BaseException]
@@ -159,11 +161,12 @@ class AddBatches:
             _answer(batch, saved)
         if self._waiting and self._may_send:
             self._send_soon(asyncio.get_running_loop())
-        self._look_whether_quiet()
+        if self._quiet is not None:
+            self._look_whether_quiet(self._quiet)
 
-    def _look_whether_quiet(self) -> None:
-        if self._quiet is not None and not self._waiting and not self._under_way:
-            self._quiet.set()
+    def _look_whether_quiet(self, quiet: asyncio.Event) -> None:
+        if not self._waiting and not self._under_way:
+            quiet.set()
             self._quiet = None
 
     async def _tell(self, batch: _Batch, saved: Sequence[JobSnapshot | BaseException]) -> None:

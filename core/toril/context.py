@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,36 +13,29 @@ from toril.connection.call import Procedure
 from toril.connection.lanes import LanePool
 from toril.errors import JobNotFound
 from toril.hooks.function import HookFunction
+from toril.hooks.plugin_set import PluginSet
 from toril.live import NOTHING_SAID, LiveAtSave, LiveSettings
 from toril.new_job import Drafted
-from toril.planning import Functions, plan_removal, plan_save
+from toril.planning import plan_removal, plan_save
 from toril.protocol import reading
 from toril.protocol.adding import Added, NewNode
 from toril.protocol.keys import queue_key, queue_name, split_job_key
 from toril.setting import Said
+from toril.settings import check_declared
 from toril.snapshots import Draft, JobSnapshot, Removal
 from toril.types import RemovalCause, State
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """What operations need to know of their App.
-
-    `functions`, `savers`, `wants` and `check_settings` answer once the plugins run, which is before
-    a procedure does.
-    """
+    """What operations need to know of their App."""
 
     prefix: str
     clock: Clock
     lanes: LanePool
-    functions: Functions
-    savers: Callable[[bool], Sequence[HookFunction]]
-    """The functions that plan a save, by whether somebody has said something for the job."""
-    wants: Callable[[], frozenset[str]]
-    """The event hooks that somebody implements."""
-    check_settings: Callable[[Sequence[Said[Any]]], None]
-    """Raises `ConfigurationError` for a setting whose plugin is not in use."""
     live: LiveSettings
+    plugins: PluginSet = field(init=False)
+    """Once they have been loaded, which is before a procedure runs."""
 
     def key(self, queue: str, prefix: str | None = None) -> str:
         """What a queue's keys begin with, under this prefix or that of the App.
@@ -72,11 +65,17 @@ class Context:
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The nodes to write, once every plugin has been asked about every draft."""
         live = yield from self.live.of(
-            {one.node.queue for one in drafted if one.node.prefix is None}
+            {one.node.queue for one in drafted if one.node.prefix is None},
+            self.plugins.settings_at_save,
         )
-        return [self.plan(one, live.get(one.node.queue, NOTHING_SAID)) for one in drafted]
+        return [self._plan(one, live.get(one.node.queue, NOTHING_SAID)) for one in drafted]
 
-    def plan(self, one: Drafted, live: LiveAtSave) -> NewNode:
+    def planned_now(self, one: Drafted) -> NewNode | None:
+        """`planned` for one job; None if the server has to be asked something before."""
+        live = self.live.known(one.node.queue, self.plugins.settings_at_save)
+        return None if live is None else self._plan(one, live)
+
+    def _plan(self, one: Drafted, live: LiveAtSave) -> NewNode:
         """The node to write, once every plugin has been asked about the draft.
 
         A plugin that asks for it is passed over where nobody has said anything. `live` is what is
@@ -87,8 +86,12 @@ class Context:
             self.check_settings(said)
         if live and node.prefix is not None:
             live = NOTHING_SAID
-        functions = self.savers(bool(said or live))
+        functions = self.plugins.savers[bool(said or live)]
         return _asked(functions, one, live) if functions or said else node
+
+    def check_settings(self, said: Sequence[Said[Any]]) -> None:
+        """Raise `ConfigurationError` for a setting whose plugin is not in use."""
+        check_declared(said, self.plugins.settings)
 
     def ask_before_removal(
         self,
@@ -98,7 +101,9 @@ class Context:
         states: Sequence[State] | None = None,
     ) -> None:
         """Ask every plugin whether an operator may remove these. Raises `Reject`, `PluginError`."""
-        plan_removal(self.functions, Removal(queue, action, ids, states, self.clock.now_ms()))
+        plan_removal(
+            self.plugins.functions, Removal(queue, action, ids, states, self.clock.now_ms())
+        )
 
 
 def _asked(functions: Sequence[HookFunction], one: Drafted, live: LiveAtSave) -> NewNode:

@@ -88,7 +88,7 @@ class FlowOperations:
     def _save(self, flows: Sequence[Sequence[NewNode]]) -> Procedure[list[Added]]:
         """Write flows, in one call or, a large one, in steps. What became of the roots."""
         context = self._context
-        wants = context.wants()
+        wants = context.plugins.wants
         added: tuple[Added, ...]
         if len(flows[0]) > adding.LARGEST_FLOW:
             added = yield from add_large_flow(

@@ -55,7 +55,7 @@ class JobOperations:
             state,
             reset_attempts=reset_attempts,
             reset_started=reset_started,
-            wants=self._context.wants(),
+            wants=self._context.plugins.wants,
         )
 
     def promote(self) -> Procedure[None]:
@@ -96,7 +96,7 @@ class JobOperations:
             ids.setdefault(queue_name(key), []).append(id)
         for queue, some in ids.items():
             context.ask_before_removal(queue, "operator", ids=some)
-        now, wants = context.clock.now_ms(), context.wants()
+        now, wants = context.clock.now_ms(), context.plugins.wants
         return (yield from trees.remove_unprocessed(self._key, children, now=now, wants=wants))
 
     def remove(self, *, children: bool) -> Procedure[bool]:
@@ -109,7 +109,7 @@ class JobOperations:
                 self._id,
                 with_children=children,
                 now=context.clock.now_ms(),
-                wants=context.wants(),
+                wants=context.plugins.wants,
             )
         )
 
@@ -130,7 +130,7 @@ class JobOperations:
                     parent_key=None if parent is None else f"{parent.queue_key}:{parent.id}",
                     now=context.clock.now_ms(),
                     record=record,
-                    wants=context.wants(),
+                    wants=context.plugins.wants,
                 )
             )
 

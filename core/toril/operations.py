@@ -90,8 +90,7 @@ class QueueOperations:
 
     def planned_now(self, drafted: Drafted) -> NewNode | None:
         """`planned` for one job; None if the server has to be asked something before."""
-        live = self._context.live.known(self.key)
-        return None if live is None else self._context.plan(drafted, live)
+        return self._context.planned_now(drafted)
 
     def planned(self, drafted: Sequence[Drafted]) -> Procedure[list[NewNode]]:
         """The jobs as they are to be written, once every plugin has been asked about each."""
@@ -113,7 +112,7 @@ class QueueOperations:
                 nodes,
                 now=self._context.clock.now_ms(),
                 record=record,
-                wants=self._context.wants(),
+                wants=self._context.plugins.wants,
             )
         for node, one in zip(nodes, added, strict=True):
             if one.duplicate:
@@ -211,7 +210,7 @@ class QueueOperations:
         )
 
     def _retry_all(self, state: Outcome, age: int, **terms: Any) -> Procedure[int]:
-        before, wants = self._context.clock.now_ms() - age, self._context.wants()
+        before, wants = self._context.clock.now_ms() - age, self._context.plugins.wants
         return (yield from changing.retry_all(self.key, state, before=before, wants=wants, **terms))
 
     def promote_all(self, limit: int | None) -> Procedure[int]:
@@ -226,7 +225,7 @@ class QueueOperations:
         context.ask_before_removal(self.name, "drain", states=states)
         return (
             yield from removing.drain(
-                self.key, delayed=delayed, now=context.clock.now_ms(), wants=context.wants()
+                self.key, delayed=delayed, now=context.clock.now_ms(), wants=context.plugins.wants
             )
         )
 
@@ -249,7 +248,7 @@ class QueueOperations:
         now = context.clock.now_ms()
         return (
             yield from removing.clean(
-                self.key, state, now - age, limit=limit, now=now, wants=context.wants()
+                self.key, state, now - age, limit=limit, now=now, wants=context.plugins.wants
             )
         )
 
@@ -258,7 +257,7 @@ class QueueOperations:
         context = self._context
         context.ask_before_removal(self.name, "obliterate")
         yield from removing.obliterate(
-            self.key, force=force, now=context.clock.now_ms(), wants=context.wants()
+            self.key, force=force, now=context.clock.now_ms(), wants=context.plugins.wants
         )
 
     def change(

@@ -55,7 +55,7 @@ class PluginHost:
             script,
             args,
             now=self.clock.now_ms(),
-            wants=context.wants(),
+            wants=context.plugins.wants,
         )
         broken: list[ChunkError] = []
 

@@ -20,6 +20,7 @@ from toril.snapshots import JobRef, Recalled
 from toril.types import Json, Outcome, State
 
 if TYPE_CHECKING:
+    from toril.add_batches import AddBatches
     from toril.app import App
     from toril.schedule import Pace, Schedule
     from toril.schedule_operations import ScheduleOperations
@@ -101,7 +102,7 @@ class Queue(Inspection, Limits):
             IndeterminateError: The reply was lost; `job_ids` names the job.
         """
         drafted = self._operations.drafted_one(name, data, settings, options)
-        return Job(self._app, await self._app.adds(self.name).add(drafted))
+        return Job(self._app, await self._adds.add(drafted))
 
     async def add_many(self, jobs: Iterable[NewJob]) -> list[Job]:
         """Add many jobs, in calls of at most 200 each; the order is kept.
@@ -298,6 +299,10 @@ class Queue(Inspection, Limits):
     async def promote_all(self, *, limit: int | None = None) -> int:
         """Let the delayed jobs run now, at most `limit`, earliest first. Returns how many."""
         return await self._perform(self._operations.promote_all(limit))
+
+    @cached_property
+    def _adds(self) -> AddBatches:
+        return self._app.adds(self.name)
 
     @cached_property
     def _inspection(self) -> InspectionOperations:

@@ -28,7 +28,6 @@ from toril.explaining import gone_facts
 from toril.hooks.configuration import Configuration
 from toril.hooks.context import Fact
 from toril.hooks.dispatch import Dispatcher
-from toril.hooks.function import HookFunction
 from toril.hooks.lifecycle import Lifecycle
 from toril.hooks.loader import load_plugins
 from toril.hooks.lua import check_lua
@@ -39,7 +38,7 @@ from toril.metrics import Metrics, Sample
 from toril.new_job import check_names
 from toril.plugin_host import PluginHost
 from toril.setting import Setting
-from toril.settings import check_declared, say
+from toril.settings import say
 from toril.snapshots import JobRef, Recalled
 
 if TYPE_CHECKING:
@@ -84,11 +83,7 @@ class Runtime:
             prefix=options.get("prefix", "bull"),
             clock=self.clock,
             lanes=self.lanes,
-            functions=self._functions,
-            savers=lambda said: self.plugins.savers[said],
-            wants=lambda: self.plugins.wants,
-            check_settings=lambda said: check_declared(said, self.plugins.settings),
-            live=LiveSettings(lambda: self.plugins.settings_at_save, self.clock),
+            live=LiveSettings(self.clock),
         )
         self.declared = DeclaredSettings(self.context.key, self.clock)
         self.metrics = Metrics()
@@ -112,9 +107,6 @@ class Runtime:
         self.declared.forget()
         self.services: dict[str, list[LeasedService]] = {}
 
-    def _functions(self, hook: str) -> Sequence[HookFunction]:
-        return self.plugins.functions(hook)
-
     @property
     def endpoint(self) -> Endpoint:
         """The server. Raises `ConfigurationError` if none is named."""
@@ -134,7 +126,8 @@ class Runtime:
             self._options.get("block", ()),
             Configuration.read(self._options.get("config")),
         )
-        check_declared(self.settings, self.plugins.settings)
+        self.context.plugins = self.plugins
+        self.context.check_settings(self.settings)
         self.dispatcher = Dispatcher(self.plugins)
         self.lifecycle = Lifecycle(self.plugins, PluginHost(self))
         self.scripts = ScriptSet(self.plugins.chunks, self.plugins.scripts, self.plugins.active)

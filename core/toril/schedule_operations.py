@@ -77,7 +77,7 @@ class ScheduleOperations:
                 f"schedule {id!r} has no run to come: its end is {pace.end:%Y-%m-%d %H:%M:%S %Z}"
             )
         when: int = yield scheduling.upsert(
-            self.key, id, repetition, template, due=due, now=now, wants=context.wants()
+            self.key, id, repetition, template, due=due, now=now, wants=context.plugins.wants
         )
         return when
 
@@ -106,7 +106,7 @@ class ScheduleOperations:
         context = self._context
         text(id, "the id of a schedule")
         ended: bool = yield scheduling.unschedule(
-            self.key, id, pause=pause, now=context.clock.now_ms(), wants=context.wants()
+            self.key, id, pause=pause, now=context.clock.now_ms(), wants=context.plugins.wants
         )
         return ended
 

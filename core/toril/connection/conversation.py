@@ -99,14 +99,6 @@ def converse(
         raise IndeterminateError(str(error), error.job_ids or request.job_ids) from error
 
 
-def _commands(
-    request: Request, scripts: ScriptSet
-) -> tuple[tuple[Command, ...], str | bytes | None]:
-    if isinstance(request, Read):
-        return request.commands, routing_key(request.commands[0])
-    return (command_of(request, scripts),), request.keys[0]
-
-
 def command_of(call: Call[Any], scripts: ScriptSet) -> Command:
     """The call as a command, for a server that knows the script."""
     sha1 = scripts[call.script].sha1
@@ -152,7 +144,10 @@ class _Trial:
         self._route = route
         self._scripts = scripts
         self._request = request
-        self._commands, self._key = _commands(request, scripts)
+        if isinstance(request, Read):
+            self._commands, self._key = request.commands, routing_key(request.commands[0])
+        else:
+            self._commands, self._key = (command_of(request, scripts),), request.keys[0]
         self._patience = patience
         self._clock = clock
         self._start = clock()

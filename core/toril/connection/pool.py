@@ -89,7 +89,10 @@ class WirePool:
         """
         if wire.in_use:
             return
-        self._release()
+        if self._turns:
+            self._release()
+        else:
+            self._left += 1
         if usable and wire.is_connected:
             self.idle.setdefault(server, []).append(wire)
 
