@@ -151,6 +151,21 @@ def test_a_child_that_keeps_its_parent_waiting_stays(here: Here) -> None:
     assert here.reports == [[Q, "parked", here.outcome, "blocked", 1]]
 
 
+def test_nothing_is_kept_but_a_failed_child_that_its_parent_waits_for(here: Here) -> None:
+    here.say(here.keep(Keep.nothing()))
+    seed = Seed(here.raw)
+    seed.job("new", None, parent=seed.job("p", "waiting-children", queue=OTHER))
+    here.end("new", "newer")
+    assert here.kept == (["old"] if here.outcome == "completed" else ["old", "new"])
+
+
+def test_one_that_is_held_is_held_when_it_ends(here: Here) -> None:
+    here.say(here.keep(1), Holds(Hold(id="new", why="audit")))
+    here.end("new")
+    assert here.kept == ["old", "new"]
+    assert here.raw.zscore(f"{Q}:{here.outcome}", "new") == 9e15
+
+
 def test_a_child_whose_parent_has_gone_goes(here: Here) -> None:
     here.say(here.keep(1))
     Seed(here.raw).job("old", None, parent=f"{OTHER}:p")

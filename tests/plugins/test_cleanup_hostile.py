@@ -4,7 +4,7 @@ strategies. It keeps what is protected, removes the rest, and never stops."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from tests.conftest import ServerFactory
 from tests.support.place import Place, entries, foreign_finish, place
 
 from toril import Flow, NewJob, hookimpl
-from toril.plugins import FinishedJob, Json
+from toril.plugins import FinishedJob, Json, Said
 from toril_plugins import Keep, Retention
 
 
@@ -260,6 +260,80 @@ async def test_no_rule_evicts_what_a_strategy_keeps_whoever_finished_it_when(
         await here.finish("d", "e")
         await here.sweep()
         assert await here.kept() == {"gold", "e"}
+
+
+class Meanwhile:
+    """A strategy: somebody does something while it is asked about `a`; then it answers.
+
+    A sweep asks about a job when its time has come, and about those that ended last.
+    """
+
+    def __init__(self, answer: Keep | None = None) -> None:
+        self.does: Callable[[], object] | None = None
+        self.answer = answer
+        self.done = False
+
+    @hookimpl
+    def toril_plan_retention(self, job: FinishedJob) -> Keep | None:
+        if job.id != "a" or self.does is None or self.done:
+            return None
+        self.does()
+        self.done = True
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (Keep("1h"), Keep("3h")),
+        (Keep(last=1), Keep(last=3)),
+        (Keep(last=1, key="name"), Keep(last=3, key="name")),
+    ],
+    ids=str,
+)
+async def test_a_limit_raised_while_a_strategy_is_asked_counts_at_once(
+    redis_url: str, raw: redis.Redis, low: Keep, high: Keep
+) -> None:
+    asked = Meanwhile()
+
+    def raised() -> None:
+        said = [Said(Retention(completed=high), "queue", "test", 1)]
+        for field, text in Retention.project(said).items():
+            raw.hset("bull:q:meta", f"toril.retention.{field}", text)
+
+    async with place(redis_url, plugins=[asked]) as here:
+        await here.queue.set(Retention(completed=high))
+        await here.finish("a")
+        here.clock.advance("1s")
+        await here.finish("b", "c")
+        await here.sweep("58m")
+        await here.queue.set(Retention(completed=low))
+        asked.does = raised
+        await here.sweep("3m")
+        assert asked.done
+        assert await here.kept() == {"a", "b", "c"}
+
+
+async def test_a_job_that_ends_again_while_a_strategy_is_asked_is_not_decided_about(
+    redis_url: str, raw: redis.Redis
+) -> None:
+    asked = Meanwhile(Keep("9d"))
+
+    async with place(redis_url, plugins=[asked]) as here:
+
+        def ended() -> None:
+            foreign_finish(raw, "a", at=here.clock.now_ms())
+
+        await here.queue.set(Retention(completed="1h"))
+        await here.finish("a")
+        here.clock.advance("1s")
+        await here.finish("b")
+        await here.sweep("58m")
+        asked.does = ended
+        await here.sweep("3m")
+        assert asked.done
+        assert await here.kept() == {"a"}
+        assert entries(raw) == {}
 
 
 # Many at once
