@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from typing import cast
+from contextvars import ContextVar
+from typing import Any, cast
 
 import pytest
 from tests.worker.conftest import until
@@ -16,9 +17,12 @@ from toril.snapshots import JobSnapshot
 from toril.worker.active_job import ActiveJob, JobHost
 from toril.worker.engine import Engine
 from toril.worker.invoking import OnLoop
-from toril.worker.outside import Batch, Turn
+from toril.worker.outside import Batch, Turn, UnderWay
 from toril.worker.runner import Runner
 from toril.worker.slots import Slots
+
+mine: ContextVar[str] = ContextVar("mine", default="nobody")
+"""Set by each job."""
 
 
 def reply(
@@ -29,19 +33,47 @@ def reply(
     return TickReply(tuple(codes), snapshots, (), due, None, False, more, at)
 
 
+class Asked:
+    """A turn of the engine's, until it is answered."""
+
+    def __init__(self, token: str, over: Callable[[UnderWay], None]) -> None:
+        self._token = token
+        self._over = over
+        self._outcome: TickReply | Exception | None = None
+        self.cancelled = False
+
+    @property
+    def ended(self) -> bool:
+        return self._outcome is not None
+
+    def answer(self, outcome: TickReply | Exception) -> None:
+        self._outcome = outcome
+        self._over(self)
+
+    def result(self) -> Turn:
+        assert self._outcome is not None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return Turn(self._token, self._outcome)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Server:
     """Takes the engine's calls and answers when it is told to."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Batch, asyncio.Future[TickReply]]] = []
+        self.calls: list[tuple[Batch, Asked]] = []
+        self.made: list[tuple[asyncio.Task[Any] | None, str]] = []
         self.watched = self.recalled = 0
         self.held: list[str] = []
 
-    async def take_turn(self, batch: Batch, /) -> Turn:
-        answer: asyncio.Future[TickReply] = asyncio.get_running_loop().create_future()
-        self.calls.append((batch, answer))
-        number = len(self.calls)
-        return Turn(f"token:{number}", await answer)
+    def take_turn(self, batch: Batch, over: Callable[[UnderWay], None], /) -> UnderWay:
+        asked = Asked(f"token:{len(self.calls) + 1}", over)
+        self.calls.append((batch, asked))
+        self.made.append((asyncio.current_task(), mine.get()))
+        return asked
 
     @property
     def crowded(self) -> bool:
@@ -66,7 +98,7 @@ class Server:
         return self.calls[number - 1][0]
 
     def answer(self, number: int, answer: TickReply) -> None:
-        self.calls[number - 1][1].set_result(answer)
+        self.calls[number - 1][1].answer(answer)
 
 
 class Bench:
@@ -88,7 +120,10 @@ class Bench:
         )  # fmt: skip
 
     async def _run(self, job: ActiveJob) -> None:
+        mine.set(job.id)
         await self.ends.setdefault(job.id, asyncio.Event()).wait()
+        if job.id == "cancels itself" and job.task is not None:
+            job.task.cancel()
 
     def _go_on(self, job: JobSnapshot, schedule: str) -> Awaitable[None]:
         raise AssertionError
@@ -127,7 +162,7 @@ async def test_what_ended_and_what_may_be_fetched_go_in_one_call(one_lane: Bench
     server = one_lane.server
     assert (await server.called(1)).fetch == 4
     server.answer(1, reply("a", "b", "c"))
-    await until(lambda: server.held == ["a", "b", "c"])
+    await until(lambda: server.held == ["a", "b", "c"] and server.watched)
     one_lane.end("c", "a")
     batch = await server.called(2)
     assert (ids(batch), batch.fetch) == (["c", "a"], 2), "one slot is kept for the next that comes"
@@ -232,6 +267,38 @@ async def test_two_lanes_share_the_slots(two_lanes: Bench) -> None:
     assert two_lanes.slots.free == 0
 
 
+async def test_the_end_of_the_last_job_that_runs_is_sent_in_its_own_step(one_lane: Bench) -> None:
+    server = one_lane.server
+    await server.called(1)
+    server.answer(1, reply("a", "b"))
+    await until(lambda: server.watched)
+    tasks = {job.id: job.task for job in one_lane.slots.held}
+    one_lane.end("a", "b")
+    assert ids(await server.called(2)) == ["a", "b"], "who ended just before it is in its call"
+    assert server.made[1] == (tasks["b"], "nobody"), "not in the job's own context"
+    server.answer(2, reply("c", "d", codes=[0, 0]))
+    await until(lambda: one_lane.slots.busy == 2)
+    one_lane.end("c")
+    assert ids(await server.called(3)) == ["c"]
+    assert server.made[2] == server.made[0], "others might have ended in the same turn of the loop"
+
+
+async def test_who_cancels_a_handler_cancels_nothing_else() -> None:
+    bench = Bench(1, 1)
+    running = asyncio.create_task(bench.engine.run())
+    await bench.server.called(1)
+    bench.server.answer(1, reply("cancels itself"))
+    bench.end("cancels itself")
+    ((_, finish),) = (await bench.server.called(2)).ended
+    assert finish.kind == "completed", "it had ended before it could be cancelled"
+    bench.server.answer(2, reply("a", codes=[0]))
+    bench.end("a")
+    assert ids(await bench.server.called(3)) == ["a"]
+    running.cancel()
+    await asyncio.wait((running,))
+    assert bench.server.calls[2][1].cancelled, "but who ends the engine ends its call"
+
+
 async def test_only_one_call_looks_for_jobs_when_nothing_is_known(two_lanes: Bench) -> None:
     server = two_lanes.server
     await server.called(1)
@@ -276,7 +343,7 @@ async def test_a_broken_turn_ends_the_engine() -> None:
         bench = Bench(4, lanes)
         running = asyncio.create_task(bench.engine.run())
         await bench.server.called(1)
-        bench.server.calls[0][1].set_exception(ValueError("refused for good"))
+        bench.server.calls[0][1].answer(ValueError("refused for good"))
         with pytest.raises(ValueError, match="refused for good"):
             await running
 

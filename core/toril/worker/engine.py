@@ -13,18 +13,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Final
 
 from toril.clock import Clock
-from toril.protocol.finishing import (
-    FAILED_CHILDREN,
-    MOST_FETCHED,
-    OPEN_CHILDREN,
-    Finish,
-)
+from toril.protocol.finishing import MOST_FETCHED, Finish
 from toril.worker.active_job import ActiveJob, JobHost
-from toril.worker.outside import Batch, Outside, Turn
-from toril.worker.runner import FailedChildren, OpenChildren, Runner, give_back
+from toril.worker.ends import Ends
+from toril.worker.outside import Batch, Outside, Turn, UnderWay
+from toril.worker.runner import Runner, give_back
 from toril.worker.slots import Slots
 from toril.worker.start import start
 
@@ -78,10 +76,11 @@ class Engine:
         self._clock = clock
         self._fixed_lanes = lanes
         self._burst = burst
-        self._turns: set[asyncio.Task[None]] = set()
+        self._turns: set[UnderWay] = set()
+        self._context: Context | None = None  # in which calls are made, while `run` goes on
         self._under_way = 0
         self._broken: BaseException | None = None
-        self._ending: set[ActiveJob] = set()  # their end is under way to the server
+        self._ends = Ends(queue, slots, runner)
         self._hungry = True  # there may be jobs to pick up
         self._quiet = self._paused = False
         self._finishing = False
@@ -90,11 +89,12 @@ class Engine:
         self._due: int | None = None  # when the earliest delayed job is due
         self._longest_limited = longest_limited
         self._limited_until = 0.0
-        self._again: set[ActiveJob] = set()  # ends that were refused once for open children
-        self._postponed: list[tuple[ActiveJob, Finish]] = []  # such ends, not yet sent again
-        self.given_back = 0
-        """Jobs given back unfinished."""
         self.resize(slots.size)
+
+    @property
+    def given_back(self) -> int:
+        """Jobs given back unfinished."""
+        return self._ends.given_back
 
     @property
     def _shut(self) -> bool:
@@ -164,13 +164,12 @@ class Engine:
     async def run(self) -> None:
         """Work until told to finish, or in a burst until nothing is left."""
         slots = self._slots
+        self._context = copy_context()
         try:
             while self._broken is None:
                 slots.changed.clear()
-                batch = self._next_batch() if self._under_way < self._lanes else None
-                if batch is not None:
-                    await self._send(batch)
-                elif self._under_way:
+                self._send_all()
+                if self._under_way:
                     await slots.changed.wait()
                 elif self._finishing and not slots.held and await self._nothing_comes():
                     return
@@ -178,61 +177,72 @@ class Engine:
                     await self._wait()
             raise self._broken
         finally:
-            for turn in self._turns:
+            self._context = None
+            for turn in tuple(self._turns):
                 turn.cancel()
+
+    def _act(self) -> None:
+        """Something ended or came: send what there is to send, in this very step.
+
+        `run` looks only if it may have to wait for something else than the next reply or end.
+        """
+        if self._context is not None:
+            self._send_all()
+        waits = self._under_way or self._slots.busy >= self._slots.size
+        if self._quiet or self._broken is not None or not waits:
+            self._slots.changed.set()
+
+    def _send_all(self) -> None:
+        while self._broken is None and self._under_way < self._lanes:
+            batch = self._next_batch()
+            if batch is None:
+                return
+            self._send(batch)
 
     def _next_batch(self) -> Batch | None:
         """What is to be done now, if anything."""
+        slots = self._slots
+        if slots.busy >= slots.size and not (slots.ended or self._watching):
+            return None
         limited = time.monotonic() < self._limited_until
         may_fetch = not (limited or self._shut)
         looks = may_fetch and (self._hungry or self._is_due())
         if self._watching:
             unwanted = self._quiet or self._paused or limited
-            if unwanted or self._slots.free < (1 if looks else 0):  # it holds the only free slot
+            if unwanted or slots.free < (1 if looks else 0):  # it holds the only free slot
                 self._outside.recall()
             if unwanted:
                 return None  # else it would take a job that this call puts back
-        ended = self._slots.take_ended()
-        free = self._slots.free if may_fetch else 0
+        ended = slots.take_ended()
+        free = slots.free if may_fetch else 0
         if ended:
             return Batch(ended, min(free, self._share) if free > 0 else 0)
         return Batch((), min(free, self._share)) if looks and free > 0 else None
 
-    async def _send(self, batch: Batch) -> None:
-        """Take a turn; wait for its end only if there is no other lane, or no use for it yet."""
-        alone = self._lanes == 1 or not (self._slots.held or self._under_way)
+    def _send(self, batch: Batch) -> None:
         self._under_way += 1
-        self._ending.update(job for job, _ in batch.ended)
+        self._ends.sent(batch.ended)
         if batch.fetch:
             if self._due is not None:
                 self._looked(self._clock.now_ms())
             self._hungry = False
             self._slots.reserved += batch.fetch
-        if alone:
-            await self._turn(batch)
-        else:
-            turn = start(self._turn(batch))
+        turn = self._outside.take_turn(batch, partial(self._answered, batch))
+        if not turn.ended:
             self._turns.add(turn)
-            turn.add_done_callback(self._turn_ended)
 
-    async def _turn(self, batch: Batch) -> None:
-        try:
-            turn = await self._outside.take_turn(batch)
-        finally:
-            self._under_way -= 1
-            self._slots.reserved -= batch.fetch
-            self._slots.changed.set()
-            self._slots.freed.set()
-        self._slots.ended.extend(self._postponed)
-        self._postponed.clear()
-        self._settle(batch, turn.reply.codes)
-        self._take_in(batch, turn)
-
-    def _turn_ended(self, turn: asyncio.Task[None]) -> None:
+    def _answered(self, batch: Batch, turn: UnderWay) -> None:
         self._turns.discard(turn)
-        if not turn.cancelled() and turn.exception() is not None:
-            self._broken = turn.exception()
-            self._slots.changed.set()
+        self._under_way -= 1
+        self._slots.reserved -= batch.fetch
+        self._slots.freed.set()
+        try:
+            came = turn.result()
+            self._ends.settle(batch.ended, came.reply.codes, alone=not self._under_way)
+            self._take_in(batch, came)
+        except BaseException as error:  # noqa: BLE001 - raised by `run`
+            self._broken = error
+        self._act()
 
     def came(self, turn: Turn | None) -> None:
         """The wait for a job has ended. None: nobody has looked for one."""
@@ -243,8 +253,8 @@ class Engine:
         else:
             self._looked(turn.reply.at)
             self._take_in(_ONE, turn)
-        self._slots.changed.set()
         self._slots.freed.set()
+        self._act()
 
     def _looked(self, at: int) -> None:
         """Jobs that were due at that time have been looked for."""
@@ -253,38 +263,6 @@ class Engine:
 
     def _is_due(self) -> bool:
         return self._due is not None and self._clock.now_ms() >= self._due
-
-    def _settle(self, batch: Batch, codes: Sequence[int]) -> None:
-        """Take note of what became of the attempts that ended."""
-        for (job, finish), code in zip(batch.ended, codes, strict=True):
-            self._ending.discard(job)
-            if code >= 0:
-                self._slots.forget(job)
-                if job.cancelled:
-                    self.given_back += finish.kind == "wait"
-            else:
-                self._refused(job, finish, code)
-
-    def _refused(self, job: ActiveJob, finish: Finish, code: int) -> None:
-        if code == OPEN_CHILDREN and job not in self._again:
-            # The end of a child may be behind its parent's, in this batch or in another lane's.
-            self._again.add(job)
-            waiting = self._postponed if self._under_way else self._slots.ended
-            waiting.append((job, finish))
-            return
-        self._again.discard(job)
-        if code in (OPEN_CHILDREN, FAILED_CHILDREN):
-            error = OpenChildren(job.id) if code == OPEN_CHILDREN else FailedChildren(job.id)
-            job.interruption = error
-            self._slots.ended.append((job, self._runner.failed(job, error)))
-        else:
-            # Somebody else has the job, or it is gone, or garbled: the stalled check sees to it.
-            log.warning(
-                "job %s/%s: its end was refused (%s); it is no longer this worker's",
-                self._queue, job.id, code,
-            )  # fmt: skip
-            job.lost = job.cancelled = True
-            self._slots.forget(job)
 
     def _take_in(self, batch: Batch, turn: Turn) -> None:
         """Note what the server said of the jobs to come, and start what was picked up."""
@@ -324,7 +302,13 @@ class Engine:
         finally:
             self._slots.stop(job, finish)
             if finish is None:  # its slot is free although no call will say so
-                self._hungry = True
+                self.look()
+        if finish is None:
+            return
+        if self._slots.busy or self._context is None:  # others may end in time for the same call
+            self._slots.changed.set()
+        else:
+            self._context.copy().run(self._act)
 
     async def _wait(self) -> None:
         """Until something has changed, or there may be jobs to pick up."""
@@ -386,7 +370,7 @@ class Engine:
     def lose(self, jobs: Sequence[ActiveJob]) -> None:
         """The locks of these jobs are gone: stop what runs without a right to."""
         for job in jobs:
-            if job in self._slots.held and job not in self._ending:
+            if job in self._slots.held and job not in self._ends.under_way:
                 log.warning("job %s/%s: its lock was lost", self._queue, job.id)
                 job.lost = True
                 self._slots.forget(job)

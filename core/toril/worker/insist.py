@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import Final, TypeVar
@@ -10,6 +9,7 @@ from typing import Final, TypeVar
 from toril.connection.call import Call, Read
 from toril.connection.conversation import Patience, pause_before
 from toril.connection.execute import Executor
+from toril.connection.steps import Pause, Steps
 from toril.errors import ServerError
 
 log = logging.getLogger("toril.worker")
@@ -25,15 +25,20 @@ async def insist(executor: Executor, call: Call[T] | Read[T]) -> T:
 
     Raises `ConfigurationError`, and what the call's `parse` raises other than `ServerError`.
     """
+    return await executor.drive(insisting(executor, call))
+
+
+def insisting(executor: Executor, call: Call[T] | Read[T]) -> Steps[T]:
+    """The same as a conversation."""
     failures, since = 0, time.monotonic()
     while True:
         try:
-            result = await executor.run(call, _PATIENCE)
+            result: T = yield from executor.converse(call, _PATIENCE)
         except ServerError as error:
             failures += 1
             level = logging.WARNING if failures == 1 else logging.DEBUG
             log.log(level, "the server does not answer; trying again: %s", error)
-            await asyncio.sleep(pause_before(failures))
+            yield Pause(pause_before(failures))
         else:
             if failures:
                 away = time.monotonic() - since

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -25,11 +25,29 @@ class Turn(msgspec.Struct, frozen=True):
     reply: TickReply
 
 
+class UnderWay(Protocol):
+    """A turn that was begun, and goes on by itself."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def result(self) -> Turn:
+        """What came of it, once it has ended. Raises what it ended with."""
+        ...
+
+    def cancel(self) -> None:
+        """End it as soon as it can be."""
+        ...
+
+
 class Outside(Protocol):
     """What the engine needs others to do."""
 
-    async def take_turn(self, batch: Batch, /) -> Turn:
-        """Carry out a batch on the server, however long that takes."""
+    def take_turn(self, batch: Batch, over: Callable[[UnderWay], None], /) -> UnderWay:
+        """Begin to carry out a batch on the server, however long that takes.
+
+        `over` is called when it has ended, mostly in the step of the loop that reads the reply.
+        """
         ...
 
     @property

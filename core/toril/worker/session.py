@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from toril.clock import SystemClock
@@ -35,7 +35,7 @@ from toril.worker.invoking import Invoker
 from toril.worker.job_host import AppJobHost
 from toril.worker.locks import LockKeeper
 from toril.worker.options import Terms
-from toril.worker.outside import Batch, Turn
+from toril.worker.outside import Batch, UnderWay
 from toril.worker.runner import Runner
 from toril.worker.series import Series
 from toril.worker.services import services_of
@@ -128,17 +128,18 @@ class Session:
         name = self._terms.name or f"{socket.gethostname()}:{os.getpid()}:{self._who[:8]}"
         return WorkerInfo(self._queue, name, self.slots.size, given_back=self.engine.given_back)
 
-    async def take_turn(self, batch: Batch, /) -> Turn:
-        """Carry out a batch on the server, however long that takes."""
-        return await self._turns.take(batch)
+    def take_turn(self, batch: Batch, over: Callable[[UnderWay], None], /) -> UnderWay:
+        """Begin to carry out a batch on the server, however long that takes."""
+        return self._turns.take(batch, over)
 
     @property
     def crowded(self) -> bool:
         """So much is still to be told to plugins that no more jobs should be picked up."""
-        return self._buffer.full
+        return self._buffer.full or self._turns.behind
 
     async def room(self) -> None:
         """Wait until that is over."""
+        await self._turns.caught_up()
         await self._buffer.room()
 
     def empty_handed(self) -> None:

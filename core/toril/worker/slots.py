@@ -57,7 +57,6 @@ class Slots:
             self.forget(job)
         else:
             self.ended.append((job, finish))
-        self.changed.set()
 
     def forget(self, job: ActiveJob) -> None:
         """The job is no longer this worker's."""

@@ -11,10 +11,12 @@ from typing import Final
 import msgspec
 
 from toril.clock import Clock
+from toril.connection.begun import Begun
 from toril.connection.call import Call
 from toril.connection.execute import Executor
 from toril.connection.lanes import CallRecord
 from toril.connection.marker import MarkerWait
+from toril.connection.steps import Steps
 from toril.hooks.buffer import EventBuffer
 from toril.hooks.dispatch import Dispatcher
 from toril.job_events import JobAttemptFailed, JobCompleted, JobEvent
@@ -36,7 +38,7 @@ from toril.protocol.finishing import (
     tick,
 )
 from toril.protocol.keys import queue_name
-from toril.worker.insist import insist
+from toril.worker.insist import insist, insisting
 from toril.worker.outside import Batch, Turn
 
 _MOST_UNTOLD: Final = 100
@@ -113,11 +115,25 @@ class Turns:
         self._to_tell: dict[int, Sequence[JobEvent]] = {}
         self._caught_up = asyncio.Event()
 
-    async def take(self, batch: Batch) -> Turn:
-        """Carry out a batch. Raises nothing that passes by itself."""
-        while self._number - self._told > _MOST_UNTOLD:
+    @property
+    def behind(self) -> bool:
+        """Whether too many turns wait for an earlier one before their events can be told."""
+        return self._number - self._told > _MOST_UNTOLD
+
+    async def caught_up(self) -> None:
+        """Wait until that is over."""
+        while self.behind:
             self._caught_up.clear()
             await self._caught_up.wait()
+
+    def take(self, batch: Batch, over: Callable[[Begun[Turn]], None]) -> Begun[Turn]:
+        """Begin to carry out a batch; `over` is called with it when that has ended.
+
+        It ends with nothing that passes by itself.
+        """
+        return self._executor.begin(self._turn(batch), over)
+
+    def _turn(self, batch: Batch) -> Steps[Turn]:
         self._number += 1
         number, record = self._number, self._next_record()
         token = _token(record)
@@ -132,9 +148,9 @@ class Turns:
             record=record,
             wants=self._dispatcher.wants,
         )
-        effects = await insist(self._executor, call)
+        effects = yield from insisting(self._executor, call)
         if time.monotonic() - began > 2 * self._terms.lock_ms / 1000:
-            effects = await self._ask(finishes, now, effects)
+            effects = yield from self._ask(finishes, now, effects)
         if finishes:
             self._count(finishes, effects.value.codes)
         return self._taken(number, record, token, effects)
@@ -224,9 +240,9 @@ class Turns:
             self._events.put(following)
             self._caught_up.set()
 
-    async def _ask(
+    def _ask(
         self, finishes: Sequence[Finish], now: int, effects: Effects[TickReply]
-    ) -> Effects[TickReply]:
+    ) -> Steps[Effects[TickReply]]:
         """What an outage that outlived the call's record has left open.
 
         A job that was refused now, but ended at this very call's time, was ended by its first
@@ -236,7 +252,8 @@ class Turns:
         for position, finish in enumerate(finishes):
             if codes[position] in _NOT_OURS and finish.kind in ("completed", "failed"):
                 job = finish.job
-                found = await insist(self._executor, reading.job(self._queue_key, job.id))
+                read = reading.job(self._queue_key, job.id)
+                found = yield from insisting(self._executor, read)
                 if found is not None and found.finished == now:
                     codes[position] = DONE
                     events += final_event(finish, now, self._dispatcher.wants)
