@@ -106,7 +106,6 @@ async def test_only_what_somebody_implements_is_wanted(load: Load) -> None:
     assert Dispatcher(load([])).wants == frozenset()
     dispatcher = Dispatcher(load([Recorder()]))
     assert dispatcher.wants == {"toril_jobs_saved", "toril_jobs_completed"}
-    assert not dispatcher.plans_finish
     # An event that nobody wants is no error.
     await dispatcher.publish([JobRetried(JobRef("mail", "j1"), "failed")])
 

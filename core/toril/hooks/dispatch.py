@@ -60,6 +60,7 @@ class FinishPlan:
 
 
 _NO_PLAN: Final = FinishPlan()
+_NOTHING_AROUND: Final = contextlib.nullcontext()
 
 
 class LuaError(Exception):
@@ -77,15 +78,12 @@ class Dispatcher:
         """The event hooks that somebody implements; no other events need to be made."""
         return self._plugins.wants
 
-    @property
-    def plans_finish(self) -> bool:
-        """Whether some plugin plans finishes; if none does, no snapshot needs to be made."""
-        return bool(self._plugins.functions("toril_plan_finish"))
-
     def may_plan_finish(self, job: JobSnapshot) -> bool:
         """Whether some plugin is to be asked about the finish of this job."""
-        functions = self._plugins.functions("toril_plan_finish")
-        return any(function.may_concern(job) for function in functions)
+        for function in self._plugins.functions("toril_plan_finish"):
+            if function.may_concern(job):
+                return True
+        return False
 
     def plan_finish(self, job: FinishedJob) -> FinishPlan:
         """Ask every plugin about a job about to be finished. Never raises for a plugin."""
@@ -116,7 +114,7 @@ class Dispatcher:
     def around(self, job: JobSnapshot) -> AbstractContextManager[None]:
         """What is to be entered while the handler runs the job. Never raises for a plugin."""
         functions = self._plugins.functions("toril_around_job")
-        return Around(functions, job) if functions else contextlib.nullcontext()
+        return Around(functions, job) if functions else _NOTHING_AROUND
 
     def note(self, effects: Effects[Any]) -> None:
         """Log and count what plugins' Lua did wrong in a call, and pass on what it reported."""

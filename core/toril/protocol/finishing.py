@@ -138,14 +138,18 @@ def tick(
     """
     if len(finishes) > MOST_FINISHES:
         raise ValueError(f"at most {MOST_FINISHES} jobs can be finished in one call")
-    ids = tuple(finish.job.id for finish in finishes)
+    ids: list[str] = []
+    items: list[tuple[Any, ...]] = []
+    for finish in finishes:
+        ids.append(finish.job.id)
+        items.append(packed(finish))
     if len(set(ids)) < len(ids):
         raise ValueError("a job cannot be finished twice in one call")
     wanted = fetch if fetch is not None and fetch.limit > 0 else None
     request = (
         now,
         pack_record(record, _record_ttl(wanted, offset)) or False,
-        [packed(finish) for finish in finishes],
+        items,
         _fetch(wanted) if wanted is not None else False,
         REMOVED in wants,
         metrics_minutes or False,
@@ -175,7 +179,7 @@ def tick(
         (msgspec.msgpack.encode(request),),
         parse,
         resend_for(record),
-        ids,
+        tuple(ids),
     )
 
 

@@ -27,5 +27,5 @@ def hash_fields(reply: Any) -> dict[bytes, bytes]:
     """A hash: a flat list from a script, or a map where the connection speaks RESP3."""
     if isinstance(reply, dict):
         return cast("dict[bytes, bytes]", reply)
-    flat = cast("Sequence[bytes]", reply)
+    flat: Sequence[bytes] = reply
     return dict(zip(flat[::2], flat[1::2], strict=True))

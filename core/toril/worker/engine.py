@@ -267,9 +267,11 @@ class Engine:
     def _take_in(self, batch: Batch, turn: Turn) -> None:
         """Note what the server said of the jobs to come, and start what was picked up."""
         reply = turn.reply
-        jobs = [self._job_type(self._host, snapshot, turn.token) for snapshot in reply.jobs]
-        for job in jobs:
+        jobs: list[ActiveJob] = []
+        for snapshot in reply.jobs:
+            job = self._job_type(self._host, snapshot, turn.token)
             self._slots.start(job)
+            jobs.append(job)
         self._outside.hold(self._slots.held)
         for dropped in reply.dropped:
             log.warning(

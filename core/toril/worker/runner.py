@@ -125,6 +125,8 @@ class Runner:
 
     def _refused(self, job: ActiveJob) -> str | None:
         """Why the job must fail without a run, if it must."""
+        if self._most_starts is None and b"defa" not in job.snapshot.fields:
+            return None
         deferred = job.snapshot.deferred_failure
         if deferred is None and self._most_starts is not None:
             return STARTED_TOO_OFTEN if job.starts > self._most_starts else None

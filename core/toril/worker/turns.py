@@ -138,7 +138,7 @@ class Turns:
         number, record = self._number, self._next_record()
         token = _token(record)
         now, began = self._clock.now_ms(), time.monotonic()
-        finishes = self._planned([finish for _, finish in batch.ended], now)
+        finishes = [planned(self._dispatcher, finish, now) for _, finish in batch.ended]
         call = tick(
             self._queue_key,
             now=now,
@@ -235,10 +235,10 @@ class Turns:
 
     def _tell(self, number: int, events: Sequence[JobEvent]) -> None:
         self._to_tell[number] = events
-        while (following := self._to_tell.pop(self._told + 1, None)) is not None:
+        while self._told + 1 in self._to_tell:
             self._told += 1
-            self._events.put(following)
-            self._caught_up.set()
+            self._events.put(self._to_tell.pop(self._told))
+        self._caught_up.set()
 
     def _ask(
         self, finishes: Sequence[Finish], now: int, effects: Effects[TickReply]
@@ -266,17 +266,6 @@ class Turns:
         most, per = (None, None) if rate is None else (rate.max, rate.per_ms)
         return Fetch(token, terms.lock_ms, limit, terms.name, most, per)
 
-    def _planned(self, finishes: Sequence[Finish], now: int) -> Sequence[Finish]:
-        """The finishes with what the plugins plan for those that are final."""
-        if not self._dispatcher.plans_finish:
-            return finishes
-        return [
-            planned(self._dispatcher, finish, now)
-            if finish.kind in ("completed", "failed")
-            else finish
-            for finish in finishes
-        ]
-
 
 def _token(record: CallRecord) -> str:
     """What locks the jobs that a call picks up: no other call has it."""
@@ -284,8 +273,8 @@ def _token(record: CallRecord) -> str:
 
 
 def planned(dispatcher: Dispatcher, finish: Finish, now: int) -> Finish:
-    """The end of a job with what the plugins plan for it."""
-    if not dispatcher.may_plan_finish(finish.job):
+    """The end of an attempt, with what the plugins plan for it if it is final."""
+    if finish.kind not in ("completed", "failed") or not dispatcher.may_plan_finish(finish.job):
         return finish
     plan = dispatcher.plan_finish(finished_job(finish, now))
     if not plan.plans and not plan.undecided:
