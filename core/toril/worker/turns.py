@@ -131,7 +131,7 @@ class Turns:
 
         It ends with nothing that passes by itself.
         """
-        return self._executor.begin(self._turn(batch), over)
+        return Begun(self._executor, self._turn(batch), over)
 
     def _turn(self, batch: Batch) -> Steps[Turn]:
         self._number += 1
