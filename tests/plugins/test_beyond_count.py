@@ -226,6 +226,26 @@ def test_jobs_with_decisions_do_not_count(here: Here) -> None:
     assert here.kept == ["old", "new"]
 
 
+def test_what_was_decided_at_an_earlier_end_is_forgotten(here: Here) -> None:
+    here.say(here.keep(2))
+    own = f"{Q}:toril:cleanup:own:{here.outcome}"
+    here.raw.zadd(own, {"new": NOW - 5000, "old": NOW - 1000})
+    here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    here.end("new")
+    assert here.raw.zrange(own, 0, -1) == ["old"]
+
+
+def test_a_job_that_a_slow_clock_ends_is_looked_at(here: Here) -> None:
+    """Before the floor all that are there have decisions, so nobody looks there."""
+    here.say(here.keep(2))
+    here.raw.zadd(f"{Q}:toril:cleanup:own:{here.outcome}", {"old": NOW - 1000})
+    floor = f"toril.cleanup.floor.{here.outcome}"
+    here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    here.raw.hset(f"{Q}:meta", floor, NOW + 1000)
+    here.end("new")
+    assert here.raw.hget(f"{Q}:meta", floor) == str(NOW + 5)
+
+
 @pytest.mark.parametrize("keep", [1, Keep.nothing()], ids=str)
 @pytest.mark.parametrize("plan", [{"careful": True}, {"asking": True}], ids=["careful", "asking"])
 def test_where_plugins_have_a_say_nothing_goes_before(here: Here, plan: Any, keep: Any) -> None:
