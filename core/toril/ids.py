@@ -3,56 +3,58 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
+from typing import Final
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_LENGTH = 16
-_RANDOM_BITS = 47
-_FIRST_LETTER = 10 * 62 ** (_LENGTH - 1)
-"""Added to every number, so that its first digit is a letter and no id looks like an integer."""
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+_HALF: Final = 8
+_FIRST_LETTER: Final = 10 * 62 ** (_HALF - 1)
+"""Added to the time, so that its first digit is a letter and no id looks like an integer."""
+_FAST: Final = 3
+"""Digits of the time that are written anew for each millisecond; the others stay for minutes."""
 
 
 class _Ids:
-    """Ids of one process: within a millisecond they count upwards from a random start."""
+    """Ids of one process: the time in ms, then a count from a random start, 8 digits each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reseed()
 
     def reseed(self) -> None:
-        self._random = random.Random(os.urandom(32))
-        self._last_ms = 0
-        self._high = self._place = 0
-        self._front = ""
+        self._ms = self._minutes = -1
+        self._time = self._slow = ""
+        # Half of the range, so that counting up does not leave it.
+        start = int.from_bytes(os.urandom(8)) % (62**_HALF // 2)
+        self._high, self._place = divmod(start, len(_PAIRS))
+        self._front = _digits(self._high, _HALF - 2)
 
     def new(self) -> str:
         with self._lock:
             ms = time.time_ns() // 1_000_000
-            if ms > self._last_ms:
-                self._last_ms = ms
-                # Half of the range, so that counting up does not leave it.
-                low = self._random.getrandbits(_RANDOM_BITS - 1)
-                number = _FIRST_LETTER + (ms << _RANDOM_BITS) + low
-                self._high, self._place = divmod(number, len(_PAIRS))
-                self._front = _front(self._high)
-            elif self._place < len(_PAIRS) - 1:
-                self._place += 1  # ids that follow one another differ in their last digits only
-            else:
+            if ms > self._ms:  # else it goes on with the last one, so that ids stay in their order
+                self._ms = ms
+                minutes, rest = divmod(ms, 62**_FAST)
+                if minutes != self._minutes:
+                    self._minutes = minutes
+                    slow = minutes + _FIRST_LETTER // 62**_FAST
+                    self._slow = _digits(slow, _HALF - _FAST)
+                self._time = self._slow + _digits(rest, _FAST)
+            self._place += 1
+            if self._place == len(_PAIRS):
                 self._high, self._place = self._high + 1, 0
-                self._front = _front(self._high)
-            return self._front + _PAIRS[self._place]
+                self._front = _digits(self._high, _HALF - 2)
+            return self._time + self._front + _PAIRS[self._place]
 
 
-def _front(number: int) -> str:
-    """All digits of an id but the last two, two by two."""
-    front = ""
-    for _ in range(_LENGTH // 2 - 1):
-        number, pair = divmod(number, len(_PAIRS))
-        front = _PAIRS[pair] + front
-    return front
+def _digits(number: int, length: int) -> str:
+    text = ""
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        text = _ALPHABET[digit] + text
+    return text
 
 
 _ids = _Ids()
