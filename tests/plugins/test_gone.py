@@ -94,6 +94,33 @@ class TestTombstones:
         job = await swept(app, raw, clock)
         assert await job.result() is None
 
+    async def test_in_the_view_of_a_flow(
+        self, app: App, redis_url: str, raw: redis.Redis, clock: ManualClock
+    ) -> None:
+        children = [
+            Flow("mail", "send", id="sent"),
+            Flow("mail", "bad", id="lost", on_failure="ignore"),
+            Flow("mail", "send", id="nobody-knows"),
+        ]
+        root = await app.add_flow(Flow("reports", "sum", children=children))
+        await app.worker("mail", send).run(burst=True)
+        clock.advance("2h")
+        assert await app.run_services("mail")
+        raw.delete("bull:mail:toril:cleanup:tomb:@nobody-knows")
+        gone = {ref.id: told for ref, told in (await app.flow_tree(root)).gone.items()}
+        assert {id: told and (told.name, told.outcome) for id, told in gone.items()} == {
+            "sent": ("send", "completed"),
+            "lost": ("bad", "failed"),
+            "nobody-knows": None,
+        }
+        shown = CliRunner().invoke(main, ["flows", "show", "reports", root.id, "--url", redis_url])
+        assert shown.exit_code == 0
+        assert sorted(line.split() for line in shown.stdout.splitlines()[2:]) == [
+            ["bad", "mail", "lost", "gone", "failed", *f"no such mailbox: {SECRET}".split()],
+            ["mail", "nobody-knows", "gone"],
+            ["send", "mail", "sent", "gone", "completed"],
+        ]
+
     async def test_an_unknown_queue_does_not_come_to_be(self, app: App, raw: redis.Redis) -> None:
         before = set(raw.keys("*"))
         assert await app.queue("mial").recall("x") is None

@@ -40,11 +40,15 @@ def show(
     depth: int,
     width: int,
 ) -> None:
-    """Show a flow as a tree, from one job downwards."""
+    """Show a flow as a tree, from one job downwards.
+
+    Of jobs that are gone it shows how they ended, where a plugin still knows.
+    """
     with App(url, prefix=prefix).sync as app:
         tree = app.flow_tree(JobRef(queue, id), depth=depth, width=width)
     rows = list(_rows(tree, 0, None))
-    output.rows("jobs", rows, ("tree", "queue", "id", "state", "reason"))
+    ended = ("outcome",) if any(row["outcome"] for row in rows) else ()
+    output.rows("jobs", rows, ("tree", "queue", "id", "state", *ended, "reason"))
     if any(row["cut"] for row in rows):
         talk("there is more: see --depth and --width")
 
@@ -58,6 +62,7 @@ def _rows(node: FlowTree[SyncJob], level: int, parent: str | None) -> Iterator[d
         "queue": job.queue,
         "name": job.name,
         "state": node.state,
+        "outcome": None,
         "reason": job.reason,
         "level": level,
         "parent": parent,
@@ -73,6 +78,7 @@ def _rows(node: FlowTree[SyncJob], level: int, parent: str | None) -> Iterator[d
             "queue": gone.queue,
             "name": None if told is None else told.name,
             "state": "gone",
+            "outcome": None if told is None else told.outcome,
             "reason": None if told is None else told.reason,
             "level": level + 1,
             "parent": here,
