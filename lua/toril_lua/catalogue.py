@@ -51,8 +51,8 @@ class Chunk:
     `source` is the body of `function(ctx)`; `point` one of `POINTS`; `meta` the fields of the
     queue's meta that it reads. `only_with`, at the point `finished_batch`: fields of meta without
     which it has nothing to do but for jobs about which its plugin planned something, or could not.
-    `look`, beside it: the body of `function(q, meta, ended, seen, remove)` that says whether there
-    may be something to do where one of the fields is set, or has done it with `remove`.
+    `look`, beside it: the body of `function(ctx)` that says whether there may be something to do
+    where one of the fields is set, or something was planned, or has done it itself.
     """
 
     plugin: str
@@ -297,10 +297,7 @@ def _chunk_table(chunks: Sequence[Chunk], plugins: Sequence[str]) -> str:
         lines += [f"local function early_fields() return {_quoted(early)[1:-1]} end"]
         lines += [f"local function may_wake(meta) return {either} end"]
         lines += ["local function looks_of_plugins()", "return {"]
-        lines += [
-            f"{{'{chunk.plugin}', function(q, meta, ended, seen, remove)\n{chunk.look}\nend}},"
-            for chunk in at_finish
-        ]
+        lines += [f"{{'{chunk.plugin}', function(ctx)\n{chunk.look}\nend}}," for chunk in at_finish]
         lines += ["}", "end"]
     lines += [f"local ACTIVE_PLUGINS = {_listed(plugins)}"]
     hear = dict.fromkeys(chunk.plugin for chunk in chunks if chunk.point == "removed")

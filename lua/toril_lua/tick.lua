@@ -124,22 +124,10 @@ if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 -- Where no chunk has anything to do nothing of the seam is even defined.
-local awake, seen = finishing.planned or not MAY_SLEEP, nil
-if not awake and finishing.ended > 0 and may_wake(meta) then
-  local ended, plugin = {
-    completed = finishing.ended - finishing.failed, failed = finishing.failed,
-  }, nil
-  local function remove(outcome, ids, rule, value)
---- @local "remove-known"
-    return #ids <= MOST_KNOWN and remove_known(Q, outcome, ids, plugin, rule, #ids == 1, value)
-  end
-  want_removed, seen = wants_removed, {}
-  for _, look in ipairs(looks_of_plugins()) do
-    plugin = look[1]
-    seen[plugin] = seen[plugin] or {}
-    local looked, found = pcall(look[2], Q, meta, ended, seen[plugin], remove)
-    awake = awake or found or not looked
-  end
+local awake, seen = not MAY_SLEEP, nil
+if finishing.ended > 0 and (finishing.planned or may_wake(meta)) then
+--- @local "look"
+  awake, seen = ask_looks(Q, meta, now, wants_removed)
 end
 if awake and finishing.ended > 0 then
 --- @local "seam-finish"

@@ -152,9 +152,9 @@ class TestFinished:
         assert plugins.reported == [["none", "3"], ["2", "3"]]
 
     def test_a_look_says_whether_there_is_something_to_do(self, raw: redis.Redis) -> None:
-        look = """if ended.completed > 1 then error('broken') end
-            seen.found = {q, meta['toril.x'], ended}
-            return ended.failed > 0"""
+        look = """if ctx.ended.completed > 1 then error('broken') end
+            ctx.seen.found = {ctx.q, ctx.now - 5, ctx.fields['toril.x'], ctx.ended}
+            return ctx.ended.failed > 0"""
         source = "ctx.report(ctx.seen.found or 'nothing')"
         more: dict[str, Any] = {"only_with": ("toril.x",), "look": look}
         plugins = Plugins(raw, chunk(source, "finished_batch", **more))
@@ -166,15 +166,36 @@ class TestFinished:
         end(plugins.run, finish("d", "t:2"))
         assert plugins.reported == []
         end(plugins.run, finish("e", "t:2", kind="failed", value="x"))
-        assert plugins.reported == [[Q, "1", {"completed": 0, "failed": 1}]]
-        # One that breaks keeps no chunk from its work; nor is one taken where something is planned.
+        assert plugins.reported == [[Q, NOW, "1", {"completed": 0, "failed": 1}]]
+        # One that breaks keeps no chunk from its work.
         end(plugins.run, finish("f", "t:2"), finish("g", "t:2"))
-        end(plugins.run, finish("b", plans={"p": 1}))
-        assert plugins.reported[1:] == ["nothing", "nothing"]
+        assert plugins.reported[1:] == ["nothing"]
+
+    def test_a_look_sees_the_jobs_and_what_was_planned(self, raw: redis.Redis, seed: Seed) -> None:
+        look = """ctx.seen.found = {ctx.planned, ctx.fields['toril.x'] or 'none',
+            {ctx.list('completed')}, {ctx.list('failed')}}
+            return false"""
+        awake = chunk("ctx.report(ctx.seen.found)", "finished_batch", "q")
+        look_of = {
+            p: chunk("", "finished_batch", p, only_with=("toril.x",), look=look) for p in "pq"
+        }
+        plugins = Plugins(raw, look_of["p"], look_of["q"], awake)
+        raw.hset(f"{Q}:b", "parentKey", f"{OTHER}:p")
+        one = finish("a", kind="failed", value="x")
+        end(plugins.run, one, finish("b", plans={"q": False}))
+        (found,) = plugins.reported
+        assert found[:2] == [True, "none"]
+        assert found[2] == [["b"], ["send"], [False], [f"{OTHER}:p"]]
+        assert found[3] == [["a"], ["send"], [], []]
+        # None is asked where somebody could not plan: the chunk is called.
+        asleep = chunk("ctx.report('awake')", "finished_batch", only_with=("toril.x",), look=look)
+        plugins = Plugins(raw, asleep)
+        end(plugins.run, finish("c", undecided=True))
+        assert plugins.reported == ["awake"]
 
     def test_a_look_lets_go_what_it_knows(self, raw: redis.Redis, seed: Seed) -> None:
-        look = """local ids = redis.call('LRANGE', q .. ':x', 0, -1)
-            return not remove(meta['toril.x'], ids, 'r', {'gone', ids})"""
+        look = """local ids = redis.call('LRANGE', ctx.q .. ':x', 0, -1)
+            return not ctx.remove_known(ctx.fields['toril.x'], ids, 'r', {'gone', ids})"""
         own_chunks = [
             chunk("ctx.report('awake')", "finished_batch", only_with=("toril.x",), look=look),
             chunk("ctx.report('told')", "removed"),

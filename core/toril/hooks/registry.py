@@ -115,11 +115,15 @@ class Registry:
             only_with: fields of `meta` for a chunk at `finished_batch` that has nothing to do in
                 queues that have none of them. There it is called only if `toril_plan_finish` of its
                 plugin planned something for a job of the call, or raised.
-            look: beside `only_with`, the body of `function(q, meta, ended, seen, remove)`, Lua that
-                is run before anything is made for chunks, and returns whether there may be
-                something to do: `meta` has the fields of `only_with`, `ended` is `ctx.ended`,
-                `seen` `ctx.seen`. `remove(outcome, ids, rule, value)` removes 1 to 100 jobs as
-                `ctx.remove_known` does, tells the stream of a single one, and reports `value`.
+            look: beside `only_with`, the body of a `function(ctx)` that is run before anything is
+                made for chunks, where one of the fields is set or something was planned, and
+                returns whether there may be something to do: else the chunk need not be called.
+                Its `ctx` has `q`, `now`, `ended` and `seen` as the chunk's has; `fields`: the
+                fields of `only_with`; `planned`: whether any plugin planned something;
+                `list(outcome)` → ids and names of the jobs that ended so, and by their
+                numbers what this plugin planned for them, and the keys of their parents.
+                `remove_known(outcome, ids, rule, value)` removes 1 to 100 jobs as the chunk's
+                does, tells the stream of a single one, and reports `value`.
         """
         if point not in POINTS:
             raise ConfigurationError(f"there is no point {point!r}{did_you_mean(point, POINTS)}")

@@ -1,5 +1,4 @@
 -- What all Lua of the cleanup plugin shares; it stands before each body, inside function(ctx).
--- A chunk defines as little as it can before its first `return`: each definition costs every call.
 --
 -- Per outcome <o> (completed, failed) the plugin keeps, below Q:toril:cleanup:
 --   own:<o>      zset  id -> finishedOn of every job that does not follow the queue's live rule

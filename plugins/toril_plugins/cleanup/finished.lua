@@ -1,17 +1,13 @@
 -- Once per call, after jobs have finished: store what was decided about them, and apply ceilings
--- and the live rule by count. Age is the sweeper's. Without a rule and without own values: no
--- command at all. Most calls end with this part: nothing was decided about these jobs, and the live
--- count lets go the oldest ones, which may go. A job's plan is nil, or {asking, careful, decision}.
+-- and the live rule by count. Age is the sweeper's. What most finishes ask has been done before
+-- this is reached, see look.lua: this knows all cases. A job's plan is nil, or {asking, careful,
+-- decision}.
 -- `asking`: this process has strategies. They may have something to say about jobs that others
 -- finished, so evicting older jobs is left to the sweeper, which asks first. `careful`: somebody
 -- reviews or copies, so nothing goes here.
 
 local MARGIN = 20 -- jobs with a decision of their own that are passed over
 local AT_ONCE = 50 -- jobs that are too much, of which the newest may go first
-local NONE = {}
--- Outcome -> ids that the live count does not keep, newest first, where there is nothing else to
--- see to; see look.lua.
-local beyond = ctx.seen.beyond or NONE
 
 local function jobs_of(outcome)
   local jobs = {}
@@ -21,8 +17,36 @@ local function jobs_of(outcome)
   return jobs
 end
 
--- The ids of jobs that the live count does not keep. One command if nobody has a decision of their
--- own and not many more are too much.
+local settled = ctx.seen.settled or {} -- outcomes of which all is done
+
+-- What was decided about an earlier finish of these jobs no longer holds.
+local function forget_earlier(jobs, outcome)
+  if not state('own', outcome) then return end
+  local ids = {}
+  for n, job in ipairs(jobs) do ids[n] = job.id end
+  local known = redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))
+  for n, id in ipairs(ids) do
+    if known[n] then forget(id, outcome) end
+  end
+end
+
+-- Lets go what follows the live rule and is too much, except where something was said for that very
+-- job: somebody else may have finished it, and the sweeper asks first.
+local function let_go_unspoken(jobs, outcome)
+  local free = {}
+  for _, job in ipairs(jobs) do
+    local said
+    said, job.parent_key = has_own_value(job.id, outcome)
+    if said then
+      park(job.id, outcome, job.finished_on, ctx.now)
+    else
+      free[#free + 1] = job
+    end
+  end
+  let_go_or_put_off(outcome, free)
+end
+
+-- The ids of jobs that the live count does not keep.
 local function beyond_live_count(outcome, last)
   local finished, own, others = finished_key(outcome), nil, 0
   if state('own', outcome) then
@@ -30,12 +54,11 @@ local function beyond_live_count(outcome, last)
     others = redis.call('ZCARD', own)
   end
   if others == 0 then
-    local newest_first = beyond[outcome]
-      or redis.call('ZREVRANGE', finished, last, last + AT_ONCE)
+    local newest_first = redis.call('ZREVRANGE', finished, last, last + AT_ONCE)
     if #newest_first <= AT_ONCE then return newest_first end
   end
   local excess = math.min(redis.call('ZCARD', finished) - others - last, ctx.budget)
-  if excess <= 0 then return NONE end
+  if excess <= 0 then return {} end
   local floor = others > 0 and state('floor', outcome) or '-inf'
   local window = others > 0 and 2 * excess + MARGIN or excess
   local oldest = redis.call('ZRANGEBYSCORE', finished, floor, '+inf', 'LIMIT', 0, window)
@@ -50,78 +73,101 @@ local function beyond_live_count(outcome, last)
 end
 
 -- Evict by the live count. What lies behind more than a few jobs with a decision of their own is
--- left to the sweeper. Returns the jobs that have not gone, each with `why`; 'said': somebody else
--- may have finished it, and something be said for it.
+-- left to the sweeper.
 local function evict(outcome, rule)
-  local ids, stored, plain = beyond_live_count(outcome, rule.last), {}, true
-  local option = outcome == 'completed' and 'removeOnComplete' or 'removeOnFail'
-  local function is_said(read)
-    return read[1] or read[2] and string.find(read[2], option, 1, true)
-  end
-  for n = 1, #ids do
-    local read = redis.pcall('HMGET', ctx.q .. ':' .. ids[n], 'toril', 'opts', 'parentKey')
-    stored[n], plain = read, plain and not (read[3] or is_said(read))
-  end
-  if #ids == 0 or plain and let_go_plain(outcome, ids, rule) then return NONE end
-  local jobs, said = {}, {}
+  local ids, jobs = beyond_live_count(outcome, rule.last), {}
+  if #ids == 0 then return end
   local scores = redis.call('ZMSCORE', finished_key(outcome), unpack(ids))
   for n, id in ipairs(ids) do
-    local job = {
-      id = id, finished_on = tonumber(scores[n]), rule = rule.rule, decision = rule,
-      parent_key = stored[n][3] or false, fresh = true, why = is_said(stored[n]) and 'said' or nil,
+    jobs[n] = {
+      id = id, finished_on = tonumber(scores[n]), rule = rule.rule, decision = rule, fresh = true,
     }
-    table.insert(job.why and said or jobs, job)
   end
-  local staying = let_go(outcome, jobs)
-  for _, job in ipairs(said) do staying[#staying + 1] = job end
-  return staying
+  let_go_unspoken(jobs, outcome)
 end
 
--- Lets go of jobs of which nothing is to be kept. Returns those that have not gone.
+-- Lets go of the jobs that have just ended.
 local function let_go_at_once(jobs, outcome, rule)
-  local ids, all, plain = {}, {}, true
-  for n, job in ipairs(jobs) do ids[n], plain = job.id, plain and not job.parent_key end
-  if plain and let_go_plain(outcome, ids, rule) then return NONE end
+  local all = {}
   for n, job in ipairs(jobs) do
     all[n] = {
       id = job.id, finished_on = job.finished_on, rule = rule.rule, decision = rule,
       parent_key = job.parent_key or false, fresh = true,
     }
   end
-  return let_go(outcome, all)
+  let_go_or_put_off(outcome, all)
 end
 
--- Whether the jobs that ended so follow the live rule, it is a mere count or none, and nothing is
--- written down about them.
-local function are_plain(outcome, rule)
-  if beyond[outcome] then return true end
-  if rule and (rule.key or rule.first) or ctx.planned() then return false end
-  if ctx.meta('toril.ceiling.' .. outcome) or ctx.meta('toril.holds.list') then return false end
-  if not state('own', outcome) then return true end
-  if state('seq', outcome) then return false end
-  local floor, ids = state('floor', outcome), {}
-  if floor and floor > ctx.now then return false end
-  for n, job in ipairs(jobs_of(outcome)) do ids[n] = job.id end
-  for _, known in ipairs(redis.call('ZMSCORE', ctx.own('own:' .. outcome), unpack(ids))) do
-    if known then return false end
+-- Counts jobs under the live rule's key, and evicts what its bucket does not keep.
+local function count_by_key(jobs, outcome, rule, asking)
+  local taken = {}
+  for _, job in ipairs(jobs) do
+    local bucket = count_live(job.id, outcome, job.finished_on, rule)
+    local most = asking and 0 or ctx.budget - #taken
+    local beyond = beyond_count(outcome, bucket, rule, most)
+    for _, old in ipairs(beyond) do
+      -- Taken out at once: the next job may fall into the same bucket.
+      redis.call('ZREM', bucket_key(outcome, bucket), old.id)
+      taken[#taken + 1] = old
+    end
+    if #beyond == 0 or #taken >= ctx.budget then note_if_over(outcome, bucket, rule) end
   end
-  return true
-end
-
-local rules, left, settled = {}, {}, true -- left: what a call with plain jobs could not let go
-for _, outcome in ipairs(OUTCOMES) do
-  if ctx.ended[outcome] > 0 then
-    local rule = live_rule(outcome)
-    rules[outcome] = rule
-    if not are_plain(outcome, rule) then
-      settled = false
-    elseif rule and rule.last then
-      left[outcome] = rule.last == 0 and let_go_at_once(jobs_of(outcome), outcome, rule)
-        or evict(outcome, rule)
-      settled = settled and #left[outcome] == 0
-    else
-      left[outcome] = NONE
+  let_go_unspoken(taken, outcome)
+  -- What stays for later counts again.
+  for _, old in ipairs(taken) do
+    if old.why == 'later' or old.why == 'budget' then
+      redis.call('ZADD', bucket_key(outcome, old.bucket), old.finished_on, old.id)
+      redis.call('SADD', ctx.own('over:' .. outcome), old.bucket)
     end
   end
 end
-if settled then return end
+
+-- Jobs about which nothing was decided follow the live rule.
+local function follow_rule(jobs, outcome, rule, plan)
+  local asking = plan and (plan.asking or plan.careful)
+  if is_bucketed(rule) then
+    count_by_key(jobs, outcome, rule, asking)
+  elseif rule.last == 0 then
+    let_go_at_once(jobs, outcome, rule)
+  elseif rule.last and not asking then
+    evict(outcome, rule)
+  end
+end
+
+-- Returns the jobs about which nothing was decided: they follow the live rule.
+local function store(jobs, outcome)
+  local seq = state('seq', outcome)
+  local first_seq, following = seq, {}
+  for _, job in ipairs(jobs) do
+    if seq then seq = seq + 1 end
+    local plan = job.plan
+    if job.undecided then
+      park(job.id, outcome, job.finished_on, ctx.now)
+      ctx.report({ctx.q, 'parked', outcome, 'undecided', 1})
+    elseif plan and plan.decision then
+      seq = decide(job.id, outcome, job.finished_on, plan.decision, seq)
+    else
+      following[#following + 1] = job
+    end
+  end
+  if seq ~= first_seq then
+    set_state('seq', outcome, seq)
+    evict_counted(outcome, seq, ctx.budget)
+  end
+  return following
+end
+
+for _, outcome in ipairs(OUTCOMES) do
+  local jobs, rule = settled[outcome] and {} or jobs_of(outcome), live_rule(outcome)
+  if #jobs > 0 then
+    gate.later = jobs[1].plan ~= nil and jobs[1].plan.careful or false
+    forget_earlier(jobs, outcome)
+    if ctx.meta('toril.holds.list') then jobs = gate.unheld(outcome, jobs) end
+    local following = store(jobs, outcome)
+    apply_ceiling(outcome, MARGIN, 0)
+    if #following > 0 then
+      lower_floor(outcome, following[1].finished_on)
+      if rule then follow_rule(following, outcome, rule, following[1].plan) end
+    end
+  end
+end

@@ -76,22 +76,3 @@ local function let_go(outcome, jobs)
   for _, job in ipairs(refused) do staying[#staying + 1] = job end
   return staying
 end
-
--- Lets go of jobs by the live rule, by their ids, at a finish: those of which nothing is written
--- down, and which are no children. Returns whether they have gone, all or none; if not, as where
--- any of what `let_go` sees to is to be seen to, the caller asks for each.
-local function let_go_plain(outcome, ids, rule)
-  if gate.later or gate.hand_over or rule.tombstone or ctx.meta('toril.holds.list')
-    or ctx.meta('toril.idwindow.ms') or ctx.meta('toril.requires.plugins') then
-    return false
-  end
-  local each, count = ctx.announce, #ids
-  ctx.announce = each and count == 1
-  local gone = ctx.remove_known(outcome, ids, rule.rule)
-  ctx.announce = each
-  if gone and count > 0 then
-    if count > 1 then announce(outcome, count) end
-    report_gone(outcome, rule.rule, count)
-  end
-  return gone
-end

@@ -61,12 +61,10 @@ def _fields(*names: str) -> tuple[str, ...]:
 
 
 SAID: Final = (
-    *_fields("retention", "ceiling", "cleanup.own"),
+    *_fields("retention", "ceiling", "cleanup.own", "cleanup.seq", "cleanup.floor"),
     *("toril.holds.list", "toril.requires.plugins", "toril.idwindow.ms"),
 )
 """Fields of `meta`: where none is, finished jobs about which nothing was decided simply stay."""
-STATE: Final = _fields("cleanup.seq", "cleanup.floor")
-"""Fields of `meta` that are there only beside `cleanup.own`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +113,11 @@ class Cleanup(Recalling):
         registry.setting(Foreign)
         registry.setting(IdWindow)
         registry.hookspecs(hookspecs)
-        finished = (
-            "gate",
-            "finished",
-            "holds",
-            "indexes",
-            "said",
-            "deciding",
-            "holding",
-            "finished_rest",
-        )
-        registry.lua(
-            "finished_batch", _lua(*finished), meta=STATE, only_with=SAID, look=_text("look")
-        )
+        finished = ("gate", "holds", "indexes", "said", "deciding", "holding", "finished")
+        registry.lua("finished_batch", _lua(*finished), only_with=SAID, look=_text("look"))
         removed = _text("removed") + "\n" + _lua("said", "tombstone", "indexes", "removed_rest")
-        registry.lua("removed", removed, meta=(*SAID, *STATE))
-        registry.lua("restored", _lua("restored"), meta=(*SAID, *STATE))
+        registry.lua("removed", removed, meta=SAID)
+        registry.lua("restored", _lua("restored"), meta=SAID)
         guards = ("toril.holds.list", "toril.requires.plugins")
         registry.lua("removing", _lua("holds", "gate", "keeping"), meta=guards)
         for script in ("hold", "release"):
