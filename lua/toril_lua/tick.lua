@@ -124,14 +124,46 @@ if not ok and #codes == 0 and #fetched.ids == 0 then error(problem, 0) end
 --- @when finished, finished_batch
 
 -- Where no chunk has anything to do nothing of the seam is even defined.
-local awake, seen = not MAY_SLEEP, nil
-if finishing.ended > 0 and (finishing.planned or may_wake(meta)) then
---- @local "look"
-  awake, seen = ask_looks(Q, meta, now, wants_removed)
+local awake, seen = not MAY_SLEEP, {}
+if finishing.undecided then
+  awake = true -- a plugin could not say its plan: no look knows what its chunk is to do
+elseif finishing.ended > 0 and (finishing.planned or may_wake(meta)) then
+  local plugin -- whose turn it is
+  -- Of the jobs that ended so their ids and names, and, by their numbers, what the plugin planned
+  -- for them, and the keys of their parents.
+  local function list(outcome)
+    local ids, names, plans, parents = {}, {}, {}, {}
+    for i = 1, #finished_jobs, 2 do
+      local item, stored = finished_jobs[i], finished_jobs[i + 1]
+      if item[3] == outcome then
+        local n = #ids + 1
+        ids[n], names[n], parents[n] = item[1], stored[1], stored[3] or nil
+        if item[6] and item[6].plans then plans[n] = item[6].plans[plugin] end
+      end
+    end
+    return ids, names, plans, parents
+  end
+  local function remove(outcome, ids, rule, value)
+--- @local "remove-known"
+    return #ids <= MOST_KNOWN and remove_known(Q, outcome, ids, plugin, rule, #ids == 1, value)
+  end
+  want_removed = wants_removed
+  local ctx = {
+    q = Q, now = now, fields = meta, planned = finishing.planned, list = list,
+    ended = {completed = finishing.ended - finishing.failed, failed = finishing.failed},
+    remove_known = remove,
+  }
+  for _, look in ipairs(looks_of_plugins()) do
+    plugin = look[1]
+    ctx.seen = seen[plugin] or {}
+    seen[plugin] = ctx.seen
+    local looked, found = pcall(look[2], ctx)
+    awake = awake or found or not looked
+  end
 end
 if awake and finishing.ended > 0 then
 --- @local "seam-finish"
-  seam.meta[Q], seam.whole, seam.seen = meta, whole_meta and Q, seen or {}
+  seam.meta[Q], seam.whole, seam.seen = meta, whole_meta and Q, seen
   tell_chunks(Q, now, wants_removed)
 end
 --- @end

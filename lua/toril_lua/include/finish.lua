@@ -13,7 +13,8 @@ local LONG_ACTIVE = 1000 -- jobs
 -- of active where the oldest are, as far as it has not left. `cut`: so many have left there, and
 -- are still to be cut off. `entered`: outcome -> {time, id, ...}, to be added to its set.
 -- `unlocked`: the ids whose locks are to go. `ended`: how many jobs completed or failed.
--- `failed`: how many of them failed. `planned`: a plugin planned something for one, or could not.
+-- `failed`: how many of them failed. `planned`: a plugin planned something for one, or could not
+-- (`undecided`).
 -- `pushed`: something was made ready to run. `left`: the id that is out of active, not yet settled.
 -- `finder`: another queue whose rescue shall know of parents that have to fail now. `values`:
 -- whether the events tell results and reasons. `held`: a job asked for a rate limit. `tell` and
@@ -87,6 +88,7 @@ local function settle(Q, item, key, stored)
     finished_blocking[id] = true
   end
   if more.plans or more.undecided then finishing.planned = true end
+  if more.undecided then finishing.undecided = true end
 --- @end
   finishing.ended = finishing.ended + 1
   if not entries then

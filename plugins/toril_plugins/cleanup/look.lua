@@ -42,50 +42,56 @@ end
 if not next(todo) then return false end
 
 -- Whether somebody may hold one of the jobs. `names`: nil if they are not known.
-local function may_be_held(ids, names)
-  local wanted, fields = {}, {}
-  for _, hold in ipairs(holds ~= '[]' and cjson.decode(holds) or {}) do
-    if not (names and hold.name) then return true end
-    wanted[hold.name] = true
+local may_be_held
+if holds then
+  function may_be_held(ids, names)
+    local wanted, fields = {}, {}
+    for _, hold in ipairs(holds ~= '[]' and cjson.decode(holds) or {}) do
+      if not (names and hold.name) then return true end
+      wanted[hold.name] = true
+    end
+    for n, id in ipairs(ids) do
+      if names and wanted[names[n]] then return true end
+      fields[n] = 'toril.holds.id.' .. id
+    end
+    for _, hold in ipairs(redis.call('HMGET', ctx.q .. ':meta', unpack(fields))) do
+      if hold then return true end
+    end
+    return false
   end
-  for n, id in ipairs(ids) do
-    if names and wanted[names[n]] then return true end
-    fields[n] = 'toril.holds.id.' .. id
-  end
-  for _, hold in ipairs(redis.call('HMGET', ctx.q .. ':meta', unpack(fields))) do
-    if hold then return true end
-  end
-  return false
 end
 
 -- Notes the jobs that stay for an age of their own; `plans`: number -> what was decided, for some
 -- of the `ids`. Returns the other ids; nil: this is not all that is to be noted.
-local function note_ages(own_key, outcome, ids, plans)
-  local following, own, rules, at = {}, {}, {}, {}
-  for n, id in ipairs(ids) do
-    local plan = plans[n]
-    local decision = plan and plan.decision
-    if not plan then
-      following[#following + 1] = id
-    elseif not decision or plan.asking or plan.careful or decision.last or decision.first
-      or decision.key or decision.group or decision.flow or decision.age == 0 then
-      return nil
-    else
-      if string.sub(decision.rule, 1, 7) == 'plugin ' then decision.since = ctx.now end
-      own[#own + 1], own[#own + 2] = ctx.now, id
-      rules[#rules + 1], rules[#rules + 2] = id, cmsgpack.pack(decision)
-      local never = math.huge
-      local wait = math.min(decision.age or never, decision.logs or never, decision.data or never)
-      if wait < never then at[#at + 1], at[#at + 2] = ctx.now + wait, id end
+local note_ages
+if ctx.planned then
+  function note_ages(own_key, outcome, ids, plans)
+    local following, own, rules, at = {}, {}, {}, {}
+    for n, id in ipairs(ids) do
+      local plan = plans[n]
+      local decision = plan and plan.decision
+      if not plan then
+        following[#following + 1] = id
+      elseif not decision or plan.asking or plan.careful or decision.last or decision.first
+        or decision.key or decision.group or decision.flow or decision.age == 0 then
+        return nil
+      else
+        if string.sub(decision.rule, 1, 7) == 'plugin ' then decision.since = ctx.now end
+        own[#own + 1], own[#own + 2] = ctx.now, id
+        rules[#rules + 1], rules[#rules + 2] = id, cmsgpack.pack(decision)
+        local never = math.huge
+        local wait = math.min(decision.age or never, decision.logs or never, decision.data or never)
+        if wait < never then at[#at + 1], at[#at + 2] = ctx.now + wait, id end
+      end
     end
+    -- About one that finished before something may be written down.
+    if #own > 0 and redis.call('ZADD', own_key .. 'own:' .. outcome, unpack(own)) < #own / 2 then
+      return nil
+    end
+    if #rules > 0 then redis.call('HSET', own_key .. 'rule:' .. outcome, unpack(rules)) end
+    if #at > 0 then redis.call('ZADD', own_key .. 'at:' .. outcome, unpack(at)) end
+    return following
   end
-  -- About one that finished before something may be written down.
-  if #own > 0 and redis.call('ZADD', own_key .. 'own:' .. outcome, unpack(own)) < #own / 2 then
-    return nil
-  end
-  if #rules > 0 then redis.call('HSET', own_key .. 'rule:' .. outcome, unpack(rules)) end
-  if #at > 0 then redis.call('ZADD', own_key .. 'at:' .. outcome, unpack(at)) end
-  return following
 end
 
 -- The ids that the live count does not keep, where others have a decision of their own; nil: that
