@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import Final, TypeAlias
 
 import msgspec
@@ -33,10 +32,15 @@ _inherited: list[object] = []
 class _Batch(msgspec.Struct, eq=False):
     """Jobs that are added in one call, and what plugins shall hear of it."""
 
+    owner: AddBatches
     jobs: Sequence[_Waiting]
     nodes: Sequence[NewNode]
     untold: list[JobEvent] = []
     begun: object = None  # kept in a forked child, too, which must not close it
+
+    def ended(self, begun: Begun[list[JobSnapshot | JobError]]) -> None:
+        """The call has ended."""
+        self.owner.ended(self, begun)
 
 
 class AddBatches:
@@ -120,9 +124,7 @@ class AddBatches:
             self._under_way.append(batch)
             self._together = len(batch.jobs)
             saving = self._operations.save_in_one(batch.nodes)
-            batch.begun = self._runtime.begin(
-                saving, batch.untold, partial(self._ended, batch), self._line
-            )
+            batch.begun = self._runtime.begin(saving, batch.untold, batch.ended, self._line)
         if self._quiet is not None:
             self._look_whether_quiet(self._quiet)
 
@@ -141,9 +143,10 @@ class AddBatches:
         nodes = [node for node, _ in wanted[: min(share, MOST_ADDED)]]
         count = in_one_call(nodes)
         self._waiting = wanted[count:]
-        return _Batch(wanted[:count], nodes[:count])
+        return _Batch(self, wanted[:count], nodes[:count])
 
-    def _ended(self, batch: _Batch, begun: Begun[list[JobSnapshot | JobError]]) -> None:
+    def ended(self, batch: _Batch, begun: Begun[list[JobSnapshot | JobError]]) -> None:
+        """A call has ended: its callers are answered, once the plugins have been told."""
         saved: Sequence[JobSnapshot | BaseException]
         try:
             saved = begun.result()

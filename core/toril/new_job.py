@@ -231,8 +231,9 @@ class CheckedOptions:
 
         Raises what `draft` raises.
         """
-        values = options.values()
-        said = (parent, *zip(options, map(type, values), values, strict=True))
+        said: Hashable = parent
+        if options:
+            said = (parent, *((name, type(value), value) for name, value in options.items()))
         if options and (
             not self._OF_ONE_JOB.isdisjoint(options)
             or isinstance(options.get("delay"), datetime)

@@ -7,9 +7,9 @@
 --            node = {id, name, data, timestamp, toril, terms = number of its terms}
 --            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
 --            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
---            reschedule}}: what nodes may have in common; it reads as if it were theirs. A lone
---            node says it itself. delay, priority: only if they are not 0. special: there is
---            more than nodes with a queue, opts and counter.
+--            reschedule}, special}: what nodes may have in common; it reads as if it were theirs.
+--            A lone node says it itself. delay, priority: only if they are not 0. special: there is
+--            more than a queue, opts and counter, of the node or of the call.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
 --            whole = {size, ...}: the nodes are those of so many flows, one after another, each

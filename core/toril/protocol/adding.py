@@ -28,8 +28,6 @@ LARGEST_FLOW: Final = 200
 _GARBLED: Final = -23
 _TAKEN_BACK: Final = -26
 _NOTHING_TO_TELL: Final = 1
-_PLAIN: Final = frozenset({"opts", "q", "counter"})
-"""The terms of a job that simply waits."""
 _FIELDS: Final = ("name", "data", "opts", "timestamp", "delay", "priority", "parent", "deid")
 _WINDOW_FLAGS: Final = {
     "extend": "extend",
@@ -105,12 +103,13 @@ class NewNode(msgspec.Struct, frozen=True, gc=False):
         if self.parent is not None:
             terms["parent_key"] = f"{self.parent.queue_key}:{self.parent.id}"
             terms["parent"] = _parent_json(self, self.parent)
+            terms["special"] = True
         if self.is_parent:
-            terms["is_parent"] = True
+            terms["is_parent"] = terms["special"] = True
         if self.counter:
             terms["counter"] = True
         if self.given:
-            terms["given"] = True
+            terms["given"] = terms["special"] = True
         return terms
 
     def snapshot(self, id: str) -> JobSnapshot:
@@ -170,10 +169,10 @@ def _terms_of_opts(node: NewNode) -> dict[str, Any]:
     terms: dict[str, Any] = {"opts": encode_opts(opts)}
     for option in ("delay", "priority", "lifo"):
         if stored := opts.get(option):
-            terms[option] = stored
+            terms[option], terms["special"] = stored, True
     window = _window(node)
     if window is not None:
-        terms["window"], terms["deid"] = window, window["id"]
+        terms["window"], terms["deid"], terms["special"] = window, window["id"], True
     if isinstance(opts, MappingProxyType):
         if len(_shared_opts) >= _MOST_SHARED:
             _shared_opts.clear()
@@ -293,7 +292,9 @@ def _request(
     if len(nodes) == 1 and not flow_roots and nodes[0].queue == queue:
         terms = nodes[0].terms()
         request = {"now": now, "nodes": [_packed(nodes[0], terms)]}
-        return (queue,), request if terms.keys() <= _PLAIN else {**request, "special": True}
+        if "special" in terms:
+            request["special"] = True
+        return (queue,), request
     numbers = {queue: 1}
     common: list[dict[str, Any]] = []
     packed: list[dict[str, Any]] = []
@@ -305,12 +306,12 @@ def _request(
         if before is None or not node.has_terms_of(before):
             common.append({**node.terms(), "q": numbers.setdefault(node.queue, len(numbers) + 1)})
             if inner:
-                common[-1]["inner"] = True
+                common[-1]["inner"] = common[-1]["special"] = True
             number = len(common)
         last[inner] = node, number
         packed.append(_packed(node, {"terms": number}))
     request = {"now": now, "nodes": packed, "terms": common}
-    if not all(terms.keys() <= _PLAIN for terms in common):
+    if any("special" in terms for terms in common):
         request["special"] = True
     return tuple(numbers), request
 
