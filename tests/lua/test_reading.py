@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import redis
 from tests.lua.running import Runner
 from tests.lua.seeding import NOW, OTHER, Q, Seed
@@ -22,6 +23,18 @@ def test_job_is_a_snapshot_of_its_hash(run: Runner, seed: Seed) -> None:
 
 def test_job_that_is_not_there(run: Runner) -> None:
     assert run(reading.job(Q, "nobody")) is None
+
+
+@pytest.mark.parametrize("id", ["wait", "events", "marker", "meta", "toril:said"])
+def test_a_key_of_the_queue_is_no_job(run: Runner, raw: redis.Redis, id: str) -> None:
+    key = f"{Q}:{id}"
+    if id == "meta":
+        raw.hset(key, "name", "x")
+    elif id == "marker":
+        raw.zadd(key, {"0": 0})
+    else:
+        raw.rpush(key, "j1")
+    assert run(reading.job(Q, id)) is None
 
 
 def test_state_of_jobs_wherever_they_are(run: Runner, seed: Seed) -> None:

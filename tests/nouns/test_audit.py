@@ -231,6 +231,13 @@ async def test_foreign_programs_are_noted(app: App, raw: redis.Redis) -> None:
     assert "bullmq:5.45.2" in found.what
 
 
+async def test_a_key_that_belongs_to_nothing_is_a_note(app: App, raw: redis.Redis) -> None:
+    raw.sadd(f"{Q}:wait:thing", "a member")
+    (found,) = (await app.audit("mail")).findings
+    assert (found.kind, found.severity) == ("strange-key", "note")
+    assert (found.key, found.repair) == (f"{Q}:wait:thing", None)
+
+
 class TestParents:
     @pytest.fixture
     async def flow(self, app: App) -> App:

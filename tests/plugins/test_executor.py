@@ -483,6 +483,15 @@ async def test_report_only_removes_nothing_and_counts(
             "2 completed by rules of their own, 1 failed by the queue's rule"
         )
         assert told == [only]
+        assert {
+            (each.labels["outcome"], each.labels["by"]): each.value
+            for each in here.app.metrics()
+            if each.name == "toril_would_remove" and each.value
+        } == {
+            ("completed", "the queue's rule"): 2,
+            ("completed", "rules of their own"): 2,
+            ("failed", "the queue's rule"): 1,
+        }
     async with place(redis_url) as here:
         here.clock.advance("1d")
         await here.sweep()

@@ -148,7 +148,8 @@ def job(queue: str, id: str, prefix: str | None = None) -> Read[JobSnapshot | No
             return None
         return JobSnapshot(queue_name(queue), id, hash_fields(replies[0]), prefix)
 
-    return Read((("HGETALL", f"{queue}:{id}"),), parse)
+    command = "HGETALL" if can_be_job(id) else "EXISTS"  # `wait` names a list
+    return Read(((command, f"{queue}:{id}"),), parse)
 
 
 def jobs(
