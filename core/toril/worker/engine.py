@@ -2,9 +2,12 @@
 
 Each turn tells the server in one call what has ended since the last turn, and picks up as many jobs
 as there are free slots. It is sent as soon as the previous one returned, so that a lone job waits
-for nobody and a busy worker pays one round trip for many. Only when a turn brought nothing and
-nothing has ended does the engine wait: for a job to end, for the time at which a delayed job is
-due, or for the next job that comes, for which one of the free slots is kept.
+for nobody and a busy worker pays one round trip for many. That happens in the very step in which a
+reply is read or the last running job ends (`_act`); while others run, a turn of the loop later.
+
+The engine's own task (`run`) is there to wait, which it does only when a turn brought nothing and
+nothing has ended: for the time at which a delayed job is due, or for the next job that comes, for
+which one of the free slots is kept.
 """
 
 from __future__ import annotations
