@@ -14,7 +14,7 @@ from tests.support.place import Place, entries, foreign_finish, place
 
 from toril import Flow, NewJob, hookimpl
 from toril.plugins import FinishedJob, Json, Said
-from toril_plugins import Keep, Retention
+from toril_plugins import Ceiling, Hold, Holds, IdWindow, Keep, Retention
 
 
 @pytest.fixture
@@ -627,3 +627,36 @@ async def test_a_full_server_is_swept(fresh_server: ServerFactory) -> None:
         await here.sweep("5s")
         assert await here.kept() == {"a3", "a4", "late"}
         assert await here.kept("failed") == {"f4"}
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ([Retention(completed=Keep(last=1, tombstone="2h"))], None),
+        ([IdWindow("1h"), Retention(completed=1)], None),
+        ([Retention(completed=Keep(last=1, key="name"))], None),
+        ([Retention(completed=Keep("9h", first=0, last=1))], None),
+        ([Ceiling(completed=1)], Keep.forever()),
+        ([Retention(completed=Keep.forever())], Keep("1m", tombstone="2h")),
+        ([Holds(Hold(id="a4")), Retention(completed=Keep.nothing())], None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("asked", [False, True], ids=["", "asked"])
+async def test_a_full_server_is_relieved_by_any_rule(
+    fresh_server: ServerFactory, said: list[Any], own: Keep | None, asked: bool
+) -> None:
+    server = fresh_server(maxmemory_policy="noeviction")
+    async with place(server.url, plugins=[Meanwhile()] if asked else []) as here:
+        await here.finish(
+            *(f"a{n}" for n in range(5)), settings=[Retention(completed=own)] if own else []
+        )
+        with server.client() as raw:
+            raw.config_set("maxmemory", "1mb")
+            with pytest.raises(redis.OutOfMemoryError):
+                raw.set("anything", "at all")
+        for each in said:
+            await here.queue.set(each)
+        await here.sweep("2m")
+        await here.sweep("2m")
+        assert await here.kept() <= {"a4"}
