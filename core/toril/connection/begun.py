@@ -100,15 +100,19 @@ class Begun(Generic[T]):
         return result
 
     def _advance(self, answer: Any) -> None:
+        result, problem = None, None
         try:
             step = self._steps.send(answer)
         except StopIteration as done:
-            self._end(done.value)
+            result = done.value
         except Exception as error:  # noqa: BLE001 - handed to who has begun it
-            self._end(None, error)
+            problem = error
         else:
             if not isinstance(step, Exchange) or not self._send(step):
                 self._task = asyncio.create_task(self._rest(lambda: self._do(step)))
+            return
+        # Not within `except`: what is raised in what follows has nothing to do with that error.
+        self._end(result, problem)
 
     def _send(self, step: Exchange) -> bool:
         """Send what the step says, if there is a connection for it now."""
