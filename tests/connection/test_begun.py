@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -20,7 +21,9 @@ from toril.connection.line import Line
 from toril.connection.open import open_endpoint
 from toril.connection.pool import MAX_CONNECTIONS
 from toril.connection.steps import Steps
+from toril.errors import ServerError
 
+WRONG = read("LPUSH", "k")
 here: ContextVar[str] = ContextVar("here", default="nowhere")
 
 
@@ -37,9 +40,11 @@ class Outcome:
     def __init__(self) -> None:
         self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.told_in: list[tuple[bool, str]] = []
+        self.handled: list[BaseException | None] = []
 
     def __call__(self, begun: Begun[Any]) -> None:
         self.told_in.append((asyncio.current_task() is not None, here.get()))
+        self.handled.append(sys.exc_info()[1])
         try:
             self._future.set_result(begun.result())
         except Exception as error:  # noqa: BLE001 - for who asks
@@ -77,6 +82,18 @@ async def test_it_is_led_on_in_its_context(executor: Executor) -> None:
     here.reset(token)
     await outcome.get()
     assert outcome.told_in == [(False, "there")]
+
+
+async def test_what_its_end_brings_is_not_in_the_context_of_an_error(executor: Executor) -> None:
+    await executor.drive(append(executor, "a"))
+    fine, refused = (
+        begin(executor, append(executor, "b")),
+        begin(executor, executor.converse(WRONG)),
+    )
+    assert await fine.get() == 2
+    with pytest.raises(ServerError):
+        await refused.get()
+    assert (fine.handled, refused.handled) == ([None], [None])
 
 
 def lose_script(proxy: FaultProxy, raw: redis.Redis) -> None:
