@@ -7,9 +7,9 @@
 --            node = {id, name, data, timestamp, toril, terms = number of its terms}
 --            terms = {q = number of the queue, opts, delay, priority, lifo, parent_key, parent,
 --            inner, is_parent, counter, given, deid, window = {id, ttl, extend, replace, keep,
---            reschedule}, special}: what nodes may have in common; it reads as if it were theirs.
---            A lone node says it itself. delay, priority: only if they are not 0. special: there is
---            more than a queue, opts and counter, of the node or of the call.
+--            reschedule}}: what nodes may have in common; it reads as if it were theirs. A lone
+--            node says it itself. delay, priority: only if they are not 0. special: there is
+--            more than nodes with a queue, opts and counter.
 --            inner: the parent is in the same flow. counter: the id is the next of the queue's
 --            counter. given: the caller gave the id. Parents stand before their children.
 --            whole = {size, ...}: the nodes are those of so many flows, one after another, each
@@ -43,11 +43,13 @@ local now, record, nodes = request.now, request.record, request.nodes
 -- Functions are made anew in each call, so those that only some calls need are made where a node
 -- asks for them.
 local has_places, has_parents, has_given, has_windows -- whether some node has
-for _, terms in ipairs(request.special and (request.terms or nodes) or {}) do
-  has_places = has_places or terms.delay or terms.priority or terms.lifo or terms.is_parent
-  has_parents = has_parents or terms.parent_key
-  has_given = has_given or terms.given
-  has_windows = has_windows or terms.window
+if request.special then
+  for _, terms in ipairs(request.terms or nodes) do
+    has_places = has_places or terms.delay or terms.priority or terms.lifo or terms.is_parent
+    has_parents = has_parents or terms.parent_key
+    has_given = has_given or terms.given
+    has_windows = has_windows or terms.window
+  end
 end
 if request.terms then
   for i, terms in ipairs(request.terms) do request.terms[i] = {__index = terms} end
@@ -69,8 +71,10 @@ local delayed = NONE -- queues that need a marker for their delayed jobs
 if request.special then done_children, left_out, children, delayed = {}, {}, {}, {} end
 local pushed = {} -- queues that need a marker
 local created -- the key of the hash being written
-local written = {} -- keys of nodes that have been added
-local gathered = {} -- queue: ids that go to the list of its waiting jobs together
+-- Only if there are several nodes: keys of those that have been added; and, by queue, ids that go
+-- to the list of its waiting jobs together.
+local written, gathered
+if #nodes > 1 then written, gathered = {}, {} end
 local existed, codes = {}, {} -- numbers of nodes: true if it existed, and what stands against it
 local results = {}
 
@@ -85,7 +89,7 @@ end
 local all_new = #keys == 0 or redis.call('EXISTS', unpack(keys)) == 0
 
 local function is_there(key)
-  return (written[key] or not all_new) and redis.call('EXISTS', key) == 1
+  return (not all_new or (written and written[key])) and redis.call('EXISTS', key) == 1
 end
 
 local kin -- what jobs with parents, and flows, need
@@ -94,7 +98,7 @@ if has_parents or request.whole or request.check or request.flow or request.link
   kin = family
 
   function family.exists(key)
-    if not living[key] and (written[key] or redis.call('EXISTS', key) == 1) then
+    if not living[key] and ((written and written[key]) or redis.call('EXISTS', key) == 1) then
       living[key] = true
     end
     return living[key] or false
@@ -233,8 +237,6 @@ if has_windows then
   deduplicated_by = rejected_by
 end
 
-local several = #nodes > 1
-
 -- Returns true if the job existed, and what stands against it.
 local function add(node)
   local queue = KEYS[node.q]
@@ -274,8 +276,8 @@ local function add(node)
   end
   created = key
   store_job(queue, node.id, node)
-  local ids = gathered[queue]
-  if has_places and (node.delay or node.priority or node.lifo or node.is_parent) then
+  local ids = gathered and gathered[queue]
+  if place_elsewhere and (node.delay or node.priority or node.lifo or node.is_parent) then
     place_elsewhere(queue, node)
     ids = nil
   else
@@ -283,14 +285,14 @@ local function add(node)
       redis.call('LPUSH', queue .. ':wait', node.id)
       pushed[queue] = true
       -- The list has taken one, so it is a list, and will take those that come after it.
-      if several then gathered[queue] = {} end
+      if gathered then gathered[queue] = {} end
     end
     emit_capped(queue, 'waiting', 'jobId', node.id)
   end
   if node.parent_key then kin.join_parent(node, key) end
   if ids then ids[#ids + 1] = node.id end
   created = nil
-  if several then written[key] = true end
+  if written then written[key] = true end
 end
 
 if request.flow and kin.is_taken_back(request.flow) then return TAKEN_BACK end
@@ -352,15 +354,19 @@ for i, node in ipairs(nodes) do
     results[#results + 1] = {i, node.id, existed[i] and 1 or 0, codes[i] or OK}
   end
 end
-for queue, ids in pairs(gathered) do
-  if #ids > 0 then redis.call('LPUSH', queue .. ':wait', unpack(ids)) end
+if gathered then
+  for queue, ids in pairs(gathered) do
+    if #ids > 0 then redis.call('LPUSH', queue .. ':wait', unpack(ids)) end
+  end
 end
-for parent_key, keys_of_children in pairs(children) do
-  redis.call('SADD', parent_key .. ':dependencies', unpack(keys_of_children))
-end
-for _, link in ipairs(request.links or {}) do
-  if kin.exists(link[1]) then
-    redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
+if kin then
+  for parent_key, keys_of_children in pairs(children) do
+    redis.call('SADD', parent_key .. ':dependencies', unpack(keys_of_children))
+  end
+  for _, link in ipairs(request.links or {}) do
+    if kin.exists(link[1]) then
+      redis.call('SADD', link[1] .. ':dependencies', unpack(link[2]))
+    end
   end
 end
 if #done_children > 0 then
@@ -370,7 +376,9 @@ if #done_children > 0 then
     if parent then release_if_done(parent, now) end
   end
 end
-for queue in pairs(delayed) do mark_late(queue) end
+if mark_late then
+  for queue in pairs(delayed) do mark_late(queue) end
+end
 for queue in pairs(pushed) do
   local held
   if queue == Q then held = is_blocked(Q, meta[1], meta[2]) else held = blocked_now(queue) end

@@ -291,9 +291,10 @@ def _request(
     """
     if len(nodes) == 1 and not flow_roots and nodes[0].queue == queue:
         terms = nodes[0].terms()
-        request = {"now": now, "nodes": [_packed(nodes[0], terms)]}
-        if "special" in terms:
+        request: dict[str, Any] = {"now": now}
+        if terms.pop("special", False):
             request["special"] = True
+        request["nodes"] = [_packed(nodes[0], terms)]
         return (queue,), request
     numbers = {queue: 1}
     common: list[dict[str, Any]] = []
@@ -311,7 +312,8 @@ def _request(
         last[inner] = node, number
         packed.append(_packed(node, {"terms": number}))
     request = {"now": now, "nodes": packed, "terms": common}
-    if any("special" in terms for terms in common):
+    special = [terms for terms in common if terms.pop("special", False)]
+    if special:
         request["special"] = True
     return tuple(numbers), request
 
