@@ -6,7 +6,9 @@ to leave to the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -44,10 +46,15 @@ class Here:
     def keep(self, keep: Any) -> Retention:
         return Retention(**{self.outcome: keep})
 
-    def end(self, *names: str, wants: Any = frozenset(), **more: Any) -> list[dict[str, str]]:
-        """Let jobs end; the events after those of the ends."""
+    def end(
+        self, *names: str, wants: Any = frozenset(), plans: Sequence[Any] = ()
+    ) -> list[dict[str, str]]:
+        """Let jobs end; the events after those of the ends. `plans`: what was planned for each."""
         value = "null" if self.outcome == "completed" else "x"
-        finishes = (finish(name, kind=self.outcome, value=value, **more) for name in names)
+        finishes = [
+            finish(name, kind=self.outcome, value=value, plans=plan and {"cleanup": plan})
+            for name, plan in zip_longest(names, plans)
+        ]
         assert set(end(self.run, *finishes, wants=wants).codes) == {0}
         assert not self.run.chunk_errors
         told: Any = contents(self.raw)[f"{Q}:events"]
@@ -159,8 +166,12 @@ def test_nothing_is_kept_but_a_failed_child_that_its_parent_waits_for(here: Here
     assert here.kept == (["old"] if here.outcome == "completed" else ["old", "new"])
 
 
-def test_one_that_is_held_is_held_when_it_ends(here: Here) -> None:
-    here.say(here.keep(1), Holds(Hold(id="new", why="audit")))
+@pytest.mark.parametrize("keep", [1, 3, Keep("1d"), Keep.nothing()], ids=str)
+@pytest.mark.parametrize("hold", [Hold(id="new"), Hold(name="send"), Hold(data={"n": 1})], ids=str)
+def test_one_that_is_held_is_held_when_it_ends(here: Here, keep: Any, hold: Hold) -> None:
+    here.raw.hset(f"{Q}:new", "data", '{"n":1}')
+    here.raw.hset(f"{Q}:old", "name", "receive")
+    here.say(here.keep(keep), Holds(hold))
     here.end("new")
     assert here.kept == ["old", "new"]
     assert here.raw.zscore(f"{Q}:{here.outcome}", "new") == 9e15
@@ -226,6 +237,60 @@ def test_jobs_with_decisions_do_not_count(here: Here) -> None:
     assert here.kept == ["old", "new"]
 
 
+OF_ITS_OWN: Sequence[tuple[dict[str, Any], str, float | None]] = (
+    ({"age": 60_000}, "at", NOW + 60_005),
+    ({"age": 60_000, "logs": 1_000}, "at", NOW + 1_005),
+    ({"age": 60_000, "data": 1_000}, "at", NOW + 1_005),
+    ({}, "at", None),
+    ({"last": 5}, "nth", 5),
+    ({"last": 5, "age": 60_000}, "nth", 5),
+    ({"last": 5, "key": "name"}, "bucket", NOW + 5),
+    ({"first": 5}, "bucket", NOW + 5),
+    ({"last": 5, "group": "g"}, "bucket", NOW + 5),
+    ({"age": 0, "flow": True}, "at", NOW + 5),
+)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside others"])
+@pytest.mark.parametrize(("decision", "index", "score"), OF_ITS_OWN, ids=str)
+def test_a_decision_of_its_own_is_noted(
+    here: Here, decision: dict[str, Any], index: str, score: float | None, others: bool
+) -> None:
+    ours = f"{Q}:toril:cleanup"
+    here.say(here.keep(1))
+    if others:
+        here.raw.zadd(f"{ours}:own:{here.outcome}", {"old": NOW - 1000})
+        here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    here.end("new", plans=[{"decision": {"rule": "job: x", **decision}}])
+    assert here.kept == ["old", "new"]
+    assert here.raw.zscore(f"{ours}:own:{here.outcome}", "new") == NOW + 5
+    assert here.raw.hexists(f"{ours}:rule:{here.outcome}", "new")
+    assert here.raw.hexists(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}")
+    (key,) = here.raw.keys(f"{ours}:{index}:{here.outcome}*") or ["none"]
+    assert here.raw.zscore(str(key), "new") == score
+
+
+@pytest.mark.parametrize("plan", [{}, {"careful": True}, {"asking": True}], ids=str)
+def test_beside_a_decision_of_its_own_others_go(here: Here, plan: dict[str, Any]) -> None:
+    here.say(here.keep(1))
+    Seed(here.raw).job("older", here.outcome, score=NOW - 2000)
+    Seed(here.raw).job("other", here.outcome, score=NOW - 3000)
+    here.raw.zadd(f"{Q}:toril:cleanup:own:{here.outcome}", {"other": NOW - 3000})
+    here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    decision = {"rule": "job: 1m", "age": 60_000}
+    here.end("new", "newer", plans=[{"decision": decision, **plan}, plan or None])
+    live = ["older", "old"] if plan else []
+    assert here.kept == ["other", *live, "new", "newer"]
+
+
+@pytest.mark.parametrize("decision", [{"age": 0}, {"last": 0}])
+def test_of_one_nothing_is_to_be_kept(here: Here, decision: dict[str, Any]) -> None:
+    here.raw.zadd(f"{Q}:toril:cleanup:own:{here.outcome}", {"old": NOW - 1000})
+    here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
+    here.end("new", plans=[{"decision": {"rule": "job: nothing", **decision}}])
+    assert here.kept == ["old"]
+
+
 def test_what_was_decided_at_an_earlier_end_is_forgotten(here: Here) -> None:
     here.say(here.keep(2))
     own = f"{Q}:toril:cleanup:own:{here.outcome}"
@@ -252,7 +317,7 @@ def test_where_plugins_have_a_say_nothing_goes_before(here: Here, plan: Any, kee
     """They review or copy, somebody only wants a report, or has a strategy, which has been asked
     about the job that ends and not about the others."""
     here.say(here.keep(keep))
-    here.end("new", plans={"cleanup": plan})
+    here.end("new", plans=[plan])
     assert here.kept == (["old"] if "asking" in plan and keep != 1 else ["old", "new"])
     assert ("removed" in str(here.reports)) == (len(here.kept) == 1)
 
