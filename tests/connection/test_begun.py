@@ -86,11 +86,9 @@ async def test_it_is_led_on_in_its_context(executor: Executor) -> None:
 
 async def test_what_its_end_brings_is_not_in_the_context_of_an_error(executor: Executor) -> None:
     await executor.drive(append(executor, "a"))
-    fine, refused = (
-        begin(executor, append(executor, "b")),
-        begin(executor, executor.converse(WRONG)),
-    )
+    fine = begin(executor, append(executor, "b"))
     assert await fine.get() == 2
+    refused = begin(executor, executor.converse(WRONG))
     with pytest.raises(ServerError):
         await refused.get()
     assert (fine.handled, refused.handled) == ([None], [None])
