@@ -6,40 +6,9 @@
 
 local AT_ONCE = 50 -- jobs that go in a call
 local PASSED = 4 -- jobs with a decision of their own, beside as many as go, that are passed over
-local meta, todo, settled, left = ctx.fields, {}, {}, false
-local holds = meta['toril.holds.list']
+local meta, settled, todo = ctx.fields, {}, nil
+local holds, listed = meta['toril.holds.list'], ctx.planned -- listed: the jobs are gone through
 ctx.seen.settled = settled
-
--- The most common first: nobody says anything about these very jobs, and none is beyond the count.
-for outcome, count in pairs(ctx.ended) do
-  local rule, ceiling, own, option
-  if count == 0 then
-    rule = nil -- it is not asked about
-  elseif outcome == 'completed' then
-    rule, option = meta['toril.retention.completed'], 'removeOnComplete'
-    ceiling, own = meta['toril.ceiling.completed'], meta['toril.cleanup.own.completed']
-  else
-    rule, option = meta['toril.retention.failed'], 'removeOnFail'
-    ceiling, own = meta['toril.ceiling.failed'], meta['toril.cleanup.own.failed']
-  end
-  -- The number of jobs kept, by a rule that counts all of them together; -1: it does not count.
-  local last = rule and tonumber(string.match(rule, '^2:(%-?%d+):%-?%d+:%a+:%d+:[^:]*::%-1:'))
-  local set, beyond = ctx.q .. ':' .. outcome, nil
-  if last and last > 0 and not own then
-    -- Newest first, and one more than go at once.
-    beyond = redis.call('ZREVRANGE', set, last, last + AT_ONCE)
-  end
-  if count > 0 and (holds or own or ctx.planned or ceiling or last == 0 or rule and not last
-    or beyond and #beyond > 0) then
-    todo[outcome] = {
-      set = set, rule = rule, last = last, ceiling = ceiling, own = own, beyond = beyond,
-      option = option,
-    }
-  else
-    settled[outcome] = true
-  end
-end
-if not next(todo) then return false end
 
 -- Whether somebody may hold one of the jobs. `names`: nil if they are not known.
 local may_be_held
@@ -59,7 +28,39 @@ if holds then
     end
     return false
   end
+  for outcome, count in pairs(ctx.ended) do
+    if count > 0 and may_be_held(ctx.list(outcome)) then return true end
+  end
 end
+
+-- Most calls end here: nothing is said about these very jobs, and none is beyond the count.
+for outcome, count in pairs(ctx.ended) do
+  if count > 0 then
+    local rule, ceiling, own, option
+    if outcome == 'completed' then
+      rule, option = meta['toril.retention.completed'], 'removeOnComplete'
+      ceiling, own = meta['toril.ceiling.completed'], meta['toril.cleanup.own.completed']
+    else
+      rule, option = meta['toril.retention.failed'], 'removeOnFail'
+      ceiling, own = meta['toril.ceiling.failed'], meta['toril.cleanup.own.failed']
+    end
+    -- The number of jobs kept, by a rule that counts all of them together; -1: it does not count.
+    local last = rule and tonumber(string.match(rule, '^2:(%-?%d+):%-?%d+:%a+:%d+:[^:]*::%-1:'))
+    local beyond
+    if last and last > 0 and not own then
+      -- Newest first, and one more than go at once.
+      beyond = redis.call('ZREVRANGE', ctx.q .. ':' .. outcome, last, last + AT_ONCE)
+    end
+    if own or ctx.planned or ceiling or last == 0 or rule and not last
+      or beyond and #beyond > 0 then
+      todo, listed = todo or {}, listed or own or last == 0
+      todo[outcome] = {
+        rule = rule, last = last, ceiling = ceiling, own = own, beyond = beyond, option = option,
+      }
+    end
+  end
+end
+if not todo then return false end
 
 -- Notes the jobs that stay for an age of their own; `plans`: number -> what was decided, for some
 -- of the `ids`. Returns the other ids; nil: this is not all that is to be noted.
@@ -72,7 +73,7 @@ if ctx.planned then
       local decision = plan and plan.decision
       if not plan then
         following[#following + 1] = id
-      elseif not decision or plan.asking or plan.careful or decision.last or decision.first
+      elseif not decision or decision.last or decision.first
         or decision.key or decision.group or decision.flow or decision.age == 0 then
         return nil
       else
@@ -96,19 +97,22 @@ end
 
 -- The ids that the live count does not keep, where others have a decision of their own; nil: that
 -- takes a closer look.
-local function beyond_others(set, own, last, floor)
-  local excess = redis.call('ZCARD', set) - redis.call('ZCARD', own) - last
-  if excess <= 0 then return {} end
-  if excess > AT_ONCE then return nil end
-  local oldest = redis.call('ZRANGEBYSCORE', set, floor or '-inf', '+inf', 'LIMIT', 0,
-    2 * excess + PASSED)
-  local known, ids, head = redis.call('ZMSCORE', own, unpack(oldest)), {}, 0
-  while known[head + 1] do head = head + 1 end
-  if head > PASSED and known[head] ~= floor then return nil end -- the floor is to be raised
-  for n, id in ipairs(oldest) do
-    if not known[n] and #ids < excess then ids[#ids + 1] = id end
+local beyond_others
+if meta['toril.cleanup.own.completed'] or meta['toril.cleanup.own.failed'] then
+  function beyond_others(set, own, last, floor)
+    local excess = redis.call('ZCARD', set) - redis.call('ZCARD', own) - last
+    if excess <= 0 then return {} end
+    if excess > AT_ONCE then return nil end
+    local oldest = redis.call('ZRANGEBYSCORE', set, floor or '-inf', '+inf', 'LIMIT', 0,
+      2 * excess + PASSED)
+    local known, ids, head = redis.call('ZMSCORE', own, unpack(oldest)), {}, 0
+    while known[head + 1] do head = head + 1 end
+    if head > PASSED and known[head] ~= floor then return nil end -- the floor is to be raised
+    for n, id in ipairs(oldest) do
+      if not known[n] and #ids < excess then ids[#ids + 1] = id end
+    end
+    return #ids == excess and ids or nil
   end
-  return #ids == excess and ids or nil
 end
 
 -- Lets jobs go by the live rule. Returns whether they have gone: all or none.
@@ -129,36 +133,42 @@ end
 
 -- The ids of the jobs that ended so and follow the live rule; what was decided about the others has
 -- been noted. Nil: something else is to be seen to.
-local function followers(outcome, about)
-  local own_key = ctx.q .. ':toril:cleanup:'
-  local following, names, plans, parents = ctx.list(outcome)
-  if holds and may_be_held(following, names) then return nil end
-  if next(plans) then
-    following = about.own and note_ages(own_key, outcome, following, plans)
-  end
-  if not following or about.last == 0 and next(parents) then return nil end
-  if about.own and #following > 0 then
-    local known = redis.call('ZMSCORE', own_key .. 'own:' .. outcome, unpack(following))
-    for n = 1, #following do
-      if known[n] then return nil end
+local followers
+if listed then
+  function followers(outcome, about)
+    local own_key = ctx.q .. ':toril:cleanup:'
+    local following, _, plans, parents = ctx.list(outcome)
+    if next(plans) then
+      following = about.own and note_ages(own_key, outcome, following, plans)
     end
+    if not following or about.last == 0 and next(parents) then return nil end
+    if about.own and #following > 0 then
+      local known = redis.call('ZMSCORE', own_key .. 'own:' .. outcome, unpack(following))
+      for n = 1, #following do
+        if known[n] then return nil end
+      end
+    end
+    return following
   end
-  return following
 end
 
 -- Returns whether all that is to be done about the jobs that ended so is done.
 local function settle(outcome, about)
   local own, last, following, beyond = about.own, about.last, nil, about.beyond
+  local set = ctx.q .. ':' .. outcome
   local floor = own and meta['toril.cleanup.floor.' .. outcome]
   if about.rule and not last or own and meta['toril.cleanup.seq.' .. outcome]
     or tonumber(floor or 0) > ctx.now then
     return false
   end
-  if about.ceiling then -- its age is the sweeper's
-    local most = tonumber(string.match(about.ceiling, '^[12]:(%-?%d+):'))
-    if not most or most >= 0 and redis.call('ZCARD', about.set) > most then return false end
+  if about.ceiling then
+    local most, age = string.match(about.ceiling, '^[12]:(%-?%d+):(%-?%d+):')
+    if not most or most ~= '-1' and redis.call('ZCARD', set) > tonumber(most) or age ~= '-1'
+      and redis.call('ZRANGEBYSCORE', set, '-inf', ctx.now - age, 'LIMIT', 0, 1)[1] then
+      return false
+    end
   end
-  if holds or own or ctx.planned or last == 0 then
+  if own or ctx.planned or last == 0 then
     following = followers(outcome, about)
     if not following then return false end
     if #following == 0 then return true end
@@ -166,7 +176,7 @@ local function settle(outcome, about)
   if not last or last < 0 then return true end
   if last == 0 then return let_go(outcome, following, about.rule) end
   if own then
-    beyond = beyond_others(about.set, ctx.q .. ':toril:cleanup:own:' .. outcome, last, floor)
+    beyond = beyond_others(set, ctx.q .. ':toril:cleanup:own:' .. outcome, last, floor)
   end
   if not beyond or #beyond > AT_ONCE then return false end
   for _, id in ipairs(beyond) do
@@ -180,6 +190,7 @@ local function settle(outcome, about)
   return not (holds and may_be_held(beyond)) and let_go(outcome, beyond, about.rule)
 end
 
+local left = false
 for outcome, about in pairs(todo) do
   settled[outcome] = settle(outcome, about)
   left = left or not settled[outcome]
