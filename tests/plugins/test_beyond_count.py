@@ -270,6 +270,14 @@ def test_a_decision_of_its_own_is_noted(
     assert here.raw.zscore(str(key), "new") == score
 
 
+def test_an_own_count_counts_what_ends_after_it(here: Here) -> None:
+    here.say(here.keep(9))
+    here.end("new", plans=[{"decision": {"rule": "job: last 1", "last": 1}}])
+    assert here.kept == ["old", "new"]
+    here.end("newer")
+    assert here.kept == ["old", "newer"]
+
+
 @pytest.mark.parametrize("plan", [{}, {"careful": True}, {"asking": True}], ids=str)
 def test_beside_a_decision_of_its_own_others_go(here: Here, plan: dict[str, Any]) -> None:
     here.say(here.keep(1))
@@ -291,13 +299,18 @@ def test_of_one_nothing_is_to_be_kept(here: Here, decision: dict[str, Any]) -> N
     assert here.kept == ["old"]
 
 
-def test_what_was_decided_at_an_earlier_end_is_forgotten(here: Here) -> None:
+@pytest.mark.parametrize("decision", [None, {"rule": "job: 1m", "age": 60_000}], ids=str)
+def test_what_was_decided_at_an_earlier_end_is_forgotten(
+    here: Here, decision: dict[str, Any] | None
+) -> None:
     here.say(here.keep(2))
-    own = f"{Q}:toril:cleanup:own:{here.outcome}"
+    own, due = (f"{Q}:toril:cleanup:{index}:{here.outcome}" for index in ("own", "due"))
     here.raw.zadd(own, {"new": NOW - 5000, "old": NOW - 1000})
+    here.raw.zadd(due, {"new": NOW - 4000, "old": NOW - 1000})
     here.raw.hset(f"{Q}:meta", f"toril.cleanup.own.{here.outcome}", 1)
-    here.end("new")
-    assert here.raw.zrange(own, 0, -1) == ["old"]
+    here.end("new", plans=[decision and {"decision": decision}])
+    assert here.raw.zrange(own, 0, -1) == (["old", "new"] if decision else ["old"])
+    assert here.raw.zrange(due, 0, -1) == ["old"]
 
 
 def test_a_job_that_a_slow_clock_ends_is_looked_at(here: Here) -> None:
