@@ -73,8 +73,7 @@ if ctx.planned then
       local decision = plan and plan.decision
       if not plan then
         following[#following + 1] = id
-      elseif not decision or decision.last or decision.first
-        or decision.key or decision.group or decision.flow or decision.age == 0 then
+      elseif not decision or decision.last or decision.first or decision.age == 0 then
         return nil
       else
         if string.sub(decision.rule, 1, 7) == 'plugin ' then decision.since = ctx.now end
